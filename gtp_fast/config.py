@@ -1,0 +1,78 @@
+"""The settings of a run: one frozen dataclass, read by the command line, YAML files and Python alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run.
+
+    Precedence: the defaults here < `configs/presets/<preset>.yaml` < `configs/tasks/<task>.yaml` < `--config FILE`
+    < flags. Floats are in the units of SPEC's symbols: sigmas are noise levels in action units.
+    """
+
+    # What to train on.
+    env: str = ""  # data set name: hopper-demo-v0, halfcheetah-medium-v2, a Minari id ...
+    dataset: str | None = None  # a file or directory that takes the place of the named data
+    clip_actions: bool = False  # clip actions that lie outside [-1, 1] and say how many
+    # What to train.
+    algo: Literal["gtp"] = "gtp"
+    bc: bool = False  # behaviour cloning: eta = 0 and no critic
+    preset: Literal["paper", "stable"] = "stable"
+    steps: int = 2_000_000
+    batch_size: int = 256
+    seed: int = 0
+    seeds: int = 1  # independent members trained at once: seed, seed + 1, ...
+    # Acting.
+    sampling_steps: int = 5  # K
+    candidates: int = 1  # actions drawn for each observation, of which Q picks one
+    select: Literal["none", "softmax", "argmax"] = "none"
+    # The machine.
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Literal["auto", "eager", "compiled"] = "auto"
+    precision: Literal["fp32", "tf32"] = "fp32"
+    graph: bool = True  # CUDA graph; has no effect on the CPU
+    unroll: int = 20  # train steps in one captured graph
+    threads: int = 0  # CPU threads of the training process; 0: all cores
+    # The run.
+    run_dir: str | None = None
+    resume: str = "auto"  # auto, never, or a run directory or checkpoint
+    log_every: int = 1_000
+    eval_every: int = 50_000  # 0: never
+    eval_episodes: int = 10
+    save_every: int = 50_000  # 0: only the last step
+    keep: int = 3  # checkpoints kept
+    tensorboard: bool = False
+    wandb: bool = False
+    profile: bool = False
+    # Networks and optimisation (SPEC 1, 5).
+    hidden: int = 256
+    lr: float = 3e-4
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    grad_norm: float = 9.0  # largest gradient norm, each network; 0: no clipping
+    gamma: float = 0.99
+    tau: float = 0.005  # critic target, each step
+    ema_decay: float = 0.995
+    ema_every: int = 5
+    ema_start: int = 1_000
+    max_q_backup: bool = False
+    reward_scale: float = 1.0  # r is trained as (r + reward_shift) * reward_scale
+    reward_shift: float = 0.0
+    # Time (SPEC 2).
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    sigma_data: float = 0.5
+    rho: float = 7.0
+    s0: int = 10
+    s1: int = 1280
+    # Losses and guidance (SPEC 3, 4).
+    lambda_flow: float = 1.0
+    weighting: Literal["paper", "stable"] = "paper"
+    eta: float = 1.0
+    value: Literal["policy", "expectile"] = "policy"  # how V(o) of the advantage is formed
+    value_samples: int = 1  # M, the samples of value = policy
+    expectile: float = 0.7
+    weight_cap: float = 100.0  # 0: no cap, Eq. 14 to the letter

@@ -1,0 +1,51 @@
+"""One family of errors: each says what was seen, what was expected and what to do, and knows its exit code."""
+
+from __future__ import annotations
+
+
+class GtpError(Exception):
+    """An error that a user can act on; the command line prints it and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(GtpError):
+    """A flag, name or value that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(GtpError):
+    """A data set that is missing, damaged or not what it claims to be."""
+
+    exit_code = 3
+
+
+class DivergedError(GtpError):
+    """A value of the run became non-finite."""
+
+    exit_code = 4
+
+
+class CheckpointError(GtpError):
+    """No usable checkpoint: none there, altered, truncated or of another run."""
+
+    exit_code = 5
+
+
+class BusyError(GtpError):
+    """Another process holds the run directory or the data set."""
+
+    exit_code = 6
+
+
+class DiskError(GtpError):
+    """The disk refused to keep what must be kept."""
+
+    exit_code = 7
+
+
+class OutOfMemoryError(GtpError):
+    """The estimated or actual memory does not fit the device."""
+
+    exit_code = 8
