@@ -72,7 +72,5 @@ class TrainConfig:
     lambda_flow: float = 1.0
     weighting: Literal["paper", "stable"] = "paper"
     eta: float = 1.0
-    value: Literal["policy", "expectile"] = "policy"  # how V(o) of the advantage is formed
-    value_samples: int = 1  # M, the samples of value = policy
-    expectile: float = 0.7
+    value_samples: int = 1  # M, the policy's samples whose mean Q is V(o) in the advantage
     weight_cap: float = 100.0  # 0: no cap, Eq. 14 to the letter

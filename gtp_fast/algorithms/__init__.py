@@ -1,0 +1,1 @@
+"""One algorithm, whole, in one file."""

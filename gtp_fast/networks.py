@@ -1,0 +1,126 @@
+"""The two networks of SPEC 1: F of the actor's phi, and the twin critic. Pure functions on views of a flat buffer.
+
+Legend: S members (seeds), M rows of a parameter buffer (S for the actor, 2 S for the critic), B batch rows, D
+observation, A action, H hidden, E = 16 width of a time embedding. Weights are (M, in, out). All tensors are float32 on
+the command line; the functions keep whatever dtype they are given.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from gtp_kernels.reference import mish, philox4x32, uniform_from_bits
+from torch import Tensor
+
+from gtp_fast.rng import INIT, seed_keys
+
+TIME_WIDTH, TIME_HIDDEN = 16, 32
+HIDDEN_LAYERS = 3
+ALIGN = 32  # floats: every tensor of a flat buffer starts on a 128-byte line, as vector loads and TMA want it
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each parameter lies in one row of a flat buffer: name -> (offset, shape); `size` floats in all."""
+
+    entries: tuple[tuple[str, int, tuple[int, ...]], ...]
+    size: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of one member, without the padding between tensors."""
+        return sum(math.prod(shape) for _, _, shape in self.entries)
+
+
+def _layout(layers: list[tuple[str, int, int]]) -> Layout:
+    entries, offset = [], 0
+    for name, inputs, outputs in layers:
+        for suffix, shape in ((".w", (inputs, outputs)), (".b", (1, outputs))):
+            entries.append((name + suffix, offset, shape))
+            offset += -(-math.prod(shape) // ALIGN) * ALIGN
+    return Layout(tuple(entries), offset)
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> list[tuple[str, int, int]]:
+    widths = [inputs, *[hidden] * HIDDEN_LAYERS, outputs]
+    return [(f"mlp{i}", widths[i], widths[i + 1]) for i in range(HIDDEN_LAYERS + 1)]
+
+
+def actor_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
+    """Return the layout of F: input [c_in a_t, e_t, e_s, o], two time embeddings, three hidden layers, an action."""
+    times = [(f"{name}{i}", *width) for name in ("t", "s") for i, width in enumerate(((16, 32), (32, 16)))]
+    return _layout(times + _mlp(action_dim + 2 * TIME_WIDTH + obs_dim, hidden, action_dim))
+
+
+def critic_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
+    """Return the layout of one head of the critic: input [o, a], three hidden layers, one value."""
+    return _layout(_mlp(obs_dim + action_dim, hidden, 1))
+
+
+def views(flat_MP: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """Return each parameter as a view (M, in, out) or (M, 1, out) of the flat buffer (M, layout.size)."""
+    members = flat_MP.shape[0]
+    return {
+        name: flat_MP[:, offset : offset + math.prod(shape)].view(members, *shape)
+        for name, offset, shape in layout.entries
+    }
+
+
+def init_flat(layout: Layout, seeds: list[int], heads: int = 1, network: int = 0) -> Tensor:
+    """Return fresh parameters, float32 (S * heads, size) on the CPU: U(-1/sqrt(in), 1/sqrt(in)), padding zero.
+
+    This is the default of torch's Linear. The draw depends on the member's seed, head and network alone.
+    """
+    counters = -(-layout.size // 4)
+    flat = torch.zeros(len(seeds) * heads, layout.size)
+    keys = seed_keys(seeds, "cpu").repeat_interleave(heads, 0)
+    head = torch.arange(heads).repeat(len(seeds))[:, None]
+    element = torch.arange(counters)[None]
+    drawn = philox4x32(element, torch.full_like(element, INIT), head, torch.tensor(network), keys[:, :1], keys[:, 1:])
+    uniform = uniform_from_bits(torch.stack(drawn, -1)).reshape(len(flat), -1) * 2.0 - 1.0
+    fan_in = {name.split(".")[0]: shape[0] for name, _, shape in layout.entries if name.endswith(".w")}
+    for name, offset, shape in layout.entries:
+        part = slice(offset, offset + math.prod(shape))
+        flat[:, part] = uniform[:, part] / math.sqrt(fan_in[name.split(".")[0]])
+    return flat
+
+
+def _dense(p: dict[str, Tensor], name: str, x_MBI: Tensor) -> Tensor:
+    return torch.baddbmm(p[name + ".b"], x_MBI, p[name + ".w"])
+
+
+def mlp_tail(p: dict[str, Tensor], h_MBH: Tensor) -> Tensor:
+    """Run the network from the first hidden pre-activation (M, B, H) to the output."""
+    for i in range(1, HIDDEN_LAYERS + 1):
+        h_MBH = _dense(p, f"mlp{i}", mish(h_MBH))
+    return h_MBH
+
+
+def time_embedding(p: dict[str, Tensor], name: str, time_SB: Tensor, sigma_min: float) -> Tensor:
+    """Embed noise levels: sinusoids of 0.25 ln t, then Linear, Mish, Linear; (S, B) -> (S, B, E).
+
+    `name` is "t" or "s". Times below sigma_min, which stands for 0, are embedded as sigma_min.
+    """
+    phase_SB1 = 0.25 * time_SB.clamp(min=sigma_min).log()[..., None]
+    index = torch.arange(TIME_WIDTH // 2, dtype=phase_SB1.dtype, device=phase_SB1.device)
+    frequency = torch.exp(index * (-math.log(10_000.0) / (TIME_WIDTH // 2 - 1)))
+    angle = phase_SB1 * frequency
+    sinusoids = torch.cat([angle.sin(), angle.cos()], dim=-1)
+    return _dense(p, name + "1", mish(_dense(p, name + "0", sinusoids)))
+
+
+def actor_network(
+    p: dict[str, Tensor], x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor, obs_SBD: Tensor, sigma_min: float
+) -> Tensor:
+    """Return F(c_in(t) a_t, emb(t), emb(s), o), (S, B, A); x_SBA is already scaled by c_in."""
+    e_t, e_s = time_embedding(p, "t", t_SB, sigma_min), time_embedding(p, "s", s_SB, sigma_min)
+    return mlp_tail(p, _dense(p, "mlp0", torch.cat([x_SBA, e_t, e_s, obs_SBD], dim=-1)))
+
+
+def q_values(p: dict[str, Tensor], obs_SBD: Tensor, action_SBA: Tensor) -> Tensor:
+    """Return both heads' values, (S, 2, B), of observations (S, B, D) and actions (S, B, A)."""
+    x_SBI = torch.cat([obs_SBD, action_SBA], dim=-1)
+    x_MBI = x_SBI.repeat_interleave(2, dim=0)
+    return mlp_tail(p, _dense(p, "mlp0", x_MBI)).view(x_SBI.shape[0], 2, x_SBI.shape[1])

@@ -1,0 +1,76 @@
+"""Counter-based random numbers: every draw is a function of (seed, step, stream, element) and of nothing else.
+
+Philox4x32-10 with the seed as key and (element, stream, step) as counter. There is no generator to save: a resumed run
+draws what the uninterrupted one would have drawn, and seed i draws the same alone and among others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from gtp_kernels.reference import WORD, normal_pair, philox4x32
+from torch import Tensor
+
+# Streams: what a draw is for. The numbers are part of the checkpoint format: never reuse one.
+INDEX, ACTION_NOISE, TARGET_NOISE, VALUE_NOISE, INIT, ACT = range(6)
+
+
+def seed_keys(seeds: list[int], device: torch.device | str) -> Tensor:
+    """Return the Philox keys of S members, int64 (S, 2): lower and upper word of each 64-bit seed."""
+    return torch.tensor([[seed & WORD, (seed >> 32) & WORD] for seed in seeds], dtype=torch.int64, device=device)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The counters of several streams side by side, so that one Philox call serves a whole train step.
+
+    `element` and `stream` are int64 (L,); `slices` holds for each stream the part of L that is its own.
+    """
+
+    element: Tensor
+    stream: Tensor
+    slices: dict[int, slice]
+
+
+def plan(counts: dict[int, int], device: torch.device | str) -> Plan:
+    """Lay out `counts[stream]` counters for each stream, in the order given."""
+    element = torch.cat([torch.arange(count, dtype=torch.int64) for count in counts.values()])
+    stream = torch.cat([torch.full((count,), stream, dtype=torch.int64) for stream, count in counts.items()])
+    slices, start = {}, 0
+    for name, count in counts.items():
+        slices[name] = slice(start, start + count)
+        start += count
+    return Plan(element.to(device), stream.to(device), slices)
+
+
+def words(plan: Plan, keys_S2: Tensor, step: Tensor) -> dict[int, Tensor]:
+    """Draw every stream of a plan at one step.
+
+    Args: keys_S2 from `seed_keys`; step int64 () on the device. Returns stream -> int64 (S, count, 4) in [0, 2^32).
+    """
+    key_low_S1, key_high_S1 = keys_S2[:, :1], keys_S2[:, 1:]
+    drawn = philox4x32(plan.element[None], plan.stream[None], step & WORD, step >> 32, key_low_S1, key_high_S1)
+    words_SL4 = torch.stack(drawn, dim=-1)
+    return {stream: words_SL4[:, part] for stream, part in plan.slices.items()}
+
+
+def counters_for_normals(rows: int, columns: int) -> int:
+    """Return how many counters `normals` needs: four numbers each, and no row shares one with its neighbour."""
+    return rows * ((columns + 3) // 4)
+
+
+def normals(words_SL4: Tensor, rows: int, columns: int) -> Tensor:
+    """Turn the words of a stream into standard normals, float32 (S, rows, columns).
+
+    Element (row, 4 j + lane) comes from counter row * ceil(columns / 4) + j.
+    """
+    a, b = normal_pair(words_SL4[..., 0::2], words_SL4[..., 1::2])
+    return torch.stack([a, b], dim=-1).reshape(words_SL4.shape[0], rows, -1)[..., :columns]
+
+
+def standard_normals(seeds: list[int], stream: int, step: int, rows: int, columns: int) -> Tensor:
+    """Draw float32 (S, rows, columns) standard normals of one stream on the CPU, outside of a train step."""
+    layout = plan({stream: counters_for_normals(rows, columns)}, "cpu")
+    drawn = words(layout, seed_keys(seeds, "cpu"), torch.tensor(step, dtype=torch.int64))
+    return normals(drawn[stream], rows, columns)
