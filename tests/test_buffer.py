@@ -1,0 +1,50 @@
+"""The replay buffer gives back what was packed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gtp_fast.buffer import ReplayBuffer, row_width
+from gtp_fast.config import TrainConfig
+
+
+def _transitions(size, obs_dim, action_dim, seed=0):
+    rng = np.random.default_rng(seed)
+    return SimpleNamespace(
+        obs_ND=rng.normal(size=(size, obs_dim)).astype(np.float32),
+        action_NA=rng.uniform(-1, 1, size=(size, action_dim)).astype(np.float32),
+        reward_N=rng.normal(size=size).astype(np.float32),
+        next_obs_ND=rng.normal(size=(size, obs_dim)).astype(np.float32),
+        terminal_N=rng.random(size) < 0.3,
+    )
+
+
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_gathered_rows_are_the_transitions(size, obs_dim, action_dim, seed):
+    data = _transitions(size, obs_dim, action_dim, seed)
+    buffer = ReplayBuffer.from_transitions(data, TrainConfig(env="x"), "cpu")
+    index = torch.from_numpy(np.random.default_rng(seed).integers(0, size, (2, 5)))
+    batch, i = buffer.gather(index), index.numpy()
+    assert (buffer.size, buffer.nbytes) == (size, size * row_width(obs_dim, action_dim) * 4)
+    np.testing.assert_array_equal(batch.obs_SBD, data.obs_ND[i])
+    np.testing.assert_array_equal(batch.action_SBA, data.action_NA[i])
+    np.testing.assert_array_equal(batch.reward_SB, data.reward_N[i])
+    np.testing.assert_array_equal(batch.bootstrap_SB, 1.0 - data.terminal_N[i])
+    np.testing.assert_array_equal(batch.next_obs_SBD, data.next_obs_ND[i])
+
+
+def test_antmaze_reward_is_shifted_before_it_is_scaled():
+    data = _transitions(3, 2, 1)
+    data.reward_N = np.array([0.0, 1.0, 1.0], dtype=np.float32)
+    cfg = TrainConfig(env="x", reward_shift=-0.5, reward_scale=4.0)
+    batch = ReplayBuffer.from_transitions(data, cfg, "cpu").gather(torch.arange(3)[None])
+    assert batch.reward_SB.tolist() == [[-2.0, 2.0, 2.0]]
+
+
+def test_rows_are_padded_to_16_bytes():
+    assert [row_width(17, 6), row_width(11, 3), row_width(1, 1)] == [44, 28, 8]
