@@ -74,5 +74,5 @@ class TrainState:
         sha = hashlib.sha256()
         for name, tensor in self.tensors().items():
             sha.update(name.encode())
-            sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            sha.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
         return sha.hexdigest()
