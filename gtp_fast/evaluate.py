@@ -1,0 +1,147 @@
+"""Roll out policies in Gymnasium environments, all members and episodes together.
+
+Legend: S members (seeds), E episodes, D observation, A action. Environments are built from the catalogue's entry and
+never from what a data file says of itself.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from gtp_fast.catalog import DataSpec, EvalEnv, normalised_score
+from gtp_fast.errors import DataError, UsageError
+from gtp_fast.policy import Policy
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """What a policy scored: returns and lengths (S, E), scores (S, E) or None where no reference is known."""
+
+    step: int
+    returns_SE: np.ndarray
+    lengths_SE: np.ndarray
+    scores_SE: np.ndarray | None
+    env_id: str
+    seeds: tuple[int, ...]
+    sampling_steps: int
+    candidates: int
+    select: str
+    seconds: float = field(compare=False)
+
+    @property
+    def figure_S(self) -> list[float]:
+        """One figure a member, to rank by: the mean score, or the mean return where there is no reference."""
+        return np.asarray(self.returns_SE if self.scores_SE is None else self.scores_SE).mean(axis=1).tolist()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; arrays as nested lists."""
+        values = asdict(self)
+        for name in ("returns_SE", "lengths_SE", "scores_SE"):
+            array = values.pop(name)
+            values[name[:-3]] = None if array is None else array.tolist()
+        return values | {"seeds": list(self.seeds), "episodes": int(self.returns_SE.shape[1])}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> EvalResult:
+        """Read `to_json`'s values."""
+        known = {k: v for k, v in values.items() if k not in ("returns", "lengths", "scores", "seeds", "episodes")}
+        scores = values["scores"]
+        return cls(
+            returns_SE=np.array(values["returns"]),
+            lengths_SE=np.array(values["lengths"]),
+            scores_SE=None if scores is None else np.array(scores),
+            seeds=tuple(values["seeds"]),
+            **known,
+        )
+
+
+def make_env(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
+    """Build the environment of a catalogue entry.
+
+    Raises: UsageError when its package is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
+        try:
+            return gymnasium.make(env.id, **dict(env.kwargs), **kwargs)
+        except (gymnasium.error.Error, ImportError) as error:
+            raise UsageError(
+                f"the environment {env.id} cannot be built ({error}); pass --eval-every 0 to train"
+            ) from None
+
+
+def evaluate_policy(policy: Policy, spec: DataSpec, episodes: int, seed: int = 0, step: int = 0) -> EvalResult:
+    """Roll out every member for `episodes` episodes; the actions of all running episodes are one call.
+
+    Each episode has its own environment with a seed of its own, the same for every member, and is stepped until it
+    ends and never after: no step is lost or counted twice.
+    Raises: UsageError when the entry names no environment; DataError when the observation's size is another.
+    """
+    started = time.perf_counter()
+    if spec.eval_env is None:
+        raise UsageError(f"{spec.name} names no evaluation environment in this version; pass --eval-every 0")
+    members = policy.members
+    envs = [[make_env(spec.eval_env) for _ in range(episodes)] for _ in range(members)]
+    obs = np.stack([[env.reset(seed=seed * 100_003 + e)[0] for e, env in enumerate(row)] for row in envs])
+    if obs.shape[-1] != policy.config.obs_dim:
+        raise DataError(
+            f"{spec.eval_env.id} observes {obs.shape[-1]} numbers but the policy was trained on "
+            f"{policy.config.obs_dim}; name the environment that the data came from with --env"
+        )
+    returns, lengths = np.zeros((members, episodes)), np.zeros((members, episodes), dtype=np.int64)
+    running = np.ones((members, episodes), dtype=bool)
+    while running.any():
+        actions = policy.act_members(obs.astype(np.float32))
+        for member, episode in zip(*np.nonzero(running), strict=True):
+            env = envs[member][episode]
+            obs[member, episode], reward, terminated, truncated, _ = env.step(actions[member, episode])
+            returns[member, episode] += float(reward)
+            lengths[member, episode] += 1
+            running[member, episode] = not (terminated or truncated)
+    for env in (env for row in envs for env in row):
+        env.close()
+    config = policy.config
+    return EvalResult(
+        step=step,
+        returns_SE=returns,
+        lengths_SE=lengths,
+        scores_SE=normalised_score(spec, returns),
+        env_id=spec.eval_env.id,
+        seeds=config.seeds,
+        sampling_steps=config.sampling_steps,
+        candidates=config.candidates,
+        select=config.select,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, frames: int = 500) -> None:
+    """Write one episode of the first member as an animated GIF, at most `frames` frames.
+
+    Raises: UsageError when the environment cannot render here.
+    """
+    from PIL import Image
+
+    if spec.eval_env is None:
+        raise UsageError(f"{spec.name} names no evaluation environment in this version")
+    env = make_env(spec.eval_env, render_mode="rgb_array")
+    obs, _ = env.reset(seed=seed)
+    images, ended = [], False
+    try:
+        while not ended and len(images) < frames:
+            images.append(Image.fromarray(np.asarray(env.render(), dtype=np.uint8)))
+            action = policy.act_members(np.broadcast_to(obs.astype(np.float32), (policy.members, 1, len(obs))))[0, 0]
+            obs, _, terminated, truncated, _ = env.step(action)
+            ended = terminated or truncated
+    except Exception as error:  # rendering back ends raise whatever their driver raises
+        raise UsageError(f"{spec.eval_env.id} cannot render here ({error}); try MUJOCO_GL=egl or osmesa") from error
+    finally:
+        env.close()
+    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=33, loop=0)

@@ -1,0 +1,88 @@
+"""Where a step's time goes: NVTX ranges, phase times, a Chrome trace. The only user of nvtx."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import nvtx
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+_QUIET = nullcontext()
+
+
+class _Recorder:
+    """Whether phases are recorded; off in training, so that a phase costs one attribute read."""
+
+    on = False
+
+
+class _Phase:
+    """One range for Nsight Systems and torch's profiler alike."""
+
+    def __init__(self, name: str):
+        self._name, self._ranges = name, (record_function(name), nvtx.annotate(name))
+
+    def __enter__(self) -> None:
+        for part in self._ranges:
+            part.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        for part in reversed(self._ranges):
+            part.__exit__(*exc)
+
+
+def phase(name: str) -> AbstractContextManager[None]:
+    """Mark a phase of the train step; free unless phases are being recorded, and never part of a compiled step."""
+    if torch.compiler.is_compiling() or not _Recorder.on:
+        return _QUIET
+    return _Phase(name)
+
+
+def profile_steps(run: Callable[[int], None], steps: int, trace: Path) -> dict[str, float]:
+    """Run `steps` train steps under the profiler and write a Chrome trace.
+
+    Returns microseconds a step: of each phase, by name, and `step`, timed without the profiler. A compiled or captured
+    step has no phases of its own: then only `step` is returned.
+    """
+    run(2)
+    _synchronise()
+    started = time.perf_counter()
+    run(steps)
+    _synchronise()
+    whole = (time.perf_counter() - started) / steps
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
+    _Recorder.on = True
+    try:
+        with profile(activities=activities) as profiler:
+            run(steps)
+            _synchronise()
+    finally:
+        _Recorder.on = False
+    profiler.export_chrome_trace(str(trace))
+    phases = {event.key: event.cpu_time_total / steps for event in profiler.key_averages() if event.key in PHASES}
+    return {name: phases[name] for name in PHASES if name in phases} | {"step": whole * 1e6}
+
+
+PHASES = ("sample", "chain", "critic", "advantage", "actor", "average")
+
+
+def record_phases(on: bool) -> None:
+    """Switch NVTX ranges on or off, as `gtp-fast train --profile` does under Nsight Systems."""
+    _Recorder.on = on
+
+
+def nsys_command(env: str) -> str:
+    """Return the line to type for a profile with Nsight Systems."""
+    return (
+        f"nsys profile --trace=cuda,nvtx,osrt --output=gtp-fast-{env.replace('/', '-')} "
+        f"gtp-fast train --env {env} --steps 2000 --backend eager --no-graph --eval-every 0 --profile"
+    )
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,153 @@
+"""A run's directory: claimed, locked, described; and `publish`, the only durable write of the project.
+
+What is published is either the old file or the whole new one, whatever is killed and whenever.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gtp_fast.errors import BusyError
+
+PARTIAL = ".partial-"  # prefix of what is being written; leftovers of a killed process are swept on the next claim
+
+
+def publish(path: Path, data: bytes | Callable[[Path], None]) -> None:
+    """Write a file durably: beside its place, fsync, rename, fsync of the directory.
+
+    Args: data is the content, or a function that writes it to the path that it is given.
+    Raises: OSError from the file system; then `path` is as it was.
+    """
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    try:
+        if isinstance(data, bytes):
+            partial.write_bytes(data)
+        else:
+            data(partial)
+        publish_file(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def publish_json(path: Path, value: object) -> None:
+    """Publish a value as indented JSON with sorted keys."""
+    publish(path, (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode())
+
+
+def publish_file(part: Path, path: Path) -> None:
+    """Move a finished file of the same directory into place, durably."""
+    _sync(part)
+    os.replace(part, path)
+    _sync(path.parent)
+
+
+def publish_directory(path: Path, fill: Callable[[Path], None]) -> None:
+    """Write a directory durably: filled beside its place, every file fsynced, renamed, parent fsynced.
+
+    A directory that stands in the place already is replaced.
+    """
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        fill(partial)
+        for file in sorted(partial.iterdir()):
+            _sync(file)
+        _sync(partial)
+        if path.exists():
+            old = path.with_name(f"{PARTIAL}{os.getpid()}-old-{path.name}")
+            os.replace(path, old)
+            os.replace(partial, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(partial, path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel releases it when the process ends, however it ends.
+
+    Raises: BusyError naming the holder when another process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "an unknown process"
+            raise BusyError(f"{what} is in use by {holder}; wait for it to end, or choose another") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+        file.flush()
+        yield
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The places of a run, all below `path`."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "ckpt"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "eval"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "train.log"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
+
+    def evaluation(self, step: int) -> Path:
+        return self.evaluations / f"step-{step:08d}.json"
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Create the directory, lock it against other processes, and sweep what a killed process left half-written.
+
+        Raises: BusyError naming the holder.
+        """
+        with locked(self.path / "LOCK", f"run directory {self.path}"):
+            for directory in (self.path, self.checkpoints, self.evaluations):
+                directory.mkdir(parents=True, exist_ok=True)
+                for leftover in directory.glob(PARTIAL + "*"):
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            yield
+
+
+def new_run_path(root: Path, env: str, algo: str, seed: int, hash6: str) -> Path:
+    """Return runs/<env>/<algo>-s<seed>-<UTC>-<hash6>, made safe for a file system."""
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in env)
+    return root / name / f"{algo}-s{seed}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{hash6}"
