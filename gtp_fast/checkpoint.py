@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
-from safetensors.torch import save_file
+from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from gtp_fast.errors import CheckpointError
@@ -67,9 +67,9 @@ def save(
         )
 
     def fill(directory: Path) -> None:
-        save_file(host, directory / STATE)
+        (directory / STATE).write_bytes(save_bytes(host))
         for pending, snapshot in pending_evals.items():
-            save_file(dict(snapshot), directory / f"{PENDING}{pending:08d}.safetensors")
+            (directory / f"{PENDING}{pending:08d}.safetensors").write_bytes(save_bytes(dict(snapshot)))
         _write_policy(directory, policy, {**meta, "step": step})
 
     path = run.checkpoint(step)
@@ -85,7 +85,8 @@ def save_best(run: RunDir, policy: Mapping[str, Tensor], meta: Mapping[str, Any]
 
 
 def _write_policy(directory: Path, policy: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in policy.items()}, directory / POLICY)
+    host = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.items()}
+    (directory / POLICY).write_bytes(save_bytes(host))
     (directory / META).write_text(json.dumps({"format": FORMAT, **meta}, indent=2, sort_keys=True) + "\n")
     files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(directory.iterdir())}
     (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")

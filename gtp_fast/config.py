@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import asdict, dataclass
 from typing import Literal
+
+from gtp_fast.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,78 @@ class TrainConfig:
     eta: float = 1.0
     value_samples: int = 1  # M, the policy's samples whose mean Q is V(o) in the advantage
     weight_cap: float = 100.0  # 0: no cap, Eq. 14 to the letter
+
+
+# Fields that decide where and how a run is watched, not what it computes: they may change when it is resumed.
+RUN_ONLY_FIELDS = (
+    *("run_dir", "resume", "log_every", "eval_every", "eval_episodes", "save_every", "keep"),
+    *("tensorboard", "wandb", "profile", "threads", "graph", "unroll", "dataset"),
+)
+# name: (lowest, highest) allowed, both included.
+_RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, 10**12),
+    "batch_size": (1, 10**7),
+    "seed": (0, 2**63 - 1),
+    "seeds": (1, 4096),
+    "sampling_steps": (1, 1000),
+    "candidates": (1, 10_000),
+    "threads": (0, 4096),
+    "unroll": (1, 10_000),
+    "log_every": (1, 10**12),
+    "eval_every": (0, 10**12),
+    "eval_episodes": (1, 10**6),
+    "save_every": (0, 10**12),
+    "keep": (1, 10**6),
+    "hidden": (1, 65_536),
+    "lr": (0, float("inf")),
+    "grad_norm": (0, float("inf")),
+    "gamma": (0, 1),
+    "tau": (0, 1),
+    "ema_decay": (0, 1),
+    "ema_every": (1, 10**12),
+    "ema_start": (0, 10**12),
+    "sigma_min": (1e-12, 1e6),
+    "sigma_data": (1e-12, 1e6),
+    "rho": (1e-3, 1e3),
+    "s0": (1, 10**6),
+    "lambda_flow": (0, float("inf")),
+    "eta": (0, float("inf")),
+    "value_samples": (1, 1000),
+    "weight_cap": (0, float("inf")),
+}
+
+
+def validate(cfg: TrainConfig) -> TrainConfig:
+    """Return the settings if they can be run.
+
+    Raises: UsageError naming the flag, its value and what is allowed.
+    """
+    if not cfg.env:
+        raise UsageError("--env is missing; name a data set, for example --env hopper-demo-v0 (gtp-fast data list)")
+    for name, (low, high) in _RANGES.items():
+        value = getattr(cfg, name)
+        if not low <= value <= high:
+            raise UsageError(f"{flag(name)} {value} is outside [{low:g}, {high:g}]")
+    if cfg.sigma_max <= cfg.sigma_min:
+        raise UsageError(f"--sigma-max {cfg.sigma_max} must be above --sigma-min {cfg.sigma_min}")
+    if cfg.s1 < cfg.s0:
+        raise UsageError(f"--s1 {cfg.s1} must be at least --s0 {cfg.s0}: the grid grows from s0 to s1")
+    if cfg.bc and cfg.candidates > 1:
+        raise UsageError(f"--bc trains no critic to choose among --candidates {cfg.candidates}; pass --candidates 1")
+    if (cfg.candidates > 1) != (cfg.select != "none"):
+        raise UsageError(
+            f"--candidates {cfg.candidates} with --select {cfg.select}: several candidates need --select softmax or "
+            "argmax, one candidate needs none"
+        )
+    return cfg
+
+
+def flag(name: str) -> str:
+    """Return the flag of a field: batch_size -> --batch-size."""
+    return "--" + name.replace("_", "-")
+
+
+def hash6(cfg: TrainConfig) -> str:
+    """Return six hexadecimal digits of the settings that decide the result."""
+    decisive = sorted((k, v) for k, v in asdict(cfg).items() if k not in RUN_ONLY_FIELDS)
+    return hashlib.sha256(repr(decisive).encode()).hexdigest()[:6]

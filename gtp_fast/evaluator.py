@@ -56,8 +56,8 @@ class Evaluator:
         """Return the snapshots whose results have not come back, to be saved with a checkpoint."""
         return dict(self._pending)
 
-    def poll(self, wait: float | None = None) -> list[EvalResult]:
-        """Return the results that have come back, waiting at most `wait` seconds for the first.
+    def poll(self, wait: float | None = None) -> list[tuple[EvalResult, dict[str, Tensor]]]:
+        """Return the results that have come back, each with its policy, waiting at most `wait` seconds for the first.
 
         Raises: EvaluationError when the worker failed; one that was killed is started once more.
         """
@@ -75,15 +75,7 @@ class Evaluator:
             if "failed" in answer:
                 self.close()
                 raise EvaluationError(f"evaluation failed; the worker said:\n{answer['failed']}")
-            self._pending.pop(answer["step"])
-            results.append(EvalResult.from_json(answer))
-        return results
-
-    def finish(self) -> list[EvalResult]:
-        """Wait for all results and return them."""
-        results = []
-        while self._pending:
-            results += self.poll(wait=0.5)
+            results.append((EvalResult.from_json(answer), self._pending.pop(answer["step"])))
         return results
 
     def close(self) -> None:

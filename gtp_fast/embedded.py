@@ -1,0 +1,98 @@
+"""The two data sets that need no network: the four goals of Fig. 7, made by seeded code, and a small Hopper set.
+
+The four goals: a point starts near the origin of a plane and goes to one of four goals, all equally good. Which one is
+not observed, so that near the origin the expert's actions have four modes, and a policy must keep them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+from gtp_fast.episodes import Arrays
+
+GOALS = np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], dtype=np.float32)
+GOAL_RADIUS = 0.15
+SPEED = 0.25  # of the plane's unit a step, at action 1
+START_STD = 0.02
+ACTION_SIZE = 0.7  # length of the expert's action along its direction, so that no mode touches the bounds
+ACTION_STD = 0.05
+MAX_STEPS = 25
+EPISODES = 2_000
+
+MODE_CENTRES = ACTION_SIZE * GOALS / np.linalg.norm(GOALS, axis=1, keepdims=True)  # of the actions at the origin
+MODE_RADIUS = 3 * ACTION_STD  # holds 98.9 % of a mode of two dimensions
+
+
+class MultiGoalEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A point in the plane [-1.5, 1.5]^2: action in [-1, 1]^2 moves it by SPEED * action; a goal ends the episode.
+
+    Reward 1 at a goal, 0 elsewhere; 25 steps at most. Observation: position, float32 (2,).
+    """
+
+    metadata = {"render_modes": []}
+
+    def __init__(self) -> None:
+        self.observation_space = Box(-1.5, 1.5, (2,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (2,), np.float32)
+        self._position, self._steps = np.zeros(2, np.float32), 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Place the point near the origin."""
+        super().reset(seed=seed)
+        self._position = self.np_random.normal(0.0, START_STD, 2).astype(np.float32)
+        self._steps = 0
+        return self._position.copy(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Move; end at a goal or after 25 steps."""
+        self._position = np.clip(self._position + SPEED * np.clip(action, -1, 1), -1.5, 1.5).astype(np.float32)
+        self._steps += 1
+        reached = bool((np.linalg.norm(GOALS - self._position, axis=1) < GOAL_RADIUS).any())
+        return self._position.copy(), float(reached), reached, self._steps >= MAX_STEPS, {}
+
+
+gymnasium.register("gtp_fast/MultiGoal-v0", MultiGoalEnv)
+
+
+def multigoal_arrays(episodes: int = EPISODES, seed: int = 0) -> Arrays:
+    """Generate expert episodes in the environment itself, each goal equally often; the same bits for a seed."""
+    rng, env = np.random.default_rng(seed), MultiGoalEnv()
+    columns: dict[str, list[Any]] = {key: [] for key in ("obs", "action", "reward", "terminal", "timeout", "next")}
+    for episode in range(episodes):
+        obs, _ = env.reset(seed=seed + episode)
+        goal, ended = GOALS[episode % len(GOALS)], False
+        while not ended:
+            way = goal - obs
+            action = ACTION_SIZE * way / np.linalg.norm(way) + rng.normal(0.0, ACTION_STD, 2)
+            action = action.clip(-1, 1).astype(np.float32)
+            following, reward, terminal, timeout, _ = env.step(action)
+            for key, value in zip(columns, (obs, action, reward, terminal, timeout, following), strict=True):
+                columns[key].append(value)
+            obs, ended = following, terminal or timeout
+    arrays = {key: np.asarray(values) for key, values in columns.items()}
+    sha = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values()))
+    return Arrays(
+        where="multigoal-v0",
+        obs=arrays["obs"],
+        action=arrays["action"],
+        reward=arrays["reward"].astype(np.float32),
+        terminal=arrays["terminal"],
+        timeout=arrays["timeout"],
+        next_obs=arrays["next"],
+        last_obs=None,
+        sha256=sha.hexdigest(),
+    )
+
+
+def mode_masses(actions: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the share of actions (N, 2) within MODE_RADIUS of each mode, (4,), and the share off every mode."""
+    distance = np.linalg.norm(actions[:, None] - MODE_CENTRES[None], axis=-1)
+    inside = distance < MODE_RADIUS
+    return inside.mean(axis=0), float(1.0 - inside.any(axis=1).mean())

@@ -1,0 +1,315 @@
+"""The run: from settings to a trained policy. The only place with cadence; it holds no mathematics and prints nothing.
+
+What happens is told to the caller as events. Steps run in chunks of at most half a second, so that a signal is answered
+and a checkpoint committed within two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gtp_fast import catalog, checkpoint, dataset, device, guards, metrics, profiling
+from gtp_fast.algorithms import gtp
+from gtp_fast.buffer import ReplayBuffer
+from gtp_fast.config import TrainConfig
+from gtp_fast.errors import DiskError, GtpError
+from gtp_fast.evaluate import EvalResult
+from gtp_fast.evaluator import Evaluator
+from gtp_fast.graph import stepper
+from gtp_fast.policy import PolicyConfig
+from gtp_fast.resume import describe, open_run, starting_point
+from gtp_fast.rundir import RunDir, publish_json
+from gtp_fast.signals import Interrupt, listen
+from gtp_fast.state import TrainState
+
+CHUNK_SECONDS = 0.5
+DISK_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class Started:
+    """What the run is: shown before the first step."""
+
+    run_dir: Path
+    source: str
+    transitions: int
+    parameters: int
+    chosen: str
+    step: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One log interval: means a member, and the speed since the last one."""
+
+    step: int
+    steps: int
+    steps_per_second: float
+    means: Mapping[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that the user should know and that does not stop the run."""
+
+    message: str
+
+
+Event = Started | Progress | EvalResult | Warned
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `train --json` prints; scores are one entry a seed, None where no reference return is known."""
+
+    run_dir: str
+    env: str
+    dataset: str
+    algo: str
+    bc: bool
+    preset: str
+    seeds: list[int]
+    steps: int
+    steps_per_second: float
+    seconds: float
+    device: str
+    backend: str
+    graph: bool
+    precision: str
+    sampling_steps: int
+    candidates: int
+    select: str
+    score_last: list[float] | None
+    score_best: list[float] | None
+    return_last: list[float] | None
+    checkpoint: str
+
+
+def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None) -> Result:
+    """Train, evaluate and save a run; continue it where it was left.
+
+    Args: cfg as typed (`auto` is resolved here); report is told of every event.
+    Raises: a GtpError with the exit code of INTERFACE; Interrupt after SIGINT or SIGTERM, with the checkpoint saved.
+    """
+    spec = catalog.resolve(cfg.env)
+    cfg, chosen = device.resolve(cfg)
+    device.prepare(cfg)
+    data = dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions)
+    with open_run(cfg, data) as (run, notes):
+        start = starting_point(run, cfg, data)
+        buffer = ReplayBuffer.from_transitions(data, cfg, cfg.device)
+        state = gtp.init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+        if start.checkpoint is not None:
+            state.load_(start.checkpoint.tensors)
+        describe(run, cfg, data)
+        policy = _policy_config(cfg, buffer)
+        evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed)
+        meta = {"policy": policy.to_json(), "data_sha256": data.sha256, "env": cfg.env, "algo": cfg.algo}
+        parameters = sum(t.numel() for name, t in state.tensors().items() if name.endswith(".param"))
+        step = int(state.step)
+        report(Started(run.path, data.source, buffer.size, parameters, chosen, step, (*notes, *start.notes)))
+        with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:
+            training = _Training(cfg, run, state, evaluator, writer, report, meta, start.best)
+            if start.checkpoint is not None:
+                training.saved = start.checkpoint.path
+                training.resubmit(start.checkpoint.pending_evals)
+            profiling.record_phases(cfg.profile)
+            try:
+                seconds = training.to_the_end(stepper(cfg, state, buffer), step, interrupt)
+            finally:
+                evaluator.close()
+        return _result(cfg, data.source, run, seconds, cfg.steps - step)
+
+
+@dataclass
+class _Training:
+    """What a run in progress holds, and what happens at each boundary."""
+
+    cfg: TrainConfig
+    run: RunDir
+    state: TrainState
+    evaluator: Evaluator
+    writer: metrics.MetricsWriter
+    report: Callable[[Event], None]
+    meta: Mapping[str, Any]
+    best: dict[str, Any]
+    saved: Path | None = None
+    failures: int = field(default=0)
+
+    def to_the_end(self, run_steps: Callable[[int], None], step: int, interrupt: Interrupt) -> float:
+        """Run until the last step and the last evaluation; return the seconds spent in train steps."""
+        cfg, spent, logged, chunk = self.cfg, 0.0, (step, 0.0), 1
+        interrupt.raise_at_once = step == cfg.steps
+        while step < cfg.steps:
+            count = min(chunk, _until_boundary(cfg, step))
+            started = time.perf_counter()
+            run_steps(count)
+            step += count
+            int(self.state.step)  # wait for the device: the clock tells the truth, and a signal finds no long queue
+            elapsed = time.perf_counter() - started
+            spent += elapsed
+            chunk = max(1, min(chunk * 2, int(CHUNK_SECONDS * count / elapsed)))
+            interrupt.raise_at_once = False
+            self.collect()
+            if _at(cfg, step, cfg.log_every):
+                self.log(step, (step - logged[0]) / (spent - logged[1]))
+                logged = (step, spent)
+            if _at(cfg, step, cfg.eval_every) and not self.run.evaluation(step).exists():
+                self.evaluator.submit(step, gtp.policy_tensors(self.state))
+            if interrupt.signal or _at(cfg, step, cfg.save_every) or step == cfg.steps:
+                self.save(step)
+            if interrupt.signal:
+                raise interrupt.error(self.saved)
+        while self.evaluator.pending():
+            self.collect(wait=0.2)
+            if interrupt.signal:
+                raise interrupt.error(self.saved)
+        return spent
+
+    def log(self, step: int, steps_per_second: float) -> None:
+        """Read the metrics from the device, write them, and start the next interval."""
+        self.check()
+        names = gtp.metric_names(self.cfg)
+        interval = step - (step - 1) // self.cfg.log_every * self.cfg.log_every
+        values = metrics.means(self.state.metric_sums_SQ.tolist(), names, interval)
+        self.state.metric_sums_SQ.zero_()
+        self.durably("metrics", lambda: self.writer.write(step, values, steps_per_second))
+        self.report(Progress(step, self.cfg.steps, steps_per_second, values))
+
+    def check(self) -> None:
+        """Stop on a value that is not finite, before it is written anywhere."""
+        names, seeds = gtp.metric_names(self.cfg), gtp.member_seeds(self.cfg)
+        guards.check_finite(self.state.first_bad_SQ.tolist(), names, seeds, self.run.path, self.saved)
+
+    def save(self, step: int) -> None:
+        """Commit a checkpoint, unless the state is bad; keep the newest few."""
+        self.check()
+
+        def write() -> None:
+            policy = gtp.policy_tensors(self.state)
+            pending = self.evaluator.pending()
+            self.saved = checkpoint.save(self.run, step, self.state.tensors(), policy, self.meta, pending)
+            checkpoint.prune(self.run, self.cfg.keep)
+
+        self.durably(f"checkpoint at step {step:,}", write)
+
+    def collect(self, wait: float | None = None) -> None:
+        """Take in finished evaluations: the best policy of each member first, then the result's own file."""
+        for result, policy in self.evaluator.poll(wait):
+            self.durably("best policy", lambda r=result, p=policy: self.keep_best(r, p))
+            file = self.run.evaluation(result.step)
+            self.durably("evaluation", lambda r=result, f=file: publish_json(f, r.to_json()))
+            self.writer.score(result.step, result.figure_S)
+            self.report(result)
+
+    def keep_best(self, result: EvalResult, policy: dict[str, Tensor]) -> None:
+        """Replace the members of ckpt/best that this evaluation beats; ties keep the earlier step."""
+        tensors, figures, steps = self.best.get("tensors"), self.best.get("figures"), self.best.get("steps")
+        if tensors is None or figures is None or steps is None:
+            tensors = {name: tensor.clone() for name, tensor in policy.items()}
+            figures, steps = list(result.figure_S), [result.step] * len(result.seeds)
+        else:
+            for i, figure in enumerate(result.figure_S):
+                if (figure, -result.step) > (figures[i], -steps[i]):
+                    figures[i], steps[i] = figure, result.step
+                    for name, tensor in policy.items():
+                        rows = tensor.shape[0] // len(result.seeds)
+                        tensors[name][i * rows : (i + 1) * rows] = tensor[i * rows : (i + 1) * rows]
+        self.best.update(tensors=tensors, figures=figures, steps=steps)
+        meta = {**self.meta, "step": max(steps), "figures": figures, "steps": steps}
+        checkpoint.save_best(self.run, tensors, meta)
+
+    def resubmit(self, pending: Mapping[int, dict[str, Tensor]]) -> None:
+        """Evaluate what a stopped run had not finished evaluating."""
+        for step, policy in pending.items():
+            if not self.run.evaluation(step).exists():
+                self.evaluator.submit(step, policy)
+
+    def durably(self, what: str, write: Callable[[], None]) -> None:
+        """Write, and live with a disk that refuses: warn, go on, and give up after three refusals in a row."""
+        try:
+            write()
+        except OSError as error:
+            self.failures += 1
+            self.report(Warned(f"{what} could not be written ({error}); earlier checkpoints stand"))
+            if self.failures >= DISK_FAILURES:
+                raise DiskError(
+                    f"{self.failures} writes to {self.run.path} failed in a row, the last with: {error}; free space "
+                    "and run the same command again: it continues from the last checkpoint"
+                ) from error
+        else:
+            self.failures = 0
+
+
+def _at(cfg: TrainConfig, step: int, every: int) -> bool:
+    return every > 0 and (step % every == 0 or step == cfg.steps)
+
+
+def _until_boundary(cfg: TrainConfig, step: int) -> int:
+    nexts = [(step // every + 1) * every for every in (cfg.log_every, cfg.eval_every, cfg.save_every) if every > 0]
+    return min([*nexts, cfg.steps]) - step
+
+
+def _policy_config(cfg: TrainConfig, buffer: ReplayBuffer) -> PolicyConfig:
+    return PolicyConfig(
+        obs_dim=buffer.obs_dim,
+        action_dim=buffer.action_dim,
+        hidden=cfg.hidden,
+        sigma_min=cfg.sigma_min,
+        sigma_max=cfg.sigma_max,
+        sigma_data=cfg.sigma_data,
+        rho=cfg.rho,
+        sampling_steps=cfg.sampling_steps,
+        candidates=cfg.candidates,
+        select=cfg.select,
+        seeds=tuple(gtp.member_seeds(cfg)),
+    )
+
+
+def _result(cfg: TrainConfig, source: str, run: RunDir, seconds: float, steps_done: int) -> Result:
+    results = read_evaluations(run)
+    scores = [r for r in results if r.scores_SE is not None]
+    best = [max(column) for column in zip(*(r.figure_S for r in scores), strict=True)] if scores else None
+    return Result(
+        run_dir=str(run.path),
+        env=cfg.env,
+        dataset=source,
+        algo=cfg.algo,
+        bc=cfg.bc,
+        preset=cfg.preset,
+        seeds=gtp.member_seeds(cfg),
+        steps=cfg.steps,
+        steps_per_second=steps_done / seconds if seconds else 0.0,
+        seconds=seconds,
+        device=cfg.device,
+        backend=cfg.backend,
+        graph=cfg.graph,
+        precision=cfg.precision,
+        sampling_steps=cfg.sampling_steps,
+        candidates=cfg.candidates,
+        select=cfg.select,
+        score_last=scores[-1].figure_S if scores else None,
+        score_best=best,
+        return_last=results[-1].returns_SE.mean(axis=1).tolist() if results else None,
+        checkpoint=str(run.checkpoint(cfg.steps)),
+    )
+
+
+def read_evaluations(run: RunDir) -> list[EvalResult]:
+    """Return the evaluations of a run in the order of their steps."""
+    import json
+
+    results = []
+    for file in sorted(run.evaluations.glob("step-*.json")):
+        try:
+            results.append(EvalResult.from_json(json.loads(file.read_text())))
+        except (ValueError, KeyError, TypeError) as error:
+            raise GtpError(f"{file} is not an evaluation ({error!r}); remove it and evaluate again") from None
+    return results

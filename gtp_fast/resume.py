@@ -1,0 +1,146 @@
+"""Which directory a run goes to, whether it continues there, and from what: promise 1 of INTERFACE."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gtp_fast import __version__, checkpoint
+from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6
+from gtp_fast.config_files import dump_yaml, read_yaml
+from gtp_fast.dataset import Transitions
+from gtp_fast.errors import CheckpointError, UsageError
+from gtp_fast.rundir import RunDir, new_run_path, publish, publish_json
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: its checkpoint or None, the best policy so far, and what the user should know."""
+
+    checkpoint: checkpoint.Checkpoint | None
+    best: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def open_run(cfg: TrainConfig, data: Transitions) -> Iterator[tuple[RunDir, tuple[str, ...]]]:
+    """Choose the run directory, claim it, and yield it with notes for the user.
+
+    `--resume auto` continues `--run-dir` when it holds a run, else the newest unfinished run with the same settings;
+    `never` takes a fresh directory; a path continues that run.
+    Raises: UsageError for a directory of other settings; BusyError when another process holds it.
+    """
+    path = Path(cfg.run_dir) if cfg.run_dir else None
+    if cfg.resume == "never" and path is not None and (path / "config.yaml").exists():
+        raise UsageError(f"--resume never, but {path} holds a run; choose another --run-dir, or remove it")
+    if cfg.resume not in ("auto", "never"):
+        path = _run_of(Path(cfg.resume))
+    if path is None and cfg.resume == "auto":
+        path = _unfinished(cfg)
+    run = RunDir(path or new_run_path(RUNS, cfg.env, cfg.algo, cfg.seed, hash6(cfg)))
+    with run.claim():
+        notes = _check_same_run(run, cfg, data)
+        yield run, notes
+
+
+def _run_of(path: Path) -> Path:
+    for candidate in (path, path.parent.parent):
+        if (candidate / "config.yaml").exists():
+            return candidate
+    raise UsageError(f"--resume {path} is neither a run directory nor a checkpoint of one")
+
+
+def _unfinished(cfg: TrainConfig) -> Path | None:
+    """Return the newest run of the same settings that has not reached its last step."""
+    folder = new_run_path(RUNS, cfg.env, cfg.algo, cfg.seed, hash6(cfg)).parent
+    for path in sorted(folder.glob(f"{cfg.algo}-s{cfg.seed}-*-{hash6(cfg)}"), reverse=True):
+        if cfg.steps not in checkpoint.steps(RunDir(path)):
+            return path
+    return None
+
+
+def _check_same_run(run: RunDir, cfg: TrainConfig, data: Transitions) -> tuple[str, ...]:
+    """Refuse to continue a run under settings, or on data, that would make it another one."""
+    if not (run.path / "config.yaml").exists():
+        return ()
+    saved = read_yaml(run.path / "config.yaml")
+    names = [field.name for field in fields(TrainConfig) if field.name not in RUN_ONLY_FIELDS]
+    other = [name for name in names if name in saved and saved[name] != getattr(cfg, name)]
+    if other:
+        changes = ", ".join(f"--{n.replace('_', '-')} {saved[n]} there, {getattr(cfg, n)} here" for n in other)
+        raise UsageError(f"{run.path} is a run with other settings ({changes}); use its settings or another --run-dir")
+    if (run.path / "environment.json").exists():
+        import json
+
+        there = json.loads((run.path / "environment.json").read_text())
+        if there.get("data_sha256") != data.sha256:
+            raise UsageError(f"{run.path} was trained on other data than {data.source}; choose another --run-dir")
+        if there.get("threads") != cfg.threads or there.get("torch") != torch.__version__:
+            return ("threads or torch differ from the run's first part: equal results are not promised bit for bit",)
+    return ()
+
+
+def starting_point(run: RunDir, cfg: TrainConfig, data: Transitions) -> Start:
+    """Find the newest valid checkpoint and the best policy of a run.
+
+    Raises: CheckpointError when there are checkpoints but none is usable.
+    """
+    wanted = Path(cfg.resume)
+    if cfg.resume not in ("auto", "never") and wanted.parent.name == "ckpt":
+        newest, refused = checkpoint.load(wanted), []
+    else:
+        newest, refused = checkpoint.load_newest(run)
+    notes = [f"passed over a damaged checkpoint: {reason}" for reason in refused]
+    if newest is not None:
+        notes.append(f"continuing from {newest.path}")
+        if newest.meta.get("data_sha256") != data.sha256:
+            raise CheckpointError(f"{newest.path} was trained on other data than {data.source}")
+    best: dict[str, Any] = {}
+    if newest is not None and (run.checkpoints / checkpoint.BEST).exists():
+        try:
+            tensors, meta = checkpoint.load_policy(run.checkpoints / checkpoint.BEST)
+            best = {"tensors": tensors, "figures": meta["figures"], "steps": meta["steps"]}
+        except (CheckpointError, KeyError) as error:
+            notes.append(f"the best policy so far could not be read and starts anew: {error}")
+    return Start(newest, best, tuple(notes))
+
+
+def describe(run: RunDir, cfg: TrainConfig, data: Transitions) -> None:
+    """Write config.yaml and environment.json, once: they describe the run's first part."""
+    if not (run.path / "config.yaml").exists():
+        environment = {
+            "gtp_fast": __version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "platform": platform.platform(),
+            "gpu": torch.cuda.get_device_name() if cfg.device == "cuda" else None,
+            "threads": cfg.threads,
+            "data_source": data.source,
+            "data_sha256": data.sha256,
+            "data_return_mean": data.return_mean,
+            "data_return_std": data.return_std,
+            "transitions": len(data.reward_N),
+        }
+        publish_json(run.path / "environment.json", environment)
+        publish(run.path / "config.yaml", dump_yaml(cfg).encode())
+
+
+def _commit() -> str | None:
+    """Return the commit of a source checkout, None for an installed package."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
