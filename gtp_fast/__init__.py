@@ -1,3 +1,38 @@
-"""Fast training of Generative Trajectory Policies for offline reinforcement learning."""
+"""Fast training of Generative Trajectory Policies for offline reinforcement learning.
+
+>>> import gtp_fast
+>>> callable(gtp_fast.train) and callable(gtp_fast.load_policy)
+True
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gtp_fast.loop import Result
+    from gtp_fast.policy import load_policy
 
 __version__ = "0.1.0"
+__all__ = ["load_policy", "train"]
+
+
+def train(**settings: Any) -> Result:
+    """Train as `gtp-fast train` does, and return what its `--json` prints.
+
+    Args: the fields of `gtp_fast.config.TrainConfig`, for example env="hopper-demo-v0", steps=20_000, seeds=4.
+    Raises: a GtpError (gtp_fast.errors) that says what to do.
+    """
+    from gtp_fast.config_files import merge
+    from gtp_fast.loop import train as run
+
+    return run(merge(settings))
+
+
+def __getattr__(name: str) -> Any:
+    # torch is imported with the policy, not with the package.
+    if name == "load_policy":
+        from gtp_fast.policy import load_policy
+
+        return load_policy
+    raise AttributeError(f"module 'gtp_fast' has no attribute {name!r}")

@@ -1,0 +1,245 @@
+"""The commands. The only place that prints or exits; torch is imported when a command needs it.
+
+Flags are generated from the fields of `TrainConfig` for argparse: only what was typed is passed on, which is what the
+precedence defaults < presets < file < flags needs, and `--help` answers without loading anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from gtp_fast import __version__
+from gtp_fast.config import TrainConfig, flag
+from gtp_fast.errors import GtpError, UsageError
+from gtp_fast.field_help import FIELD_HELP
+
+if TYPE_CHECKING:
+    from gtp_fast.policy import Policy
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors name the nearest match and leave by the one exit of `main`."""
+
+    def error(self, message: str) -> NoReturn:
+        typed = message.split("'")[1] if "invalid choice: '" in message else ""
+        choices = [choice for action in self._actions for choice in (action.choices or ())]
+        near = difflib.get_close_matches(typed, map(str, choices), n=1, cutoff=0.4) if typed else []
+        raise UsageError(message + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    try:
+        parser = _parser()
+        arguments, unknown = parser.parse_known_args(argv)
+        if unknown:
+            raise UsageError(_unknown(arguments.parser, unknown[0]))
+        arguments.run(arguments)
+    except GtpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def _unknown(parser: argparse.ArgumentParser, typed: str) -> str:
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(typed.split("=")[0], known, n=1)
+    return f"unknown argument {typed}; " + (f"did you mean {near[0]}?" if near else f"see {parser.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="gtp-fast", description="Train Generative Trajectory Policies for offline RL, fast.")
+    parser.add_argument("--version", action="version", version=f"gtp-fast {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=run, parser=sub)
+        return sub
+
+    train = command("train", _train, "train, evaluate and save a policy; run again to continue")
+    _add_settings(train)
+    train.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, below the flags")
+    train.add_argument("--print-config", action="store_true", help="print the merged settings and stop")
+    train.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    _add_eval(command("eval", _eval, "roll out a saved policy: raw and normalised score of each seed"))
+    report = command("report", _report, "draw the learning curve, write the table and the model card")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    report.add_argument("--out", type=Path, help="where to write (default: report/ of the run; of several: ./report)")
+    report.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    data = command("data", _data, "list, describe, fetch or check data sets")
+    data.add_argument("action", choices=["list", "info", "download", "check"])
+    data.add_argument("name", nargs="?", help="a data set's name, or for check a file")
+    data.add_argument("--env", help="check: the environment that the file is for")
+    data.add_argument("--json", action="store_true", help="print one JSON object")
+    doctor = command("doctor", _doctor, "say what was found here and which backend will be used")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    profile = command("profile", _profile, "time the phases of a train step and write a Chrome trace")
+    _add_settings(profile)
+    profile.add_argument("--out", type=Path, default=Path("profile"), help="folder of the trace")
+    profile.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add one flag for every field of `TrainConfig`."""
+    hints = get_type_hints(TrainConfig)
+    for field in fields(TrainConfig):
+        hint, text = hints[field.name], f"{FIELD_HELP[field.name]} (default: {field.default})"
+        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+        if hint is bool:
+            parser.add_argument(flag(field.name), action=argparse.BooleanOptionalAction, **options)
+        elif get_origin(hint) is Literal:
+            parser.add_argument(flag(field.name), choices=get_args(hint), **options)
+        else:
+            kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint
+            parser.add_argument(flag(field.name), type=kind, metavar=kind.__name__.upper(), **options)
+
+
+def _settings(arguments: argparse.Namespace) -> TrainConfig:
+    from gtp_fast.config_files import merge
+
+    names = {field.name for field in fields(TrainConfig)}
+    typed = {name: value for name, value in vars(arguments).items() if name in names}
+    return merge(typed, getattr(arguments, "config", None))
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    cfg = _settings(arguments)
+    if arguments.print_config:
+        from gtp_fast.config_files import dump_yaml
+
+        print(dump_yaml(cfg), end="")
+        return
+    from gtp_fast.loop import train
+    from gtp_fast.screen import Screen
+
+    with Screen(sys.stderr, cfg.steps) as screen:
+        result = train(cfg, screen.show)
+    if arguments.json:
+        print(json.dumps(asdict(result)))
+    else:
+        screen.summarise(result)
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_path", type=Path, metavar="RUN", help="a run directory or a checkpoint")
+    parser.add_argument("--episodes", type=int, help="(default: as trained)")
+    parser.add_argument("--sampling-steps", type=int, help="K (default: as trained)")
+    parser.add_argument("--candidates", type=int, help="actions drawn for each observation (default: as trained)")
+    parser.add_argument("--select", choices=["none", "softmax", "argmax"], help="how Q picks one")
+    parser.add_argument("--seed", type=int, help="one member of the run (default: all)")
+    parser.add_argument("--env-seed", type=int, default=1, help="seed of the environments (default: 1)")
+    parser.add_argument("--best", action="store_true", help="the best policy by score, not the last")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="cpu")
+    parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from gtp_fast import catalog
+    from gtp_fast.evaluate import evaluate_policy, record_video
+    from gtp_fast.policy import load_policy
+    from gtp_fast.report import read_settings
+
+    settings = read_settings(arguments.run_path)
+    spec = catalog.resolve(settings["env"])
+    policy: Policy = load_policy(
+        arguments.run_path,
+        arguments.seed,
+        arguments.best,
+        arguments.device,
+        arguments.sampling_steps,
+        arguments.candidates,
+        arguments.select,
+    )
+    episodes = arguments.episodes or settings["eval_episodes"]
+    result = evaluate_policy(policy, spec, episodes, arguments.env_seed)
+    if arguments.video:
+        record_video(policy, spec, arguments.video)
+    if arguments.json:
+        print(json.dumps({"run": str(arguments.run_path), "best": arguments.best, **result.to_json()}))
+        return
+    how = f"K = {result.sampling_steps}, candidates {result.candidates} ({result.select}), {episodes} episodes"
+    print(f"{result.env_id}, {'best' if arguments.best else 'last'} policy, {how}")
+    for i, seed in enumerate(result.seeds):
+        row = result.returns_SE[i]
+        score = "" if result.scores_SE is None else f"   score {result.scores_SE[i].mean():.1f}"
+        print(f"  seed {seed}: return {row.mean():.1f} (std {row.std():.1f}){score}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from gtp_fast.report import draw_report
+
+    default = arguments.runs[0] / "report" if len(arguments.runs) == 1 else Path("report")
+    out = draw_report(arguments.runs, arguments.out or default)
+    if arguments.json:
+        print((out / "summary.json").read_text(), end="")
+    else:
+        print(f"wrote {out / 'README.md'}, {out / 'curve.png'} and {out / 'summary.json'}")
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    from gtp_fast import catalog
+
+    if arguments.action == "list":
+        rows = catalog.listing()
+        if arguments.json:
+            print(json.dumps({"datasets": rows}))
+            return
+        for row in rows:
+            shape = f"{row['obs_dim'] or '?'}/{row['action_dim'] or '?'}"
+            print(f"{row['name']:42} {row['source']:9} {shape:8} {row['eval_env'] or '-':44} {row['megabytes'] or '-'}")
+        return
+    if not arguments.name:
+        raise UsageError(f"gtp-fast data {arguments.action} needs a name; gtp-fast data list shows them")
+    from gtp_fast import dataset, download
+    from gtp_fast.screen import download_bar
+
+    if arguments.action == "check":
+        if not arguments.env:
+            raise UsageError("gtp-fast data check FILE needs --env, the environment that the file is for")
+        described = dataset.check(Path(arguments.name), catalog.resolve(arguments.env))
+    else:
+        spec = catalog.resolve(arguments.name)
+        with download_bar(sys.stderr) as progress:
+            if arguments.action == "download" and spec.source == "d4rl":
+                described = {"name": spec.name, "path": str(download.fetch(spec, progress))}
+            else:
+                described = dataset.info(dataset.load(spec, progress=progress))
+    _show(described, arguments.json)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from gtp_fast.doctor import examine
+
+    _show(examine(), arguments.json)
+
+
+def _profile(arguments: argparse.Namespace) -> None:
+    from gtp_fast.profile_run import profile_run
+
+    cfg = _settings(arguments)
+    with_out = profile_run(cfg, arguments.out)
+    _show(with_out, arguments.json)
+
+
+def _show(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values))
+        return
+    width = max(map(len, values))
+    for name, value in values.items():
+        print(f"{name:{width}}  {value:,.1f}" if isinstance(value, float) else f"{name:{width}}  {value}")
