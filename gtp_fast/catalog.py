@@ -15,7 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from gtp_fast.errors import UsageError
+from gtp_fast.published import PUBLISHED
 
+Source = Literal["embedded", "d4rl", "minari", "ogbench", "file"]
 D4RL_BASE = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 OGBENCH_BASE = "https://rail.eecs.berkeley.edu/datasets/ogbench"
 
@@ -33,7 +35,7 @@ class DataSpec:
     """What the catalogue knows of one data set; None where it does not know."""
 
     name: str
-    source: Literal["embedded", "d4rl", "minari", "ogbench", "file"]
+    source: Source
     url: str | None = None  # published address, whole
     filename: str | None = None  # base name in the cache directory
     size: int | None = None  # bytes of the published file
@@ -78,29 +80,6 @@ _MAZES = {
     "large-play": ("lp", "hardest-maze_noisy_multistart_True_multigoal_False"),
     "large-diverse": ("ld", "hardest-maze_noisy_multistart_True_multigoal_True"),
 }
-# Bytes and sha256 of the published files, as recorded in the checksum lists of TensorFlow Datasets.
-_PUBLISHED: dict[str, tuple[int, str]] = {
-    "halfcheetah-medium-v2": (237727262, "41324e8487a9556d8cfa4538827f8937f4d63dae3030825ebc9f3a726ed08ca0"),
-    "halfcheetah-medium-replay-v2": (59448533, "48d494a4770c11f48260736dec090b78bdca8375647ed4d24bfa5b6610c7f683"),
-    "halfcheetah-medium-expert-v2": (474567252, "015db75dae5bbe8e94029b71fa0bafc2073365df0c94744e71031189f3f79c06"),
-    "hopper-medium-v2": (152756557, "5bdf1bc4a713c82941de44633df669b36c89850b652a25985166796d25cf71a0"),
-    "hopper-medium-replay-v2": (75854457, "e121c5f7c9857a307baa9edc6a2c3b48e85fedb9ac316ecddd0f48ca7ef4e39b"),
-    "hopper-medium-expert-v2": (304537315, "9d51ad87f8c905be3880d84c6140bcdb7fbf39a19e046a237f238ba34fec9e26"),
-    "walker2d-medium-v2": (232254996, "cf00f43add04c17fdfc2958dd581dea0851b2e5bedbe6fda073758a8f841aeda"),
-    "walker2d-medium-replay-v2": (86323963, "e75de96a4f77acf7d4e0d6fdf0d7ccb177c26c44bb4388e4fd99f543ccfa18db"),
-    "walker2d-medium-expert-v2": (462197079, "6b8d7f868c45bbaedf460be797fb7271b46dee6ebe45fe7a64319f2005b59a04"),
-    "antmaze-umaze-v0": (232533093, "188838316eab5882fa0e1dc8398b5e79772f64f27f0b78d6aebe838402a720c6"),
-    "antmaze-umaze-diverse-v0": (230854793, "4aff7f77b97a8dd62e513cac8f57da7cdb458cfac7ac0cec3081b7765f2da59d"),
-    "antmaze-medium-play-v0": (231110993, "527385c14b87892e8c222c43246546d6cd461fa2a5476d0b3b105ae422b7637c"),
-    "antmaze-medium-diverse-v0": (231095454, "b77764cac90c23e09905539c49ceb3949b49c5b39eb9d51788cc64b9dd0a2c0d"),
-    "antmaze-large-play-v0": (230880746, "e37afef5b80b968b30cad2682f9a93ee1b400e3b58c7a7f45e7d425d03a2b03d"),
-    "antmaze-large-diverse-v0": (231183929, "dda7acbdde1a94a14aa7b06a7e5d8141e60a03ccdc4578bff34b0444425bf11d"),
-    "antmaze-umaze-v2": (232532949, "5ef15257771c50ef4d23c7de001750e96c8bb5d9b6a5e4a821dcfb3065fbd130"),
-    "antmaze-umaze-diverse-v2": (230854272, "c771dd63963cd7d9f55f24a6d809064f6b82250a6aeac4c9d13f9a1d06e8c932"),
-    "antmaze-medium-diverse-v2": (231095166, "ad9dcbac05d1f8744a7a216083f513662f43f64f28a4a5eb225e9811902dfae7"),
-    "antmaze-large-play-v2": (230880653, "6d353df2457829925d7f9d4b0215587469908bd57478ea76f16417cfa944f471"),
-    "antmaze-large-diverse-v2": (231183710, "84f775eb7956ea9cc766704710dc520a8ab357adc7522ade47f556f0e335e284"),
-}
 _ADROIT = {  # observation size, action size, random, expert
     "door": (39, 28, -56.512833, 2880.5693087298737),
     "hammer": (46, 26, -274.856578, 12794.134825156867),
@@ -115,31 +94,28 @@ _OGBENCH = re.compile(
 _OWN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[\w./-]+-v\d+")
 
 
+def _sizes(row: tuple[int, int, float | None, float | None]) -> dict[str, Any]:
+    return dict(zip(("obs_dim", "action_dim", "ref_random", "ref_expert"), row, strict=True))
+
+
+def _scored_on(name: str, source: Source, env_id: str, **known: Any) -> DataSpec:
+    """Describe data of one of Gymnasium's MuJoCo bodies, scored on `env_id`."""
+    return DataSpec(name, source, **_sizes(_BODIES[env_id.split("-")[0]]), eval_env=EvalEnv(env_id), **known)
+
+
 def _embedded() -> dict[str, DataSpec]:
-    obs_dim, action_dim, random, expert = _BODIES["Hopper"]
-    return {
-        "multigoal-v0": DataSpec(
-            "multigoal-v0",
-            "embedded",
-            obs_dim=2,
-            action_dim=2,
-            eval_env=EvalEnv("gtp_fast.embedded:gtp_fast/MultiGoal-v0"),
-            ref_random=0.0,
-            ref_expert=1.0,
-            task="multigoal-v0",
-        ),
-        "hopper-demo-v0": DataSpec(
-            "hopper-demo-v0",
-            "embedded",
-            filename="hopper-demo-v0.hdf5",
-            obs_dim=obs_dim,
-            action_dim=action_dim,
-            eval_env=EvalEnv("Hopper-v5"),
-            ref_random=random,
-            ref_expert=expert,
-            task="hopper-demo-v0",
-        ),
-    }
+    goals = DataSpec(
+        "multigoal-v0",
+        "embedded",
+        obs_dim=2,
+        action_dim=2,
+        eval_env=EvalEnv("gtp_fast.embedded:gtp_fast/MultiGoal-v0"),
+        ref_random=0.0,
+        ref_expert=1.0,
+        task="multigoal-v0",
+    )
+    name = "hopper-demo-v0"
+    return {goals.name: goals, name: _scored_on(name, "embedded", "Hopper-v5", filename=f"{name}.hdf5", task=name)}
 
 
 def _d4rl() -> dict[str, DataSpec]:
@@ -147,20 +123,8 @@ def _d4rl() -> dict[str, DataSpec]:
     for level, short in _LEVELS.items():
         for body, env_id in _D4RL_ENV.items():
             name, filename = f"{body}-{level}-v2", f"{body}_{level.replace('-', '_')}-v2.hdf5"
-            obs_dim, action_dim, random, expert = _BODIES[env_id.split("-")[0]]
-            specs[name] = DataSpec(
-                name,
-                "d4rl",
-                url=f"{D4RL_BASE}/gym_mujoco_v2/{filename}",
-                filename=filename,
-                obs_dim=obs_dim,
-                action_dim=action_dim,
-                eval_env=EvalEnv(env_id),
-                ref_random=random,
-                ref_expert=expert,
-                task=name,
-                paper_row=f"{body}-{short}",
-            )
+            url, row = f"{D4RL_BASE}/gym_mujoco_v2/{filename}", f"{body}-{short}"
+            specs[name] = _scored_on(name, "d4rl", env_id, url=url, filename=filename, task=name, paper_row=row)
     for version, folder, suffix in (("v0", "ant_maze_new", ""), ("v2", "ant_maze_v2", "_fixed")):
         for maze, (short, stem) in _MAZES.items():
             name, filename = f"antmaze-{maze}-{version}", f"Ant_maze_{stem}_sparse{suffix}.hdf5"
@@ -179,7 +143,7 @@ def _d4rl() -> dict[str, DataSpec]:
                 eval_episodes=100,
             )
     return {
-        name: replace(spec, size=_PUBLISHED[name][0], sha256=_PUBLISHED[name][1]) if name in _PUBLISHED else spec
+        name: replace(spec, size=PUBLISHED[name][0], sha256=PUBLISHED[name][1]) if name in PUBLISHED else spec
         for name, spec in specs.items()
     }
 
@@ -195,15 +159,10 @@ def _minari(name: str) -> DataSpec | None:
     family, body, _ = match.groups()
     bodies = {key.lower(): key for key in _BODIES}
     if family == "mujoco" and body in bodies:
-        obs_dim, action_dim, random, expert = _BODIES[bodies[body]]
-        env = EvalEnv(f"{bodies[body]}-v5")
-        return DataSpec(name, "minari", None, None, None, None, obs_dim, action_dim, env, random, expert)
+        return _scored_on(name, "minari", f"{bodies[body]}-v5")
     if family == "D4RL" and body in _ADROIT:
-        obs_dim, action_dim, random, expert = _ADROIT[body]
         env = EvalEnv(f"gymnasium_robotics:AdroitHand{body.capitalize()}-v1")
-        return DataSpec(
-            name, "minari", None, None, None, None, obs_dim, action_dim, env, random, expert, eval_episodes=100
-        )
+        return DataSpec(name, "minari", **_sizes(_ADROIT[body]), eval_env=env, eval_episodes=100)
     return DataSpec(name, "minari", eval_episodes=100) if family == "D4RL" else None
 
 
@@ -215,22 +174,14 @@ def _ogbench(name: str) -> DataSpec | None:
     obs_dim, action_dim = {"single": (28, 5), "double": (37, 5)}.get(match[2] or "", (None, None))
     if match[1]:
         obs_dim = None  # images
-    return DataSpec(
-        name,
-        "ogbench",
-        url=f"{OGBENCH_BASE}/{file}",
-        filename=file,
-        obs_dim=obs_dim,
-        action_dim=action_dim,
-        eval_episodes=100,
-    )
+    sizes = {"obs_dim": obs_dim, "action_dim": action_dim}
+    return DataSpec(name, "ogbench", url=f"{OGBENCH_BASE}/{file}", filename=file, **sizes, eval_episodes=100)
 
 
 def _own_data(name: str) -> DataSpec | None:
     """Read a Gymnasium id that scores a policy trained on a file of one's own."""
     if name in OWN_DATA_ENVS:
-        obs_dim, action_dim, random, expert = _BODIES[name.split("-")[0]]
-        return DataSpec(name, "file", None, None, None, None, obs_dim, action_dim, EvalEnv(name), random, expert)
+        return _scored_on(name, "file", name)
     if _OWN_MODULE.fullmatch(name):
         return DataSpec(name, "file", eval_env=EvalEnv(name))
     return None
@@ -267,21 +218,19 @@ def known_names() -> list[str]:
 
 def listing() -> list[dict[str, Any]]:
     """Describe every known name in one flat row: name, source, shapes, environment, address, row of the paper."""
-    rows = []
-    for spec in map(resolve, known_names()):
-        rows.append(
-            {
-                "name": spec.name,
-                "source": spec.source,
-                "obs_dim": spec.obs_dim,
-                "action_dim": spec.action_dim,
-                "eval_env": spec.eval_env.id if spec.eval_env else None,
-                "megabytes": round(spec.size / 1e6, 1) if spec.size else None,
-                "url": spec.url,
-                "paper_row": spec.paper_row,
-            }
-        )
-    return rows
+    return [
+        {
+            "name": spec.name,
+            "source": spec.source,
+            "obs_dim": spec.obs_dim,
+            "action_dim": spec.action_dim,
+            "eval_env": spec.eval_env.id if spec.eval_env else None,
+            "megabytes": round(spec.size / 1e6, 1) if spec.size else None,
+            "url": spec.url,
+            "paper_row": spec.paper_row,
+        }
+        for spec in map(resolve, known_names())
+    ]
 
 
 def normalised_score(spec: DataSpec, returns: float | Sequence[float] | np.ndarray) -> np.ndarray | None:

@@ -104,7 +104,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises: UsageError naming file and line for what is not a mapping of known settings.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; check --config") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:

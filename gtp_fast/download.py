@@ -1,29 +1,44 @@
 """Fetch a published data set: streamed, resumed where it was cut off, checked, and moved into place whole.
 
-A second process that wants the same file waits for the first. Nothing listens; nothing is run.
+A second process that wants the same file waits for the first. Nothing listens; nothing is run. What has arrived of a
+file lies beside it in NAME.part, and NAME.part.json says what it is a part of.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import json
+import logging
 import os
+import re
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 from gtp_fast.catalog import D4RL_BASE, DataSpec
-from gtp_fast.errors import DataError
+from gtp_fast.errors import DataError, DiskError
 from gtp_fast.rundir import publish_file
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server says so
 
-TIMEOUT_SECONDS = 6.0  # without an answer for so long, the server counts as out of reach
-ATTEMPTS = 3  # in one call; a later call continues where the last attempt ended
+STALL_SECONDS = 6.0  # a server that sends nothing for so long counts as gone
+# An answer must begin within this, name look-up included, which the socket's own timeout does not cover.
+ANSWER_SECONDS = 8.0
+CUTS = 10  # times that one call goes on after the connection broke; a later call goes on from there
 BLOCK = 1 << 20
+_log = logging.getLogger(__name__)
+_BROKEN = (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError)
+
+
+class _CutError(ConnectionError):
+    """The transfer broke after bytes had come, or must begin anew: worth another attempt at once."""
 
 
 def cache_path(spec: DataSpec) -> Path:
@@ -32,26 +47,34 @@ def cache_path(spec: DataSpec) -> Path:
     return (Path(folder) if folder else Path.home() / ".d4rl" / "datasets") / str(spec.filename)
 
 
-def address(spec: DataSpec) -> str:
-    """Return the file's address; GTP_FAST_D4RL_URL takes the place of the published base."""
-    base = os.environ.get("GTP_FAST_D4RL_URL")
-    return str(spec.url).replace(D4RL_BASE, base.rstrip("/")) if base else str(spec.url)
+def addresses(spec: DataSpec) -> list[str]:
+    """Return where to ask for a file, in turn.
+
+    GTP_FAST_D4RL_URL takes the place of the published base; below it the file may lie as published, or flat.
+    """
+    base = os.environ.get("GTP_FAST_D4RL_URL", "").rstrip("/")
+    if not base:
+        return [str(spec.url)]
+    return [str(spec.url).replace(D4RL_BASE, base), f"{base}/{spec.filename}"]
 
 
 def fetch(spec: DataSpec, progress: Progress | None = None) -> Path:
     """Return the path of an entry's file, downloading it first if it is not there.
 
-    Raises: DataError when it can neither be found nor fetched, saying where to put it.
+    Args: progress is called with the bytes that have arrived and the bytes in all.
+    Raises: DataError when it can neither be found nor fetched, saying where to put it; DiskError when it does not fit.
     """
     path = cache_path(spec)
     if path.exists():
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _sole(path.with_name(path.name + ".lock")):
+        with _sole(path):
             if not path.exists():  # another process may have fetched it while this one waited
                 _download(spec, path, progress)
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskError(f"no space left for {path}; free some, or set D4RL_DATASET_DIR to a larger disk") from None
         raise DataError(
             f"{path.parent} cannot be written ({error}); set D4RL_DATASET_DIR to a folder of yours"
         ) from None
@@ -59,71 +82,162 @@ def fetch(spec: DataSpec, progress: Progress | None = None) -> Path:
 
 
 @contextmanager
-def _sole(lock: Path) -> Iterator[None]:
-    """Wait for, then hold, the lock of one file."""
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _sole(path: Path) -> Iterator[None]:
+    """Wait for, then hold, the lock of one file. The lock file stays: removing it would let two holders in."""
+    with path.with_name(path.name + ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning("another process is fetching %s; waiting for it", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
-        lock.unlink(missing_ok=True)
 
 
 def _download(spec: DataSpec, path: Path, progress: Progress | None) -> None:
-    url, part = address(spec), path.with_name(path.name + ".part")
+    """Fetch into the part, check it and move it into place."""
+    part = path.with_name(path.name + ".part")
+    url, total = _fetch_part(spec, part, path, progress)
+    # A mirror that the user named may hold other data under the name; loading then tells that it is not the published
+    # file. What comes from the published address must be the published file.
     published = url == spec.url
-    for attempt in range(ATTEMPTS):
-        try:
-            total = _continue(url, part, progress)
-            break
-        except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
-            if isinstance(error, urllib.error.HTTPError) or attempt == ATTEMPTS - 1 or not part.exists():
-                raise DataError(_out_of_reach(url, path, part, error)) from None
     expected = spec.size if published and spec.size else total
-    if expected is not None and part.stat().st_size != expected:
-        size = part.stat().st_size
-        part.unlink()
-        raise DataError(
-            f"{url} gave {size:,} bytes, expected {expected:,}; nothing was kept: run again, or fetch by hand"
-        )
-    if spec.sha256 and published:
+    size = part.stat().st_size
+    wrong = None if expected in (None, size) else f"{size:,} bytes, expected {expected:,}"
+    if not wrong and published and spec.sha256:
         with part.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != spec.sha256:
-            part.unlink()
-            raise DataError(f"{url} has SHA-256 {found}, expected {spec.sha256}; nothing was kept: run again")
+        wrong = None if found == spec.sha256 else f"SHA-256 {found}, expected {spec.sha256}"
+    if wrong:
+        _forget(part)
+        raise DataError(f"{url} gave {wrong}; nothing was kept: run again, or put the right file at {path}")
     publish_file(part, path)
+    _forget(part)
+
+
+def _fetch_part(spec: DataSpec, part: Path, path: Path, progress: Progress | None) -> tuple[str, int | None]:
+    """Fetch from the first address that has the file, going on where it breaks; return the address and the size."""
+    urls = addresses(spec)
+    for url in urls:
+        for _ in range(CUTS):
+            try:
+                return url, _continue(url, part, progress)
+            except urllib.error.HTTPError as error:
+                if error.code == 404 and url != urls[-1]:
+                    break
+                raise DataError(_out_of_reach(url, path, part, f"HTTP {error.code} {error.reason}")) from None
+            except _CutError:
+                continue
+            except _BROKEN as error:  # nothing came: asking again would only cost time
+                raise DataError(_out_of_reach(url, path, part, getattr(error, "reason", error))) from None
+            except ValueError as error:  # GTP_FAST_D4RL_URL is no address
+                raise DataError(_out_of_reach(url, path, part, error)) from None
+    raise DataError(_out_of_reach(urls[-1], path, part, f"the connection broke {CUTS} times"))
 
 
 def _continue(url: str, part: Path, progress: Progress | None) -> int | None:
-    """Append to the part file from where it ends; return the size of the whole, where the server says it.
+    """Append to the part from where it ends; return the size of the whole, where the server says it.
 
-    Raises: ConnectionError when the server ends early; the part stays for the next attempt.
+    Raises: _CutError when the server ends early; the part stays for the next attempt.
     """
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    origin = _origin(part)
+    have = _length(part) if origin.get("url") == url else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    if have and origin.get("version"):
+        headers["If-Range"] = origin["version"]  # a file that has changed since is sent whole
     try:
-        response: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
+        response = _open(urllib.request.Request(url, headers=headers))
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing after the end: the part is the whole
-            return have
+        whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+        if error.code == 416 and whole and int(whole[1]) == have:
+            return have  # the part is the whole
+        if error.code == 416:
+            _forget(part)
+            raise _CutError from None
         raise
-    with response, part.open("ab" if response.status == 206 else "wb") as file:
-        if response.status != 206:
+    with response:
+        status = getattr(response, "status", None)
+        if status == 206 and not (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
+            _forget(part)
+            raise _CutError
+        if status != 206:
             have = 0  # a server that ignores ranges sends all of it again
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length is not None else None
-        while block := response.read(BLOCK):
-            file.write(block)
-            have += len(block)
-            if progress is not None:
-                progress(have, total)
+            version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+            _record(part).write_text(json.dumps({"url": url, "version": version}))
+        return _append(response, part, have, progress)
+
+
+def _append(response: Any, part: Path, have: int, progress: Progress | None) -> int | None:
+    """Write what the server sends after the first `have` bytes; return the size of the whole, where it says so."""
+    length = response.headers.get("Content-Length")
+    total = have + int(length) if length is not None else None
+    read = getattr(response, "read1", response.read)  # what has come is written at once, so that a kill loses little
+    with part.open("ab" if have else "wb") as file:
+        try:
+            while block := read(BLOCK):
+                file.write(block)
+                have += len(block)
+                if progress is not None:
+                    progress(have, total)
+        except (HTTPException, TimeoutError, ConnectionError):
+            raise _CutError from None
     if total is not None and have < total:
-        raise ConnectionError(f"the connection ended after {have:,} of {total:,} bytes")
+        raise _CutError
     return total
 
 
-def _out_of_reach(url: str, path: Path, part: Path, error: Exception) -> str:
-    kept = f" {part.stat().st_size:,} bytes are kept and will be continued." if part.exists() else ""
+def _open(request: urllib.request.Request) -> Any:
+    """Open an address, or raise TimeoutError after ANSWER_SECONDS, however long the name look-up would take."""
+    outcome: list[Any] = []
+
+    def ask() -> None:
+        try:
+            outcome.append(urllib.request.urlopen(request, timeout=STALL_SECONDS))
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    if not outcome:
+        raise TimeoutError(f"no answer in {ANSWER_SECONDS:g} seconds")
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+def reach(url: str) -> None:
+    """Return once a server answers, with whatever status; raise an error of the network within ANSWER_SECONDS."""
+    try:
+        _open(urllib.request.Request(url, method="HEAD")).close()
+    except urllib.error.HTTPError:
+        return
+
+
+def _record(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _origin(part: Path) -> dict[str, Any]:
+    """Return what the part is a part of; empty when that is not known, and then the part is not continued."""
+    try:
+        found = json.loads(_record(part).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _length(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _record(part).unlink(missing_ok=True)
+
+
+def _out_of_reach(url: str, path: Path, part: Path, why: object) -> str:
+    kept = f" {_length(part):,} bytes are kept and will be continued." if _length(part) else ""
     return (
-        f"{url} could not be fetched ({getattr(error, 'reason', None) or error}).{kept} Run again, set "
-        f"GTP_FAST_D4RL_URL to a mirror, or put the file at {path}; --dataset FILE takes any other place"
+        f"{url} could not be fetched ({why}).{kept} Run again, set GTP_FAST_D4RL_URL to a mirror, or put the file at "
+        f"{path}; --dataset FILE takes any other place"
     )

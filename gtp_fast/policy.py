@@ -17,7 +17,7 @@ from gtp_fast import checkpoint, rng
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.networks import actor_layout, critic_layout, q_values, views
 from gtp_fast.rundir import RunDir
-from gtp_fast.trajectory import sample_actions, sampling_grid
+from gtp_fast.trajectory import sample_actions, sample_path, sampling_grid
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,14 @@ class Policy:
         if self._critic is not None:
             actions = self._choose(self._critic, obs, actions)
         return actions.cpu().numpy()
+
+    @torch.inference_mode()
+    def paths(self, obs_SBD: np.ndarray) -> np.ndarray:
+        """Return every point on the way from noise to action, unclamped, float32 (K + 1, S, B, A); one draw a row."""
+        obs = torch.as_tensor(obs_SBD, dtype=torch.float32).to(self.device)
+        z = self._noise(obs.shape[1]).to(self.device)
+        path = sample_path(self._actor, obs, z, self._grid, self.config.sigma_data, self.config.sigma_min)
+        return torch.stack(path).cpu().numpy()
 
     def _noise(self, rows: int) -> Tensor:
         self._calls += 1

@@ -48,7 +48,9 @@ class Screen:
                 self._say(f"warning: {event.message}")
 
     def _progress(self, event: Progress) -> None:
-        shown = {name: sum(row) / len(row) for name, row in event.means.items() if name in ("actor_loss", "critic_loss", "q")}
+        shown = {
+            name: sum(row) / len(row) for name, row in event.means.items() if name in ("actor_loss", "critic_loss", "q")
+        }
         if self._bar is not None:
             self._bar.update(event.step - self._bar.n)
             self._bar.set_postfix({**{n: f"{v:.3g}" for n, v in shown.items()}, "score": self._score})
@@ -71,7 +73,9 @@ class Screen:
         """Show the result: last and best score of each seed, and where everything lies."""
         for i, seed in enumerate(result.seeds):
             if result.score_last and result.score_best:
-                self._stream.write(f"seed {seed}: score {result.score_last[i]:.1f} last, {result.score_best[i]:.1f} best\n")
+                self._stream.write(
+                    f"seed {seed}: score {result.score_last[i]:.1f} last, {result.score_best[i]:.1f} best\n"
+                )
         self._stream.write(
             f"{result.steps:,} steps in {_clock(result.seconds)} ({result.steps_per_second:.1f} a second)\n"
             f"run directory {result.run_dir}; draw it with: gtp-fast report {result.run_dir}\n"

@@ -1,0 +1,50 @@
+# Two commands on a fresh machine: make train, make test. CONTRIBUTING.md says what the others are for.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := torch==2.13.0
+TRAIN_FLAGS ?= --steps 3000 --candidates 20 --select argmax --eval-every 1000 --save-every 1000
+
+.PHONY: train test check lint bench crash gpu clean
+.DELETE_ON_ERROR:
+
+train: $(STAMP)
+	$(BIN)/gtp-fast train --env hopper-demo-v0 $(TRAIN_FLAGS)
+
+test: $(STAMP)
+	$(BIN)/pytest -q -m "not gpu and not crash" -n 2
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/pytest -q -m "not gpu and not crash and not slow" -n 2
+
+# What make check needs beside its tests, for a CI that runs all tests anyway.
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+
+bench: $(STAMP)
+	$(BIN)/pytest bench/ --benchmark-only
+
+crash: $(STAMP)
+	$(BIN)/pytest -q -m crash
+
+# On a machine with a GPU: installs nothing, runs under the Python that is named.
+gpu:
+	PYTHONPATH=.:kernels $(PYTHON) -m pytest -q -m gpu tests
+
+# The stamp comes last: an install that was interrupted is done again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
+	  f"gtp-fast needs Python 3.11 to 3.13, {sys.executable} is {v[0]}.{v[1]}; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

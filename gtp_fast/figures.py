@@ -1,0 +1,156 @@
+"""The pictures of a report: learning curves with their seeds, and the four goals of Fig. 7. All return PNG bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # no window, on any machine
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from gtp_fast.report import Run
+
+COLOURS = ("#1f5fa8", "#d1661f", "#2f8f4e", "#8a4fa3", "#b03a48", "#6b6b6b")
+GOAL_SAMPLES, PATHS, ROLLOUTS = 4_000, 60, 40
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _tidy(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def learning_curves(groups: Mapping[tuple[str, str], list[Run]]) -> bytes:
+    """Draw score over steps, a line a setting with its seeds shaded, and the actor's loss beside it."""
+    figure, (score, loss) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(2, 1), layout="constrained")
+    several = len({env for env, _ in groups}) > 1
+    for i, ((env, name), runs) in enumerate(groups.items()):
+        colour, text = COLOURS[i % len(COLOURS)], f"{env}: {name}" if several else name
+        _curve(score, runs, colour, text)
+        for run in runs:
+            if "actor_loss" in run.losses:
+                loss.plot(run.losses["step"], run.losses["actor_loss"], color=colour, linewidth=1)
+    first = next(iter(groups.values()))[0]
+    _data_line(score, first)
+    scored = all(run.scored or not len(run.eval_steps) for runs in groups.values() for run in runs)
+    _tidy(score, "normalised score" if scored else "return")
+    score.set_xlabel("train steps", fontsize=9)
+    score.legend(fontsize=8, frameon=False, loc="best")
+    _tidy(loss, "actor loss")
+    loss.set_xlabel("train steps", fontsize=9)
+    if len(loss.lines):
+        loss.set_yscale("log")
+    for axes in (score, loss):
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
+    figure.suptitle(", ".join(dict.fromkeys(env for env, _ in groups)), fontsize=11)
+    return _png(figure)
+
+
+def _curve(axes: Axes, runs: list[Run], colour: str, text: str) -> None:
+    shared = [run for run in runs if len(run.eval_steps)]
+    if not shared:
+        axes.plot([], [], color=colour, label=f"{text} (not evaluated yet)")
+        return
+    steps = np.array(sorted(set.intersection(*({int(s) for s in run.eval_steps} for run in shared))))
+    if not len(steps):
+        steps = shared[0].eval_steps
+        shared = shared[:1]
+    figures = np.concatenate([run.figures[np.isin(run.eval_steps, steps)] for run in shared], axis=1)
+    mean = figures.mean(axis=1)
+    axes.plot(
+        steps, mean, color=colour, linewidth=2, marker="o", markersize=3, label=f"{text}, {figures.shape[1]} seeds"
+    )
+    axes.fill_between(steps, figures.min(axis=1), figures.max(axis=1), color=colour, alpha=0.18, linewidth=0)
+
+
+def _data_line(axes: Axes, run: Run) -> None:
+    from gtp_fast import catalog
+
+    mean_return = run.environment.get("data_return_mean")
+    if mean_return is None:
+        return
+    score = catalog.normalised_score(catalog.resolve(run.settings["env"]), mean_return)
+    height = mean_return if score is None else float(score)
+    axes.axhline(height, color="#999999", linestyle="--", linewidth=1, label="mean episode of the data")
+
+
+def multigoal(run: Path) -> tuple[dict[str, Any], bytes]:
+    """Draw Fig. 7 for a run on multigoal-v0: data, samples at K = 5 and 2, the sampler's paths, rollouts.
+
+    Returns the mass of each mode and off every mode, by sampler, and the picture.
+    """
+    from gtp_fast import embedded
+    from gtp_fast.policy import load_policy
+
+    policies = {k: load_policy(run, sampling_steps=k, candidates=1, device="cpu") for k in (5, 2)}
+    data = embedded.multigoal_arrays()
+    near = np.linalg.norm(data.obs, axis=1) < 4 * embedded.START_STD
+    clouds = {"data": data.action[near]}
+    origin = np.zeros((policies[5].members, GOAL_SAMPLES, 2), np.float32)
+    for k, policy in policies.items():
+        clouds[f"K = {k}"] = policy.act_members(origin)[0]
+    masses = {name: embedded.mode_masses(cloud) for name, cloud in clouds.items()}
+    figure, panels = plt.subplots(1, 5, figsize=(16, 3.6), layout="constrained")
+    for axes, (name, cloud) in zip(panels, clouds.items(), strict=False):
+        axes.scatter(
+            *cloud[:GOAL_SAMPLES].T, s=2, color=COLOURS[0] if name != "data" else "#555555", alpha=0.35, linewidths=0
+        )
+        kind = "actions of the data at the origin" if name == "data" else f"GTP samples, {name}"
+        _plane(axes, f"{kind}\noff the modes {masses[name][1]:.3f}", 1.0)
+        for centre, mass in zip(embedded.MODE_CENTRES, masses[name][0], strict=True):
+            axes.add_patch(plt.Circle(centre, embedded.MODE_RADIUS, fill=False, color="#999999", linewidth=0.8))
+            axes.annotate(f"{mass:.2f}", centre * 1.62, ha="center", va="center", fontsize=8)
+    _paths(panels[3], policies[5])
+    _rollouts(panels[4], policies[5])
+    summary = {name: {"masses": m.tolist(), "off": off} for name, (m, off) in masses.items()}
+    return summary, _png(figure)
+
+
+def _plane(axes: Axes, title: str, limit: float) -> None:
+    _tidy(axes, title)
+    axes.set_aspect("equal")
+    axes.set_xlim(-limit, limit)
+    axes.set_ylim(-limit, limit)
+
+
+def _paths(axes: Axes, policy: Any) -> None:
+    """Draw how noise becomes actions: the K + 1 points of each path, scaled into the picture by arcsinh."""
+    for points in policy.paths(np.zeros((policy.members, PATHS, 2), np.float32))[:, 0].transpose(1, 0, 2):
+        axes.plot(*np.arcsinh(points).T, color=COLOURS[0], alpha=0.35, linewidth=0.8)
+        axes.plot(*np.arcsinh(points[-1]), "o", color=COLOURS[1], markersize=2.5)
+    axes.set_aspect("equal")
+    _tidy(axes, "paths from noise to action, K = 5\n(arcsinh scale)")
+
+
+def _rollouts(axes: Axes, policy: Any) -> None:
+    from gtp_fast import embedded
+
+    envs = [embedded.MultiGoalEnv() for _ in range(ROLLOUTS)]
+    position = np.stack([env.reset(seed=i)[0] for i, env in enumerate(envs)])
+    tracks, ended = [position.copy()], np.zeros(ROLLOUTS, bool)
+    while not ended.all():
+        actions = policy.act_members(np.broadcast_to(position, (policy.members, ROLLOUTS, 2)))[0]
+        for i in np.flatnonzero(~ended):
+            position[i], _, terminal, timeout, _ = envs[i].step(actions[i])
+            ended[i] = terminal or timeout
+        tracks.append(position.copy())
+    for track in np.stack(tracks, axis=1):
+        axes.plot(*track.T, color=COLOURS[2], alpha=0.5, linewidth=0.9)
+    for goal in embedded.GOALS:
+        axes.add_patch(plt.Circle(goal, embedded.GOAL_RADIUS, color=COLOURS[1], alpha=0.35, linewidth=0))
+    _plane(axes, f"{ROLLOUTS} rollouts from the origin\nto the four goals", 1.4)

@@ -1,0 +1,37 @@
+"""`gtp-fast profile`: where the time of a train step goes on this machine, for one setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gtp_fast import catalog, dataset, device, profiling
+from gtp_fast.algorithms import gtp
+from gtp_fast.buffer import ReplayBuffer
+from gtp_fast.config import TrainConfig
+from gtp_fast.graph import stepper
+
+STEPS = 50
+
+
+def profile_run(cfg: TrainConfig, out: Path, steps: int = STEPS) -> dict[str, Any]:
+    """Time `steps` steps of a fresh run, write <out>/trace.json, and return microseconds a step by phase.
+
+    A compiled or captured step has no phases of its own; pass --backend eager --no-graph to see them.
+    """
+    cfg, chosen = device.resolve(cfg)
+    device.prepare(cfg)
+    spec = catalog.resolve(cfg.env)
+    buffer = ReplayBuffer.from_transitions(
+        dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions), cfg, cfg.device
+    )
+    state = gtp.init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+    out.mkdir(parents=True, exist_ok=True)
+    phases = profiling.profile_steps(stepper(cfg, state, buffer), steps, out / "trace.json")
+    return {
+        "env": cfg.env,
+        "ran on": chosen,
+        **{f"{name} us": value for name, value in phases.items()},
+        "trace": str(out / "trace.json"),
+        "nsight systems": profiling.nsys_command(cfg.env),
+    }

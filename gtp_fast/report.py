@@ -1,0 +1,230 @@
+"""From run directories to what people read: summary.json, curve.png and a README with the table and the model card.
+
+Runs of one setting and several seeds are one line. Last and best score stand apart: they are not the same claim. The
+paper's number stands beside ours only where the data are the paper's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gtp_fast import catalog, paper
+from gtp_fast.errors import UsageError
+from gtp_fast.rundir import RunDir, publish, publish_json
+
+BOOTSTRAP_SAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report reads of one run; arrays by step, figures (steps, members)."""
+
+    path: Path
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    eval_steps: np.ndarray
+    figures: np.ndarray
+    returns: np.ndarray
+    scored: bool
+    losses: dict[str, np.ndarray]
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return config.yaml of the run that holds `path` (the run, a checkpoint, or its best policy)."""
+    from gtp_fast.config_files import read_yaml
+
+    for folder in (path, path.parent.parent):
+        if (folder / "config.yaml").exists():
+            return read_yaml(folder / "config.yaml")
+    raise UsageError(f"{path} is no run directory (it has no config.yaml); train one with gtp-fast train")
+
+
+def read_run(path: Path) -> Run:
+    """Read a run directory, finished or not. Raises: UsageError when it is none."""
+    settings = read_settings(path)
+    run = RunDir(path)
+    evals = [json.loads(file.read_text()) for file in sorted(run.evaluations.glob("step-*.json"))]
+    scored = bool(evals) and evals[0]["scores"] is not None
+    members = settings["seeds"]
+    returns = np.array([np.mean(e["returns"], axis=1) for e in evals]).reshape(len(evals), members)
+    figures = np.array([np.mean(e["scores"], axis=1) for e in evals]) if scored else returns
+    environment = path / "environment.json"
+    return Run(
+        path=path,
+        settings=settings,
+        environment=json.loads(environment.read_text()) if environment.exists() else {},
+        eval_steps=np.array([e["step"] for e in evals], dtype=np.int64),
+        figures=figures.reshape(len(evals), members),
+        returns=returns,
+        scored=scored,
+        losses=_losses(run.metrics),
+    )
+
+
+def _losses(path: Path) -> dict[str, np.ndarray]:
+    """Return step and the mean over members of each metric; a line that was cut off is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    if not rows:
+        return {}
+    names = [name for name in rows[0] if name != "step"]
+    columns = {name: np.array([np.mean([float(x) for x in row[name]]) for row in rows]) for name in names}
+    return {"step": np.array([row["step"] for row in rows]), **columns}
+
+
+def interquartile_mean(figures: np.ndarray) -> float:
+    """Return the mean of the middle half of the figures, the ends weighted by what belongs to it."""
+    ordered = np.sort(np.asarray(figures, dtype=np.float64).ravel())
+    edges = np.arange(len(ordered) + 1) / len(ordered)
+    weight = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0.0, None)
+    return float((ordered * weight).sum() / weight.sum())
+
+
+def bootstrap_interval(figures: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
+    """Return the 95 % bootstrap interval of the interquartile mean over seeds, None for fewer than two."""
+    figures = np.asarray(figures, dtype=np.float64).ravel()
+    if len(figures) < 2:
+        return None
+    drawn = np.random.default_rng(seed).choice(figures, (BOOTSTRAP_SAMPLES, len(figures)))
+    means = np.array([interquartile_mean(row) for row in drawn[:: max(1, BOOTSTRAP_SAMPLES // 2_000)]])
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def label(run: Run) -> str:
+    """Name a setting: what differs between the lines of a picture."""
+    s = run.settings
+    algo = s["algo"].upper() + ("-BC" if s["bc"] else "")
+    chosen = "" if s["candidates"] == 1 else f", {s['candidates']} candidates ({s['select']})"
+    return f"{algo} {s['preset']}, K = {s['sampling_steps']}{chosen}"
+
+
+def group(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Gather runs of one data set and setting; their members are its seeds."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.settings["env"], label(run)), []).append(run)
+    return groups
+
+
+def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:
+    """Return the figures of one setting: a value a seed, mean and standard deviation, IQM and its interval."""
+    with_evals = [run for run in runs if len(run.eval_steps)]
+    row: dict[str, Any] = {
+        "env": env,
+        "setting": name,
+        "runs": [str(run.path) for run in runs],
+        "seeds": [run.settings["seed"] + i for run in runs for i in range(run.settings["seeds"])],
+        "steps": max(run.settings["steps"] for run in runs),
+        "kind": "score" if all(run.scored for run in runs) else "return",
+    }
+    if not with_evals:
+        return row
+    for claim, pick in (("last", lambda f: f[-1]), ("best", lambda f: f.max(axis=0))):
+        figures = np.concatenate([pick(run.figures) for run in with_evals])
+        row[claim] = {
+            "each": figures.tolist(),
+            "mean": float(figures.mean()),
+            "std": float(figures.std()),
+            "iqm": interquartile_mean(figures),
+            "iqm_95": bootstrap_interval(figures),
+        }
+    row["paper"] = _paper_score(runs[0])
+    return row
+
+
+def _paper_score(run: Run) -> dict[str, Any]:
+    spec = catalog.resolve(run.settings["env"])
+    if run.settings["dataset"] or spec.source != "d4rl":
+        return {"absent": "the data are not the paper's"}
+    found = paper.gtp_score(spec.paper_row, run.settings["bc"], run.settings["sampling_steps"])
+    return {"absent": "not legible in our copy"} if found is None else {"mean": found[0], "std": found[1]}
+
+
+def draw_report(paths: Sequence[Path], out: Path) -> Path:
+    """Write summary.json, curve.png and README.md about runs into `out`, and return it.
+
+    Raises: UsageError when a path is no run.
+    """
+    from gtp_fast import figures
+
+    runs = [read_run(path) for path in paths]
+    out.mkdir(parents=True, exist_ok=True)
+    groups = group(runs)
+    rows = [summarise(env, name, members) for (env, name), members in groups.items()]
+    summary: dict[str, Any] = {"settings": rows}
+    pictures = ["curve.png"]
+    publish(out / "curve.png", figures.learning_curves(groups))
+    goals = [run for run in runs if run.settings["env"] == "multigoal-v0" and not run.settings["dataset"]]
+    if goals:
+        summary["multigoal"], picture = figures.multigoal(goals[0].path)
+        publish(out / "multigoal.png", picture)
+        pictures.append("multigoal.png")
+    publish_json(out / "summary.json", summary)
+    publish(out / "README.md", _page(runs, rows, summary, pictures).encode())
+    return out
+
+
+def _page(runs: list[Run], rows: list[dict[str, Any]], summary: dict[str, Any], pictures: list[str]) -> str:
+    lines = [f"# {', '.join(dict.fromkeys(row['env'] for row in rows))}", ""]
+    lines += [f"![{name.split('.')[0]}]({name})" for name in pictures]
+    lines += ["", *_table(rows), ""]
+    if "multigoal" in summary:
+        lines += _goal_table(summary["multigoal"]) + [""]
+    for run in runs:
+        lines += _card(run)
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    head = "| data | setting | seeds | last: mean (std) | best: mean (std) | IQM of last, 95 % interval | paper |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = [row["env"], row["setting"], str(len(row["seeds"]))]
+        if "last" in row:
+            last, best, interval = row["last"], row["best"], row["last"]["iqm_95"]
+            cells += [f"{last['mean']:.1f} ({last['std']:.1f})", f"{best['mean']:.1f} ({best['std']:.1f})"]
+            cells += [f"{last['iqm']:.1f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ", one seed")]
+            theirs = row["paper"]
+            cells += [theirs.get("absent") or f"{theirs['mean']}" + (f" ({theirs['std']})" if theirs["std"] else "")]
+        else:
+            cells += ["not evaluated yet"] * 3 + ["-"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", "Figures are normalised scores (0: random, 100: expert) where references exist, else returns."]
+
+
+def _goal_table(goals: dict[str, Any]) -> list[str]:
+    lines = ["| sampler | mass of each mode | off every mode |", "|---|---|---|"]
+    for name, value in goals.items():
+        masses = ", ".join(f"{mass:.3f}" for mass in value["masses"])
+        lines.append(f"| {name} | {masses} | {value['off']:.3f} |")
+    return lines
+
+
+def _card(run: Run) -> list[str]:
+    s, e = run.settings, run.environment
+    machine = e.get("gpu") or f"CPU, {e.get('threads')} threads"
+    return [
+        f"## {run.path.name}",
+        "",
+        f"- Setting: {label(run)}, eta {s['eta']:g}, batch {s['batch_size']}, {s['steps']:,} steps, seeds "
+        f"{s['seed']} to {s['seed'] + s['seeds'] - 1}",
+        f"- Data: {e.get('data_source')} ({e.get('transitions')} transitions, mean return of an episode "
+        f"{e.get('data_return_mean', float('nan')):.1f}), SHA-256 {e.get('data_sha256')}",
+        f"- Evaluated on {s['eval_episodes']} episodes each, one action drawn from "
+        + ("one candidate" if s["candidates"] == 1 else f"{s['candidates']} candidates by {s['select']}"),
+        f"- Trained by gtp-fast {e.get('gtp_fast')} (commit {e.get('commit')}), torch {e.get('torch')}, {machine}, "
+        f"backend {s['backend']}, {s['precision']}",
+        "- Acts on observations like those of its data; nothing is known of it elsewhere.",
+        "",
+    ]

@@ -1,0 +1,45 @@
+"""Small data sets in D4RL's layout, whole or spoiled on purpose, for the tests of the data room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+HALFCHEETAH = (17, 6)
+
+
+def columns(episodes: int = 3, length: int = 20, sizes: tuple[int, int] = HALFCHEETAH) -> dict[str, Any]:
+    """Return whole episodes that end by their time limit: row i of the observations is filled with i."""
+    rows, (obs_dim, action_dim) = episodes * length, sizes
+    timeouts = np.zeros(rows, dtype=bool)
+    timeouts[length - 1 :: length] = True
+    return {
+        "observations": np.repeat(np.arange(rows, dtype=np.float32)[:, None], obs_dim, axis=1),
+        "actions": np.random.default_rng(0).uniform(-1, 1, (rows, action_dim)).astype(np.float32),
+        "rewards": np.ones(rows, dtype=np.float32),
+        "terminals": np.zeros(rows, dtype=bool),
+        "timeouts": timeouts,
+    }
+
+
+def write(path: Path, values: dict[str, Any]) -> Path:
+    """Write the columns as one HDF5 file; None leaves a key out."""
+    with h5py.File(path, "w") as file:
+        for key, value in values.items():
+            if value is not None:
+                file[key] = value
+    return path
+
+
+def spoiled(path: Path, **changes: Any) -> Path:
+    """Write a whole data set with some columns replaced; a function is given the column and changes it in place."""
+    values = columns()
+    for key, change in changes.items():
+        if callable(change):
+            change(values[key])
+        else:
+            values[key] = change
+    return write(path, values)
