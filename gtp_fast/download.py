@@ -131,7 +131,9 @@ def _fetch_part(spec: DataSpec, part: Path, path: Path, progress: Progress | Non
                 raise DataError(_out_of_reach(url, path, part, getattr(error, "reason", error))) from None
             except ValueError as error:  # GTP_FAST_D4RL_URL is no address
                 raise DataError(_out_of_reach(url, path, part, error)) from None
-    raise DataError(_out_of_reach(urls[-1], path, part, f"the connection broke {CUTS} times"))
+        else:
+            raise DataError(_out_of_reach(url, path, part, f"the connection broke {CUTS} times"))
+    raise AssertionError("the last address returns or raises")
 
 
 def _continue(url: str, part: Path, progress: Progress | None) -> int | None:

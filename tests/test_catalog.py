@@ -72,7 +72,9 @@ def test_an_environment_of_ones_own_module_is_taken_as_it_is():
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest():
-    with pytest.raises(UsageError, match="no data set is called 'halfcheeta-medum-v2'.*halfcheetah-medium-v2") as error:
+    with pytest.raises(
+        UsageError, match=r"no data set is called 'halfcheeta-medum-v2'.*halfcheetah-medium-v2"
+    ) as error:
         resolve("halfcheeta-medum-v2")
     assert error.value.exit_code == 2
 
@@ -98,7 +100,7 @@ def test_every_task_preset_exists(spec: catalog.DataSpec):
 
 
 @pytest.mark.filterwarnings("ignore:.*out of date")
-@pytest.mark.parametrize("name", [n for n in catalog.OWN_DATA_ENVS], ids=str)
+@pytest.mark.parametrize("name", catalog.OWN_DATA_ENVS)
 def test_the_sizes_are_the_environments(name: str):
     spec, env = resolve(name), gymnasium.make(name)
     assert env.observation_space.shape == (spec.obs_dim,) and env.action_space.shape == (spec.action_dim,)
