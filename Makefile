@@ -18,14 +18,14 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/pytest -q -m "not gpu and not crash and not slow" -n 2
 
 # What make check needs beside its tests, for a CI that runs all tests anyway.
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(STAMP)
 	$(BIN)/pytest bench/ --benchmark-only

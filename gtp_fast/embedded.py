@@ -7,7 +7,7 @@ not observed, so that near the origin the expert's actions have four modes, and 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -34,7 +34,7 @@ class MultiGoalEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     Reward 1 at a goal, 0 elsewhere; 25 steps at most. Observation: position, float32 (2,).
     """
 
-    metadata = {"render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
     def __init__(self) -> None:
         self.observation_space = Box(-1.5, 1.5, (2,), np.float32)

@@ -36,7 +36,7 @@ class EvalResult:
     seconds: float = field(compare=False)
 
     @property
-    def figure_S(self) -> list[float]:
+    def figures(self) -> list[float]:
         """One figure a member, to rank by: the mean score, or the mean return where there is no reference."""
         return np.asarray(self.returns_SE if self.scores_SE is None else self.scores_SE).mean(axis=1).tolist()
 

@@ -112,9 +112,11 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
         policy = _policy_config(cfg, buffer)
         evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed)
         meta = {"policy": policy.to_json(), "data_sha256": data.sha256, "env": cfg.env, "algo": cfg.algo}
-        parameters = sum(t.numel() for name, t in state.tensors().items() if name.endswith(".param"))
+        parameters = gtp.parameter_count(cfg, buffer.obs_dim, buffer.action_dim)
         step = int(state.step)
-        report(Started(run.path, data.source, buffer.size, parameters, chosen, step, (*notes, *start.notes)))
+        report(
+            Started(run.path, data.source, buffer.size, parameters, chosen, step, (*data.notes, *notes, *start.notes))
+        )
         with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:
             training = _Training(cfg, run, state, evaluator, writer, report, meta, start.best)
             if start.checkpoint is not None:
@@ -206,7 +208,7 @@ class _Training:
             self.durably("best policy", lambda r=result, p=policy: self.keep_best(r, p))
             file = self.run.evaluation(result.step)
             self.durably("evaluation", lambda r=result, f=file: publish_json(f, r.to_json()))
-            self.writer.score(result.step, result.figure_S)
+            self.writer.score(result.step, result.figures)
             self.report(result)
 
     def keep_best(self, result: EvalResult, policy: dict[str, Tensor]) -> None:
@@ -214,9 +216,9 @@ class _Training:
         tensors, figures, steps = self.best.get("tensors"), self.best.get("figures"), self.best.get("steps")
         if tensors is None or figures is None or steps is None:
             tensors = {name: tensor.clone() for name, tensor in policy.items()}
-            figures, steps = list(result.figure_S), [result.step] * len(result.seeds)
+            figures, steps = list(result.figures), [result.step] * len(result.seeds)
         else:
-            for i, figure in enumerate(result.figure_S):
+            for i, figure in enumerate(result.figures):
                 if (figure, -result.step) > (figures[i], -steps[i]):
                     figures[i], steps[i] = figure, result.step
                     for name, tensor in policy.items():
@@ -276,7 +278,7 @@ def _policy_config(cfg: TrainConfig, buffer: ReplayBuffer) -> PolicyConfig:
 def _result(cfg: TrainConfig, source: str, run: RunDir, seconds: float, steps_done: int) -> Result:
     results = read_evaluations(run)
     scores = [r for r in results if r.scores_SE is not None]
-    best = [max(column) for column in zip(*(r.figure_S for r in scores), strict=True)] if scores else None
+    best = [max(column) for column in zip(*(r.figures for r in scores), strict=True)] if scores else None
     return Result(
         run_dir=str(run.path),
         env=cfg.env,
@@ -295,7 +297,7 @@ def _result(cfg: TrainConfig, source: str, run: RunDir, seconds: float, steps_do
         sampling_steps=cfg.sampling_steps,
         candidates=cfg.candidates,
         select=cfg.select,
-        score_last=scores[-1].figure_S if scores else None,
+        score_last=scores[-1].figures if scores else None,
         score_best=best,
         return_last=results[-1].returns_SE.mean(axis=1).tolist() if results else None,
         checkpoint=str(run.checkpoint(cfg.steps)),

@@ -180,7 +180,7 @@ def _page(runs: list[Run], rows: list[dict[str, Any]], summary: dict[str, Any], 
     lines += [f"![{name.split('.')[0]}]({name})" for name in pictures]
     lines += ["", *_table(rows), ""]
     if "multigoal" in summary:
-        lines += _goal_table(summary["multigoal"]) + [""]
+        lines += [*_goal_table(summary["multigoal"]), ""]
     for run in runs:
         lines += _card(run)
     return "\n".join(lines) + "\n"

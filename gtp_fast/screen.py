@@ -33,7 +33,7 @@ class Screen:
             case Started():
                 self._say(f"run    {event.run_dir}")
                 self._say(f"data   {event.source}: {event.transitions:,} transitions")
-                self._say(f"device {event.chosen}; {event.parameters:,} parameters")
+                self._say(f"device {event.chosen}; {event.parameters:,} parameters a seed")
                 for note in event.notes:
                     self._say(f"note   {note}")
                 if self._bar is not None:
@@ -42,7 +42,7 @@ class Screen:
                 self._progress(event)
             case EvalResult():
                 kind = "return" if event.scores_SE is None else "score"
-                self._score = " ".join(f"{figure:.1f}" for figure in event.figure_S)
+                self._score = " ".join(f"{figure:.1f}" for figure in event.figures)
                 self._say(f"step {event.step:>9,}  {kind} {self._score}")
             case Warned():
                 self._say(f"warning: {event.message}")

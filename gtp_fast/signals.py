@@ -14,7 +14,7 @@ from gtp_fast.errors import GtpError
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(GtpError):
+class InterruptedRunError(GtpError):
     """The run was asked to stop and has saved what it had; exit code 128 + signal."""
 
     def __init__(self, message: str, exit_code: int):
@@ -28,12 +28,12 @@ class Interrupt:
     def __init__(self) -> None:
         self.signal, self.raise_at_once = 0, True
 
-    def error(self, saved: Path | None) -> Interrupted:
+    def error(self, saved: Path | None) -> InterruptedRunError:
         """Return the error to end with."""
         what = (
             f"the checkpoint {saved} is saved; run the same command again to continue" if saved else "nothing to save"
         )
-        return Interrupted(f"stopped by {signal.Signals(self.signal).name}: {what}", 128 + self.signal)
+        return InterruptedRunError(f"stopped by {signal.Signals(self.signal).name}: {what}", 128 + self.signal)
 
     def handle(self, number: int, frame: object) -> None:
         """Take note of the first signal; end the process with the second."""

@@ -5,9 +5,11 @@ It shares with the product only the layout of the initial parameters and the ran
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gtp_fast import networks, rng
 from gtp_fast.config import TrainConfig
@@ -66,8 +68,8 @@ def flatten(module: nn.Module, prefixes: dict[str, str], layout: networks.Layout
 class Trainer:
     """One member's whole training, by the book."""
 
-    ACTOR = {"t": "t", "s": "s", "mlp": "mlp"}
-    CRITIC = {"mlp": ""}
+    ACTOR: ClassVar[dict[str, str]] = {"t": "t", "s": "s", "mlp": "mlp"}
+    CRITIC: ClassVar[dict[str, str]] = {"mlp": ""}
 
     def __init__(self, cfg: TrainConfig, data, obs_dim: int, action_dim: int, seed: int):
         self.cfg, self.data, self.seed, self.step = cfg, data, seed, 0
@@ -135,7 +137,7 @@ class Trainer:
             value_action = self._sample(obs, self._noise(rng.VALUE_NOISE, rows))
             per_head = [q(torch.cat([many, next_action], -1)).view(samples, rows).amax(0) for q in self.q_target]
             y = reward + cfg.gamma * going * torch.minimum(*per_head)
-        loss = sum(F.mse_loss(q(torch.cat([obs, action], -1))[:, 0], y) for q in self.q)
+        loss = sum(functional.mse_loss(q(torch.cat([obs, action], -1))[:, 0], y) for q in self.q)
         self.critic_adam.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.q.parameters(), cfg.grad_norm)

@@ -39,7 +39,7 @@ def test_the_step_stays_on_the_device(changes):
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_no_tensor_of_the_step_lives_on_the_host(changes):
-    state, _, step = _parts(changes, device="meta")
+    _, _, step = _parts(changes, device="meta")
     assert problems_of(step, dict, steps=1) == []
 
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from gtp_kernels import reference
 from torch import Tensor
+from torch.nn import functional
 
 
 def _word(value: int) -> Tensor:
@@ -54,7 +54,7 @@ def test_integer_below_covers_its_range_and_never_reaches_the_bound():
 
 def test_mish_matches_float64_over_its_whole_range():
     x = torch.cat([torch.linspace(-60, 60, 20_001), torch.tensor([-1e30, 0.0, 1e30])])
-    exact = F.mish(x.double())
+    exact = functional.mish(x.double())
     # 4 ulp: an exponential, two products and a division of float32.
     assert ((reference.mish(x).double() - exact).abs() <= 4 * 2**-23 * exact.abs() + 1e-30).all()
 
@@ -62,7 +62,7 @@ def test_mish_matches_float64_over_its_whole_range():
 def test_mish_gradient_matches_float64_autograd():
     x = torch.linspace(-30, 30, 20_001, requires_grad=True)
     exact_in = x.detach().double().requires_grad_()
-    (exact,) = torch.autograd.grad(F.mish(exact_in).sum(), exact_in)
+    (exact,) = torch.autograd.grad(functional.mish(exact_in).sum(), exact_in)
     (ours,) = torch.autograd.grad(reference.mish(x).sum(), x)
     # The slope is a sum of terms of order one: absolute error of a few float32 roundings.
     assert (ours.double() - exact).abs().max() < 2e-6

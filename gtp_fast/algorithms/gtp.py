@@ -53,6 +53,12 @@ def member_seeds(cfg: TrainConfig) -> list[int]:
     return [cfg.seed + i for i in range(cfg.seeds)]
 
 
+def parameter_count(cfg: TrainConfig, obs_dim: int, action_dim: int) -> int:
+    """Return the trained parameters of one member: actor, and twin critic unless it is a BC run."""
+    critics = 0 if cfg.bc else 2 * critic_layout(obs_dim, action_dim, cfg.hidden).parameters
+    return actor_layout(obs_dim, action_dim, cfg.hidden).parameters + critics
+
+
 def policy_tensors(state: TrainState) -> dict[str, Tensor]:
     """Return copies of what acting needs: the EMA actor (S, Pa) and, but for BC, the target critic (2 S, Pc)."""
     tensors = {"actor": state.actor.slow.clone()}

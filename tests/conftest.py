@@ -1,0 +1,28 @@
+"""What every test shares: one thread a test process, and a hypothesis profile without deadlines."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: test processes share the cores
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("gtp-fast", deadline=None, max_examples=30, derandomize=True)
+settings.load_profile("gtp-fast")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none, and say so."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU; run make gpu on a machine with one"))
