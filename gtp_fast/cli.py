@@ -208,10 +208,8 @@ def _data(arguments: argparse.Namespace) -> None:
     from gtp_fast import dataset, download
     from gtp_fast.screen import download_bar
 
-    if arguments.action == "check":
-        if not arguments.env:
-            raise UsageError("gtp-fast data check FILE needs --env, the environment that the file is for")
-        described = dataset.check(Path(arguments.name), catalog.resolve(arguments.env))
+    if arguments.action == "check" or Path(arguments.name).exists():
+        described = dataset.check(arguments.name, catalog.resolve(arguments.env) if arguments.env else None)
     else:
         spec = catalog.resolve(arguments.name)
         with download_bar(sys.stderr) as progress:

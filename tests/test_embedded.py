@@ -58,7 +58,13 @@ def test_the_generator_gives_the_same_bits_for_a_seed():
 
 
 def test_the_observation_does_not_tell_the_goal(goals: Transitions):
-    assert goals.obs_ND.shape[1] == 2 and np.abs(goals.obs_ND[:, :]).max() < 1.5
+    ends = np.flatnonzero(goals.terminal_N)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    reached, nearest_at_start = (
+        np.linalg.norm(place[:, None] - GOALS[None], axis=-1).argmin(axis=1)
+        for place in (goals.next_obs_ND[ends], goals.obs_ND[starts])
+    )
+    assert goals.obs_ND.shape[1] == 2 and abs((reached == nearest_at_start).mean() - 0.25) < 0.04
 
 
 def test_every_expert_episode_reaches_its_goal_and_every_goal_is_reached_equally_often(goals: Transitions):
