@@ -174,8 +174,8 @@ def _ogbench(name: str) -> DataSpec | None:
     obs_dim, action_dim = {"single": (28, 5), "double": (37, 5)}.get(match[2] or "", (None, None))
     if match[1]:
         obs_dim = None  # images
-    sizes = {"obs_dim": obs_dim, "action_dim": action_dim}
-    return DataSpec(name, "ogbench", url=f"{OGBENCH_BASE}/{file}", filename=file, **sizes, eval_episodes=100)
+    spec = DataSpec(name, "ogbench", url=f"{OGBENCH_BASE}/{file}", filename=file, eval_episodes=100)
+    return replace(spec, obs_dim=obs_dim, action_dim=action_dim)
 
 
 def _own_data(name: str) -> DataSpec | None:

@@ -128,6 +128,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
     with Screen(sys.stderr, cfg.steps) as screen:
         result = train(cfg, screen.show)
+    from gtp_fast.report import draw_report
+
+    draw_report([Path(result.run_dir)], Path(result.run_dir) / "report")
     if arguments.json:
         print(json.dumps(asdict(result)))
     else:

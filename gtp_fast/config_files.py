@@ -120,4 +120,4 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def dump_yaml(cfg: TrainConfig) -> str:
     """Return all settings as YAML, in the order of the dataclass; `read_yaml` gives them back."""
-    return yaml.safe_dump(asdict(cfg), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(asdict(cfg), sort_keys=False)  # ASCII: every other character is escaped

@@ -15,21 +15,21 @@ from gymnasium.spaces import Box
 
 from gtp_fast.episodes import Arrays
 
-GOALS = np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], dtype=np.float32)
-GOAL_RADIUS = 0.15
-SPEED = 0.25  # of the plane's unit a step, at action 1
-START_STD = 0.02
+GOALS = 2.0 * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]], dtype=np.float32)
+BOUND = 3.0  # of the plane, each way
+GOAL_RADIUS = 0.4
+START_STD = 0.1
 ACTION_SIZE = 0.7  # length of the expert's action along its direction, so that no mode touches the bounds
-ACTION_STD = 0.05
+ACTION_STD = 0.1
 MAX_STEPS = 25
-EPISODES = 2_000
+EPISODES = 4_000
 
 MODE_CENTRES = ACTION_SIZE * GOALS / np.linalg.norm(GOALS, axis=1, keepdims=True)  # of the actions at the origin
 MODE_RADIUS = 3 * ACTION_STD  # holds 98.9 % of a mode of two dimensions
 
 
 class MultiGoalEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A point in the plane [-1.5, 1.5]^2: action in [-1, 1]^2 moves it by SPEED * action; a goal ends the episode.
+    """A point in the plane [-3, 3]^2, moved by its action in [-1, 1]^2; a goal ends the episode.
 
     Reward 1 at a goal, 0 elsewhere; 25 steps at most. Observation: position, float32 (2,).
     """
@@ -37,7 +37,7 @@ class MultiGoalEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
     def __init__(self) -> None:
-        self.observation_space = Box(-1.5, 1.5, (2,), np.float32)
+        self.observation_space = Box(-BOUND, BOUND, (2,), np.float32)
         self.action_space = Box(-1.0, 1.0, (2,), np.float32)
         self._position, self._steps = np.zeros(2, np.float32), 0
 
@@ -52,13 +52,13 @@ class MultiGoalEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move; end at a goal or after 25 steps."""
-        self._position = np.clip(self._position + SPEED * np.clip(action, -1, 1), -1.5, 1.5).astype(np.float32)
+        self._position = np.clip(self._position + np.clip(action, -1, 1), -BOUND, BOUND).astype(np.float32)
         self._steps += 1
         reached = bool((np.linalg.norm(GOALS - self._position, axis=1) < GOAL_RADIUS).any())
         return self._position.copy(), float(reached), reached, self._steps >= MAX_STEPS, {}
 
 
-gymnasium.register("gtp_fast/MultiGoal-v0", MultiGoalEnv)
+gymnasium.register("gtp_fast/MultiGoal-v0", "gtp_fast.embedded:MultiGoalEnv")
 
 
 def multigoal_arrays(episodes: int = EPISODES, seed: int = 0) -> Arrays:

@@ -137,7 +137,7 @@ def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, fram
     try:
         while not ended and len(images) < frames:
             images.append(Image.fromarray(np.asarray(env.render(), dtype=np.uint8)))
-            action = policy.act_members(np.broadcast_to(obs.astype(np.float32), (policy.members, 1, len(obs))))[0, 0]
+            action = policy.act_members(np.tile(obs.astype(np.float32), (policy.members, 1, 1)))[0, 0]
             obs, _, terminated, truncated, _ = env.step(action)
             ended = terminated or truncated
     except Exception as error:  # rendering back ends raise whatever their driver raises

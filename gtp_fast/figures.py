@@ -14,6 +14,7 @@ matplotlib.use("Agg")  # no window, on any machine
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
 if TYPE_CHECKING:
     from gtp_fast.report import Run
@@ -113,7 +114,7 @@ def multigoal(run: Path) -> tuple[dict[str, Any], bytes]:
         kind = "actions of the data at the origin" if name == "data" else f"GTP samples, {name}"
         _plane(axes, f"{kind}\noff the modes {masses[name][1]:.3f}", 1.0)
         for centre, mass in zip(embedded.MODE_CENTRES, masses[name][0], strict=True):
-            axes.add_patch(plt.Circle(centre, embedded.MODE_RADIUS, fill=False, color="#999999", linewidth=0.8))
+            axes.add_patch(Circle(centre, embedded.MODE_RADIUS, fill=False, color="#999999", linewidth=0.8))
             axes.annotate(f"{mass:.2f}", centre * 1.62, ha="center", va="center", fontsize=8)
     _paths(panels[3], policies[5])
     _rollouts(panels[4], policies[5])
@@ -144,7 +145,7 @@ def _rollouts(axes: Axes, policy: Any) -> None:
     position = np.stack([env.reset(seed=i)[0] for i, env in enumerate(envs)])
     tracks, ended = [position.copy()], np.zeros(ROLLOUTS, bool)
     while not ended.all():
-        actions = policy.act_members(np.broadcast_to(position, (policy.members, ROLLOUTS, 2)))[0]
+        actions = policy.act_members(np.repeat(position[None], policy.members, axis=0))[0]
         for i in np.flatnonzero(~ended):
             position[i], _, terminal, timeout, _ = envs[i].step(actions[i])
             ended[i] = terminal or timeout
@@ -152,5 +153,5 @@ def _rollouts(axes: Axes, policy: Any) -> None:
     for track in np.stack(tracks, axis=1):
         axes.plot(*track.T, color=COLOURS[2], alpha=0.5, linewidth=0.9)
     for goal in embedded.GOALS:
-        axes.add_patch(plt.Circle(goal, embedded.GOAL_RADIUS, color=COLOURS[1], alpha=0.35, linewidth=0))
-    _plane(axes, f"{ROLLOUTS} rollouts from the origin\nto the four goals", 1.4)
+        axes.add_patch(Circle(goal, embedded.GOAL_RADIUS, color=COLOURS[1], alpha=0.35, linewidth=0))
+    _plane(axes, f"{ROLLOUTS} rollouts from the origin\nto the four goals", embedded.BOUND)

@@ -21,6 +21,7 @@ from gtp_fast.config import TrainConfig
 from gtp_fast.errors import DiskError, GtpError
 from gtp_fast.evaluate import EvalResult
 from gtp_fast.evaluator import Evaluator
+from gtp_fast.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
 from gtp_fast.graph import stepper
 from gtp_fast.policy import PolicyConfig
 from gtp_fast.resume import describe, open_run, starting_point
@@ -32,66 +33,6 @@ CHUNK_SECONDS = 0.5
 DISK_FAILURES = 3
 
 
-@dataclass(frozen=True)
-class Started:
-    """What the run is: shown before the first step."""
-
-    run_dir: Path
-    source: str
-    transitions: int
-    parameters: int
-    chosen: str
-    step: int
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One log interval: means a member, and the speed since the last one."""
-
-    step: int
-    steps: int
-    steps_per_second: float
-    means: Mapping[str, list[float]]
-
-
-@dataclass(frozen=True)
-class Warned:
-    """Something that the user should know and that does not stop the run."""
-
-    message: str
-
-
-Event = Started | Progress | EvalResult | Warned
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `train --json` prints; scores are one entry a seed, None where no reference return is known."""
-
-    run_dir: str
-    env: str
-    dataset: str
-    algo: str
-    bc: bool
-    preset: str
-    seeds: list[int]
-    steps: int
-    steps_per_second: float
-    seconds: float
-    device: str
-    backend: str
-    graph: bool
-    precision: str
-    sampling_steps: int
-    candidates: int
-    select: str
-    score_last: list[float] | None
-    score_best: list[float] | None
-    return_last: list[float] | None
-    checkpoint: str
-
-
 def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None) -> Result:
     """Train, evaluate and save a run; continue it where it was left.
 
@@ -101,7 +42,8 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     spec = catalog.resolve(cfg.env)
     cfg, chosen = device.resolve(cfg)
     device.prepare(cfg)
-    data = dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions)
+    where = Path(cfg.dataset) if cfg.dataset else None
+    data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
         buffer = ReplayBuffer.from_transitions(data, cfg, cfg.device)
@@ -209,7 +151,7 @@ class _Training:
             file = self.run.evaluation(result.step)
             self.durably("evaluation", lambda r=result, f=file: publish_json(f, r.to_json()))
             self.writer.score(result.step, result.figures)
-            self.report(result)
+            self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
 
     def keep_best(self, result: EvalResult, policy: dict[str, Tensor]) -> None:
         """Replace the members of ckpt/best that this evaluation beats; ties keep the earlier step."""

@@ -94,7 +94,7 @@ def _tensorboard(path: Path) -> Any:
 
 def _wandb(cfg: TrainConfig, path: Path) -> Any:
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError("--wandb needs the package wandb: pip install 'gtp-fast[track]'") from None
     return wandb.init(project="gtp-fast", name=path.name, dir=str(path), config=vars(cfg))

@@ -44,8 +44,9 @@ class PolicyConfig:
     def from_json(cls, values: dict[str, Any]) -> PolicyConfig:
         """Read `to_json`'s values; raises CheckpointError when one is missing or of another kind."""
         try:
-            known = {field.name: values[field.name] for field in fields(cls)}
-            return cls(**known | {"seeds": tuple(int(seed) for seed in known["seeds"])})
+            known: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
+            known["seeds"] = tuple(int(seed) for seed in known["seeds"])
+            return cls(**known)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's policy description is incomplete ({error!r})") from None
 

@@ -149,5 +149,5 @@ class RunDir:
 
 def new_run_path(root: Path, env: str, algo: str, seed: int, hash6: str) -> Path:
     """Return runs/<env>/<algo>-s<seed>-<UTC>-<hash6>, made safe for a file system."""
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in env)
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in env).lstrip(".") or "_"
     return root / name / f"{algo}-s{seed}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{hash6}"

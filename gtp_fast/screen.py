@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
-from gtp_fast.download import Progress as DownloadProgress
-from gtp_fast.evaluate import EvalResult
-from gtp_fast.loop import Event, Progress, Result, Started, Warned
+from gtp_fast.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
 
 
 class Screen:
     """Shows events on a stream; the caller owns the stream."""
 
     def __init__(self, stream: TextIO, steps: int):
-        self._stream, self._score = stream, "-"
-        self._bar = tqdm(total=steps, unit="step", file=stream, dynamic_ncols=True) if stream.isatty() else None
+        self._stream, self._score, self._steps = stream, "-", steps
+        self._bar: tqdm[NoReturn] | None = None
+        self._fetching: tqdm[NoReturn] | None = None
 
     def __enter__(self) -> Screen:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        for bar in (self._bar, self._fetching):
+            if bar is not None:
+                bar.close()
 
     def show(self, event: Event) -> None:
         """Show one event."""
@@ -36,16 +36,27 @@ class Screen:
                 self._say(f"device {event.chosen}; {event.parameters:,} parameters a seed")
                 for note in event.notes:
                     self._say(f"note   {note}")
-                if self._bar is not None:
-                    self._bar.update(event.step)
+                if self._stream.isatty():
+                    self._bar = tqdm(
+                        total=self._steps, initial=event.step, unit="step", file=self._stream, dynamic_ncols=True
+                    )
             case Progress():
                 self._progress(event)
-            case EvalResult():
-                kind = "return" if event.scores_SE is None else "score"
+            case Downloading():
+                self._download(event)
+            case Evaluated():
+                kind = "score" if event.scored else "return"
                 self._score = " ".join(f"{figure:.1f}" for figure in event.figures)
                 self._say(f"step {event.step:>9,}  {kind} {self._score}")
             case Warned():
                 self._say(f"warning: {event.message}")
+
+    def _download(self, event: Downloading) -> None:
+        if self._fetching is None:
+            quiet = not self._stream.isatty()
+            self._fetching = tqdm(unit="B", unit_scale=True, desc="fetching", file=self._stream, disable=quiet)
+        self._fetching.total = event.total
+        self._fetching.update(event.done - self._fetching.n)
 
     def _progress(self, event: Progress) -> None:
         shown = {
@@ -78,7 +89,7 @@ class Screen:
                 )
         self._stream.write(
             f"{result.steps:,} steps in {_clock(result.seconds)} ({result.steps_per_second:.1f} a second)\n"
-            f"run directory {result.run_dir}; draw it with: gtp-fast report {result.run_dir}\n"
+            f"run directory  {result.run_dir}\nlearning curve {result.run_dir}/report/curve.png\n"
         )
 
 
@@ -88,7 +99,7 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def download_bar(stream: TextIO) -> Iterator[DownloadProgress]:
+def download_bar(stream: TextIO) -> Iterator[Callable[[int, int | None], None]]:
     """Yield a progress callback for a download; silent where the stream is no terminal."""
     with tqdm(unit="B", unit_scale=True, file=stream, disable=not stream.isatty()) as bar:
 

@@ -1,0 +1,110 @@
+"""Checkpoints come back bit for bit, or are refused by name; no altered byte passes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gtp_fast import checkpoint
+from gtp_fast.errors import CheckpointError, GtpError
+from gtp_fast.rundir import RunDir
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path)
+    run.checkpoints.mkdir()
+    return run
+
+
+def _save(run: RunDir, step: int) -> Path:
+    tensors = {"actor.param": torch.full((2, 8), float(step)), "step": torch.tensor(step)}
+    return checkpoint.save(
+        run, step, tensors, {"actor": tensors["actor.param"]}, {"env": "x"}, {5: {"actor": torch.ones(2)}}
+    )
+
+
+def test_everything_saved_comes_back(run):
+    loaded = checkpoint.load(_save(run, 10))
+    assert loaded.step == 10 and loaded.meta["env"] == "x"
+    assert torch.equal(loaded.tensors["actor.param"], torch.full((2, 8), 10.0)) and int(loaded.tensors["step"]) == 10
+    assert torch.equal(loaded.pending_evals[5]["actor"], torch.ones(2))
+    policy, meta = checkpoint.load_policy(run.checkpoint(10))
+    assert list(policy) == ["actor"] and meta["step"] == 10
+
+
+def test_only_the_newest_are_kept_and_the_best_stays(run):
+    checkpoint.save_best(run, {"actor": torch.zeros(1)}, {"step": 1})
+    for step in (10, 20, 30):
+        _save(run, step)
+    checkpoint.prune(run, keep=2)
+    assert checkpoint.steps(run) == [20, 30] and (run.checkpoints / "best").is_dir()
+
+
+def test_a_damaged_newest_is_passed_over_and_told(run):
+    _save(run, 10)
+    (_save(run, 20) / checkpoint.STATE).write_bytes(b"short")
+    newest, refused = checkpoint.load_newest(run)
+    assert newest is not None and newest.step == 10
+    assert len(refused) == 1 and "expected" in refused[0]
+
+
+def test_when_none_is_usable_the_run_never_starts_again_in_silence(run):
+    (_save(run, 10) / checkpoint.MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match="none of the 1 checkpoints") as error:
+        checkpoint.load_newest(run)
+    assert error.value.exit_code == 5
+
+
+def test_a_run_without_checkpoints_starts_at_zero(run):
+    assert checkpoint.load_newest(run) == (None, [])
+
+
+def test_values_that_are_not_finite_are_never_written(run):
+    with pytest.raises(CheckpointError, match=r"actor\.param held values that are not finite at step 10"):
+        checkpoint.save(run, 10, {"actor.param": torch.tensor([float("nan")])}, {}, {}, {})
+    assert not list(run.checkpoints.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m | {"format": 99}, "has format 99, this version reads 1"),
+        (lambda m: m | {"files": {"../../escape": {"bytes": 1, "sha256": ""}}}, "which is no file of the checkpoint"),
+        (lambda m: m | {"files": 7}, "cannot be read"),
+        (lambda m: {}, "cannot be read"),
+    ],
+)
+def test_a_foreign_manifest_is_refused(run, change, words):
+    manifest = _save(run, 10) / checkpoint.MANIFEST
+    manifest.write_text(json.dumps(change(json.loads(manifest.read_text()))))
+    with pytest.raises(CheckpointError, match=words):
+        checkpoint.load(run.checkpoint(10))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@given(data=st.data())
+def test_no_altered_truncated_or_grown_byte_passes(run, data):
+    path = _save(run, 10)
+    file = data.draw(st.sampled_from(sorted(path.iterdir())))
+    content = bytearray(file.read_bytes())
+    kind = data.draw(st.sampled_from(["flip", "cut", "grow"]))
+    if kind == "flip":
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    elif kind == "cut":
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        content += data.draw(st.binary(min_size=1, max_size=64))
+    file.write_bytes(content)
+    try:
+        loaded = checkpoint.load(path)
+    except GtpError:
+        return
+    # Only the manifest is not covered by itself: what it then still admits must be the true content.
+    assert file.name == checkpoint.MANIFEST
+    assert torch.equal(loaded.tensors["actor.param"], torch.full((2, 8), 10.0))
