@@ -1,0 +1,61 @@
+"""What `auto` becomes, and the phases that a profile names."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from run_cases import tiny
+
+from gtp_fast import device, profiling
+from gtp_fast.config import TrainConfig
+from gtp_fast.errors import UsageError
+from gtp_fast.profile_run import profile_run
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="states what a machine without a GPU does")
+
+
+@no_gpu
+def test_short_runs_on_a_cpu_are_eager_and_long_ones_compiled_where_a_compiler_is(monkeypatch):
+    short, why = device.resolve(TrainConfig(env="x", steps=1_000))
+    assert (short.device, short.backend, short.graph) == ("cpu", "eager", False)
+    assert short.threads >= 1 and "cpu, backend eager" in why
+    long, why = device.resolve(TrainConfig(env="x", steps=1_000_000))
+    expected = "compiled" if device.missing_for_compile("cpu") is None else "eager"
+    assert long.backend == expected
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", "")
+    assert device.resolve(TrainConfig(env="x", steps=1_000_000))[0].backend == "eager"
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"device": "cuda"}, "sees no NVIDIA GPU"), ({"precision": "tf32"}, "needs a GPU")],
+)
+def test_what_this_machine_has_not_is_refused(changes, words):
+    with pytest.raises(UsageError, match=words):
+        device.resolve(TrainConfig(env="x", **changes))
+
+
+def test_a_phase_is_nothing_at_all_unless_it_is_recorded():
+    assert profiling.phase("critic") is profiling.phase("actor")
+
+
+def test_a_profile_names_the_phases_of_the_step_and_writes_a_trace(tmp_path: Path):
+    found = profile_run(tiny(tmp_path), tmp_path / "out", steps=3)
+    phases = [found[f"{name} us"] for name in profiling.PHASES]
+    assert all(us > 0 for us in phases) and found["step us"] > 0
+    assert "nsys profile" in found["nsight systems"]
+    names = {event.get("name") for event in json.loads((tmp_path / "out/trace.json").read_text())["traceEvents"]}
+    assert set(profiling.PHASES) <= names
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's mallopt exists on Linux")
+def test_keeping_freed_memory_does_no_harm_when_called_twice():
+    device.keep_freed_memory()
+    device.keep_freed_memory()
+    assert torch.ones(1 << 18).exp().sum() > 0

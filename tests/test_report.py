@@ -1,0 +1,104 @@
+"""Reports: figures by hand, the paper's numbers only where the data are the paper's, pictures that open."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_cases import tiny
+
+from gtp_fast import embedded, paper, report
+from gtp_fast.config_files import merge
+from gtp_fast.errors import UsageError
+from gtp_fast.loop import train
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half():
+    assert report.interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0])) == 1.5
+    # Five values: a quarter of five is 1.25, so the second and the fourth count three quarters.
+    assert report.interquartile_mean(np.arange(5.0)) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
+    assert report.interquartile_mean(np.array([7.0])) == 7.0
+
+
+def test_the_bootstrap_interval_holds_the_mean_and_needs_two_seeds():
+    figures = np.random.default_rng(0).normal(50, 5, 10)
+    low, high = report.bootstrap_interval(figures) or (0.0, 0.0)
+    assert low < report.interquartile_mean(figures) < high and high - low < 12
+    assert report.bootstrap_interval(np.array([1.0])) is None
+
+
+def test_the_papers_numbers_are_those_printed():
+    assert paper.gtp_score("halfcheetah-m", bc=False) == (53.9, 0.1)
+    assert paper.gtp_score("halfcheetah-m", bc=False, sampling_steps=2) == (53.1, 0.5)
+    assert paper.gtp_score("hopper-m", bc=True) == (83.7, 4.0)
+    assert paper.gtp_score(None, bc=False) is None and paper.gtp_score("nowhere", bc=False) is None
+
+
+def test_a_report_of_a_run_tells_last_and_best_apart_and_its_setting(tmp_path: Path):
+    train(tiny(tmp_path, eval_every=10))
+    out = report.draw_report([tmp_path / "run"], tmp_path / "report")
+    row = json.loads((out / "summary.json").read_text())["settings"][0]
+    assert len(row["last"]["each"]) == len(row["best"]["each"]) == 2 and row["kind"] == "score"
+    assert all(b >= x for b, x in zip(row["best"]["each"], row["last"]["each"], strict=True))
+    assert row["paper"] == {"absent": "the data are not the paper's"}
+    page = (out / "README.md").read_text()
+    assert "GTP stable, K = 2" in page and "SHA-256" in page and "![curve](curve.png)" in page
+    assert Image.open(out / "curve.png").size[0] > 1000
+
+
+def test_seeds_of_one_setting_are_one_line_and_settings_are_several(tmp_path: Path):
+    runs = []
+    for name, changes in (("a", {}), ("b", {"seed": 5}), ("c", {"bc": True})):
+        train(tiny(tmp_path, run_dir=str(tmp_path / name), eval_every=30, **changes))
+        runs.append(tmp_path / name)
+    out = report.draw_report(runs, tmp_path / "report")
+    rows = json.loads((out / "summary.json").read_text())["settings"]
+    assert [(row["setting"], row["seeds"]) for row in rows] == [
+        ("GTP stable, K = 2", [0, 1, 5, 6]),
+        ("GTP-BC stable, K = 2", [0, 1]),
+    ]
+
+
+def test_an_unfinished_run_with_a_torn_line_is_drawn(tmp_path: Path):
+    train(tiny(tmp_path))
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "actor_')
+    out = report.draw_report([tmp_path / "run"], tmp_path / "report")
+    assert "not evaluated yet" in (out / "README.md").read_text()
+
+
+def test_the_papers_number_stands_beside_its_own_data_only(tmp_path: Path):
+    run = report.Run(tmp_path, dict(vars(merge({"env": "hopper-medium-v2"}))), {}, *([np.zeros(0)] * 3), False, {})
+    assert report._paper_score(run) == {"mean": 90.3, "std": 2.7}
+    run.settings["dataset"] = "mine.hdf5"
+    assert "absent" in report._paper_score(run)
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path):
+    with pytest.raises(UsageError, match="is no run directory"):
+        report.draw_report([tmp_path], tmp_path / "report")
+
+
+def test_mode_masses_count_what_lies_in_each_mode():
+    centres, radius = embedded.MODE_CENTRES, embedded.MODE_RADIUS
+    actions = np.concatenate([np.repeat(centres, [1, 2, 3, 2], axis=0), [[0.0, 0.0], centres[0] + radius * 1.01]])
+    masses, off = embedded.mode_masses(actions)
+    assert masses.tolist() == pytest.approx([0.1, 0.2, 0.3, 0.2]) and off == pytest.approx(0.2)
+
+
+@pytest.mark.slow
+def test_a_run_on_the_four_goals_draws_their_picture(tmp_path: Path):
+    train(
+        merge(
+            {"env": "multigoal-v0", "steps": 20, "hidden": 16, "batch_size": 16, "run_dir": str(tmp_path / "run")}
+            | {"eval_every": 0, "device": "cpu", "backend": "eager", "threads": 1}
+        )
+    )
+    out = report.draw_report([tmp_path / "run"], tmp_path / "report")
+    goals = json.loads((out / "summary.json").read_text())["multigoal"]
+    assert set(goals) == {"data", "K = 5", "K = 2"}
+    assert goals["data"]["off"] < 0.03 and all(0.2 < mass < 0.3 for mass in goals["data"]["masses"])
+    assert Image.open(out / "multigoal.png").size[0] > 1000
