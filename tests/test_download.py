@@ -293,3 +293,29 @@ def test_a_cut_file_loads_as_nothing_else_than_the_whole(site: Site):
     site.cut_at = [5_000, 50_000]
     data = dataset.load(SPEC)
     assert np.array_equal(data.obs_ND[:, 0] + 1, data.next_obs_ND[:, 0])
+
+
+def _train(tmp_path: Path, run: str = "run") -> subprocess.CompletedProcess[str]:
+    small = ["--steps", "4", "--hidden", "16", "--batch-size", "8", "--eval-every", "0", "--threads", "1"]
+    command = [sys.executable, "-m", "gtp_fast", "train", "--env", SPEC.name, "--run-dir", str(tmp_path / run), *small]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cuts", [[], [500_000]], ids=["whole", "cut off half-way"])
+def test_training_by_name_fetches_the_file_first(site: Site, content: bytes, tmp_path: Path, cuts: list[int]):
+    site.cut_at = list(cuts)
+    done = _train(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert download.cache_path(SPEC).read_bytes() == content and len(site.asked) == 1 + len(cuts)
+    site.files.clear()
+    assert _train(tmp_path, "again").returncode == 0  # from the cache, with nothing on the server
+
+
+@pytest.mark.slow
+def test_training_with_neither_file_nor_network_says_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("GTP_FAST_D4RL_URL", "http://127.0.0.1:9")  # nobody answers there
+    done = _train(tmp_path)
+    assert done.returncode == 3 and str(tmp_path / "cache" / str(SPEC.filename)) in done.stderr
+    assert not (tmp_path / "run").exists()
