@@ -90,7 +90,6 @@ class _Training:
     def to_the_end(self, run_steps: Callable[[int], None], step: int, interrupt: Interrupt) -> float:
         """Run until the last step and the last evaluation; return the seconds spent in train steps."""
         cfg, spent, logged, chunk = self.cfg, 0.0, (step, 0.0), 1
-        interrupt.raise_at_once = step == cfg.steps
         while step < cfg.steps:
             count = min(chunk, _until_boundary(cfg, step))
             started = time.perf_counter()
@@ -100,7 +99,7 @@ class _Training:
             elapsed = time.perf_counter() - started
             spent += elapsed
             chunk = max(1, min(chunk * 2, int(CHUNK_SECONDS * count / elapsed)))
-            interrupt.raise_at_once = False
+            interrupt.started = True
             self.collect()
             if _at(cfg, step, cfg.log_every):
                 self.log(step, (step - logged[0]) / (spent - logged[1]))

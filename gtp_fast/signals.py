@@ -23,10 +23,10 @@ class InterruptedRunError(GtpError):
 
 
 class Interrupt:
-    """Whether a signal has come. While `raise_at_once` is set there is nothing to save, and it raises where it hits."""
+    """Whether a signal has come. Until `started` is set there is nothing new to save, and a signal leaves at once."""
 
     def __init__(self) -> None:
-        self.signal, self.raise_at_once = 0, True
+        self.signal, self.started = 0, False
 
     def error(self, saved: Path | None) -> InterruptedRunError:
         """Return the error to end with."""
@@ -40,8 +40,9 @@ class Interrupt:
         if self.signal:
             os._exit(128 + number)
         self.signal = number
-        if self.raise_at_once:
-            raise self.error(None)
+        if not self.started:
+            # Not an Exception: torch.compile, which may be at work for a minute, would wrap one in its own.
+            raise SystemExit(128 + number)
 
 
 @contextmanager

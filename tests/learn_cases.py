@@ -34,14 +34,16 @@ def small_config() -> TrainConfig:
     )
 
 
-def transitions(size: int = 300) -> SimpleNamespace:
+def transitions(
+    size: int = 300, obs_dim: int = OBS_DIM, action_dim: int = ACTION_DIM, seed: int = 0
+) -> SimpleNamespace:
     """Random transitions with the fields of `dataset.Transitions` that the buffer reads."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     return SimpleNamespace(
-        obs_ND=rng.normal(size=(size, OBS_DIM)).astype(np.float32),
-        action_NA=rng.uniform(-1, 1, size=(size, ACTION_DIM)).astype(np.float32),
+        obs_ND=rng.normal(size=(size, obs_dim)).astype(np.float32),
+        action_NA=rng.uniform(-1, 1, size=(size, action_dim)).astype(np.float32),
         reward_N=rng.normal(size=size).astype(np.float32),
-        next_obs_ND=rng.normal(size=(size, OBS_DIM)).astype(np.float32),
+        next_obs_ND=rng.normal(size=(size, obs_dim)).astype(np.float32),
         terminal_N=rng.random(size) < 0.2,
     )
 

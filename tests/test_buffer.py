@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from learn_cases import transitions
 
 from gtp_fast.buffer import ReplayBuffer, row_width
 from gtp_fast.config import TrainConfig
 
 
-def _transitions(size, obs_dim, action_dim, seed=0):
-    rng = np.random.default_rng(seed)
-    return SimpleNamespace(
-        obs_ND=rng.normal(size=(size, obs_dim)).astype(np.float32),
-        action_NA=rng.uniform(-1, 1, size=(size, action_dim)).astype(np.float32),
-        reward_N=rng.normal(size=size).astype(np.float32),
-        next_obs_ND=rng.normal(size=(size, obs_dim)).astype(np.float32),
-        terminal_N=rng.random(size) < 0.3,
-    )
-
-
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 9), st.integers(0, 2**32 - 1))
 def test_gathered_rows_are_the_transitions(size, obs_dim, action_dim, seed):
-    data = _transitions(size, obs_dim, action_dim, seed)
+    data = transitions(size, obs_dim, action_dim, seed)
     buffer = ReplayBuffer.from_transitions(data, TrainConfig(env="x"), "cpu")
     index = torch.from_numpy(np.random.default_rng(seed).integers(0, size, (2, 5)))
     batch, i = buffer.gather(index), index.numpy()
@@ -39,7 +27,7 @@ def test_gathered_rows_are_the_transitions(size, obs_dim, action_dim, seed):
 
 
 def test_antmaze_reward_is_shifted_before_it_is_scaled():
-    data = _transitions(3, 2, 1)
+    data = transitions(3, 2, 1)
     data.reward_N = np.array([0.0, 1.0, 1.0], dtype=np.float32)
     cfg = TrainConfig(env="x", reward_shift=-0.5, reward_scale=4.0)
     batch = ReplayBuffer.from_transitions(data, cfg, "cpu").gather(torch.arange(3)[None])
