@@ -74,7 +74,8 @@ def _assert_agrees_with_eager(cfg: TrainConfig) -> None:
         _training(_config(**{**vars(cfg), "backend": "eager"})),
         _training(cfg),
     )
+    start = eager.actor.param.clone()
     run_eager(2)
     run_compiled(2)
-    # Two Adam steps of 3e-4 each; the compiler reorders float32 sums.
-    assert torch.allclose(eager.actor.param, compiled.actor.param, atol=1e-5)
+    # The compiler reorders float32 sums, and Adam's first steps turn the sign of a vanishing gradient into a whole step.
+    assert (eager.actor.param - compiled.actor.param).norm() < 0.01 * (eager.actor.param - start).norm()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gtp_fast.device import keep_freed_memory
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -18,9 +19,7 @@ def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None)  # as in training: temporaries of 1 MB are not mapped anew each time
-        libc.mallopt(-1, 1 << 30)
-        libc.mallopt(-3, 1 << 30)
+        keep_freed_memory()  # as in training
     yield
     torch.set_num_threads(before)
 
