@@ -19,6 +19,7 @@ from pathlib import Path
 from gtp_fast.errors import BusyError
 
 PARTIAL = ".partial-"  # prefix of what is being written; leftovers of a killed process are swept on the next claim
+REPLACED = PARTIAL + "old-"  # prefix of a directory that steps aside for its successor; put back if none came
 
 
 def publish(path: Path, data: bytes | Callable[[Path], None]) -> None:
@@ -46,38 +47,41 @@ def publish_json(path: Path, value: object) -> None:
 
 def publish_file(part: Path, path: Path) -> None:
     """Move a finished file of the same directory into place, durably."""
-    _sync(part)
+    sync(part)
     os.replace(part, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def publish_directory(path: Path, fill: Callable[[Path], None]) -> None:
     """Write a directory durably: filled beside its place, every file fsynced, renamed, parent fsynced.
 
-    A directory that stands in the place already is replaced.
+    A directory that stands in the place already is replaced. That takes two renames, and a kill between them leaves the
+    old one under another name: the next claim puts it back.
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    old = path.with_name(REPLACED + path.name)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         fill(partial)
         for file in sorted(partial.iterdir()):
-            _sync(file)
-        _sync(partial)
+            sync(file)
+        sync(partial)
         if path.exists():
-            old = path.with_name(f"{PARTIAL}{os.getpid()}-old-{path.name}")
-            os.replace(path, old)
-            os.replace(partial, path)
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(partial, path)
-        _sync(path.parent)
+            os.replace(path, old)
+        os.replace(partial, path)
+        sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return when the content of a file, or the names in a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -142,12 +146,28 @@ class RunDir:
         with locked(self.path / "LOCK", f"run directory {self.path}"):
             for directory in (self.path, self.checkpoints, self.evaluations):
                 directory.mkdir(parents=True, exist_ok=True)
-                for leftover in directory.glob(PARTIAL + "*"):
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                _sweep(directory)
             yield
 
 
+def _sweep(directory: Path) -> None:
+    """Put back what had stepped aside for a successor that never came; remove all else that is half-written."""
+    for leftover in directory.glob(PARTIAL + "*"):
+        place = directory / leftover.name.removeprefix(REPLACED)
+        if leftover.name.startswith(REPLACED) and not place.exists():
+            os.replace(leftover, place)
+        elif leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
 def new_run_path(root: Path, env: str, algo: str, seed: int, hash6: str) -> Path:
-    """Return runs/<env>/<algo>-s<seed>-<UTC>-<hash6>, made safe for a file system."""
+    """Return runs/<env>/<algo>-s<seed>-<UTC>-<hash6>, made safe for a file system, of which nothing exists yet."""
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in env).lstrip(".") or "_"
-    return root / name / f"{algo}-s{seed}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{hash6}"
+    start, now, tries = f"{algo}-s{seed}", f"{datetime.now(UTC):%Y%m%dT%H%M%S}", 0
+    path = root / name / f"{start}-{now}-{hash6}"
+    while path.exists():  # two runs of one second
+        tries += 1
+        path = root / name / f"{start}-{now}.{tries}-{hash6}"
+    return path
