@@ -13,7 +13,7 @@ from typing import Any
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
-from gtp_fast.rundir import RunDir, publish
+from gtp_fast.rundir import RunDir, publish, sync
 
 
 def means(sums_SQ: list[list[float]], names: tuple[str, ...], steps: int) -> dict[str, list[float]]:
@@ -26,13 +26,13 @@ def truncate_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             break  # the line that a killed process was writing
-    publish(path, "".join(line + "\n" for line in kept).encode())
+    publish(path, b"".join(line + b"\n" for line in kept))
 
 
 class MetricsWriter:
@@ -41,6 +41,7 @@ class MetricsWriter:
     def __init__(self, cfg: TrainConfig, run: RunDir, step: int):
         """Open the files; lines of steps after `step` are dropped first. Raises: UsageError without the extra."""
         truncate_after(run.metrics, step)
+        self._path = run.metrics
         self._jsonl = run.metrics.open("a", buffering=1)
         self._log = run.log.open("a", buffering=1)
         self._board = _tensorboard(run.path) if cfg.tensorboard else None
@@ -53,6 +54,11 @@ class MetricsWriter:
         shown = " ".join(f"{name} {sum(row) / len(row):.4g}" for name, row in values.items())
         self.say(f"step {step:,} {steps_per_second:.1f} steps/s {shown}")
         self._track(step, {name: dict(enumerate(row)) for name, row in values.items()})
+
+    def settle(self) -> None:
+        """Return when every line so far is on the disk: a checkpoint must not outlive the lines before it."""
+        self._jsonl.flush()
+        sync(self._path)
 
     def say(self, line: str) -> None:
         """Write one line to train.log."""
@@ -76,8 +82,12 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._jsonl.close()
-        self._log.close()
+        for file in (self._jsonl, self._log):
+            try:
+                file.close()
+            except OSError:
+                if error is None:
+                    raise  # else the disk has been told of: the first error says more
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
