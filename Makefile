@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
-TRAIN_FLAGS ?= --steps 3000 --candidates 20 --select argmax --eval-every 1000 --save-every 1000
+TRAIN_FLAGS ?=
 
 .PHONY: train test check lint bench crash gpu clean
 .DELETE_ON_ERROR:

@@ -77,5 +77,5 @@ def _assert_agrees_with_eager(cfg: TrainConfig) -> None:
     start = eager.actor.param.clone()
     run_eager(2)
     run_compiled(2)
-    # The compiler reorders float32 sums, and Adam's first steps turn the sign of a vanishing gradient into a whole step.
+    # The compiler reorders float32 sums; Adam's first steps turn the sign of a vanishing gradient into a whole step.
     assert (eager.actor.param - compiled.actor.param).norm() < 0.01 * (eager.actor.param - start).norm()

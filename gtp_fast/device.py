@@ -33,6 +33,9 @@ def resolve(cfg: TrainConfig) -> tuple[TrainConfig, str]:
             "--device cpu"
         )
     device = ("cuda" if cuda else "cpu") if cfg.device == "auto" else cfg.device
+    missing = missing_for_compile(device)
+    if cfg.backend == "compiled" and missing:
+        raise UsageError(f"--backend compiled needs {missing}; install it, or pass --backend eager")
     if cfg.precision != "fp32" and device == "cpu":
         raise UsageError(f"--precision {cfg.precision} needs a GPU; pass --precision fp32 on the CPU")
     backend, why = (cfg.backend, "as asked") if cfg.backend != "auto" else _choose_backend(cfg, device)

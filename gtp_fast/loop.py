@@ -37,7 +37,8 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     """Train, evaluate and save a run; continue it where it was left.
 
     Args: cfg as typed (`auto` is resolved here); report is told of every event.
-    Raises: a GtpError with the exit code of INTERFACE; Interrupt after SIGINT or SIGTERM, with the checkpoint saved.
+    Raises: a GtpError with the exit code of docs/run-directory.md; after SIGINT or SIGTERM, InterruptedRunError once
+    the checkpoint is saved.
     """
     spec = catalog.resolve(cfg.env)
     cfg, chosen = device.resolve(cfg)
@@ -65,6 +66,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
                 training.saved = start.checkpoint.path
                 training.resubmit(start.checkpoint.pending_evals)
             profiling.record_phases(cfg.profile)
+            (run.path / "failure.json").unlink(missing_ok=True)  # of an attempt before this one
             try:
                 seconds = training.to_the_end(stepper(cfg, state, buffer), step, interrupt)
             finally:
@@ -110,6 +112,8 @@ class _Training:
                 self.save(step)
             if interrupt.signal:
                 raise interrupt.error(self.saved)
+        if not self.run.checkpoint(step).is_dir():
+            raise DiskError(f"the last checkpoint could not be written to {self.run.path}; free space and run again")
         while self.evaluator.pending():
             self.collect(wait=0.2)
             if interrupt.signal:

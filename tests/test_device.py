@@ -29,6 +29,8 @@ def test_short_runs_on_a_cpu_are_eager_and_long_ones_compiled_where_a_compiler_i
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("PATH", "")
     assert device.resolve(TrainConfig(env="x", steps=1_000_000))[0].backend == "eager"
+    with pytest.raises(UsageError, match="--backend compiled needs a C"):
+        device.resolve(TrainConfig(env="x", backend="compiled"))
 
 
 @no_gpu

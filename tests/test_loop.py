@@ -126,3 +126,15 @@ def test_a_full_disk_warns_and_gives_up_after_three_refusals(tmp_path: Path):
     assert sum(isinstance(e, Warned) for e in events) == 3
     assert checkpoint.steps(RunDir(tmp_path / "second")) == []
     assert checkpoint.load_newest(RunDir(tmp_path / "run"))[0] is not None
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_no_success(tmp_path: Path):
+    cfg = replace(tiny(tmp_path), run_dir=str(tmp_path / "run"), save_every=0, log_every=1000, steps=10)
+    old, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    try:
+        with pytest.raises(DiskError, match="the last checkpoint could not be written"):
+            train(cfg)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, old)
