@@ -104,14 +104,18 @@ def load(path: Path) -> Checkpoint:
     """
     files = _verified(path)
     meta = _meta(path, files)
-    pending = {
-        int(name.removeprefix(PENDING).split(".")[0]): _tensors(path / name, files[name])
-        for name in files
-        if name.startswith(PENDING)
-    }
+    snapshots = [name for name in files if name.startswith(PENDING)]
+    pending = {_pending_step(path, name): _tensors(path / name, files[name]) for name in snapshots}
     if STATE not in files:
         raise CheckpointError(f"{path} holds a policy but no training state; resume from one of {path.parent}/step-*")
     return Checkpoint(path, int(meta["step"]), _tensors(path / STATE, files[STATE]), meta, pending)
+
+
+def _pending_step(path: Path, name: str) -> int:
+    digits = name.removeprefix(PENDING).removesuffix(".safetensors")
+    if not digits.isdecimal():
+        raise CheckpointError(f"{path / name} names no step; use another checkpoint")
+    return int(digits)
 
 
 def load_policy(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -128,7 +132,7 @@ def _verified(path: Path) -> dict[str, bytes]:
         manifest = json.loads((path / MANIFEST).read_bytes())
         listed = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
         version = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path / MANIFEST} cannot be read ({error}); use another checkpoint") from None
     if version != FORMAT:
         raise CheckpointError(
@@ -195,7 +199,10 @@ def load_newest(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     return None, refused
 
 
-def prune(run: RunDir, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints; ckpt/best stays."""
-    for step in steps(run)[: -max(keep, 1)]:
+def prune(run: RunDir, keep: int, newest: int) -> None:
+    """Remove all but the last `keep` checkpoints up to step `newest`, the one just saved; ckpt/best stays.
+
+    Later ones are those that a resume passed over as damaged, or went back behind: they must not push out good ones.
+    """
+    for step in [step for step in steps(run) if step <= newest][: -max(keep, 1)]:
         shutil.rmtree(run.checkpoint(step), ignore_errors=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch import Tensor
 from gtp_fast import catalog, checkpoint, dataset, device, guards, metrics, profiling
 from gtp_fast.algorithms import gtp
 from gtp_fast.buffer import ReplayBuffer
-from gtp_fast.config import TrainConfig
+from gtp_fast.config import TrainConfig, hash6
+from gtp_fast.disk import Disk
 from gtp_fast.errors import DiskError, GtpError
 from gtp_fast.evaluate import EvalResult
 from gtp_fast.evaluator import Evaluator
@@ -30,7 +31,6 @@ from gtp_fast.signals import Interrupt, listen
 from gtp_fast.state import TrainState
 
 CHUNK_SECONDS = 0.5
-DISK_FAILURES = 3
 
 
 def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None) -> Result:
@@ -54,16 +54,24 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
         describe(run, cfg, data)
         policy = _policy_config(cfg, buffer)
         evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed)
-        meta = {"policy": policy.to_json(), "data_sha256": data.sha256, "env": cfg.env, "algo": cfg.algo}
+        meta = {
+            "policy": policy.to_json(),
+            "data_sha256": data.sha256,
+            "env": cfg.env,
+            "algo": cfg.algo,
+            "settings": hash6(cfg),
+        }
         parameters = gtp.parameter_count(cfg, buffer.obs_dim, buffer.action_dim)
         step = int(state.step)
         report(
             Started(run.path, data.source, buffer.size, parameters, chosen, step, (*data.notes, *notes, *start.notes))
         )
         with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:
-            training = _Training(cfg, run, state, evaluator, writer, report, meta, start.best)
+            disk = Disk(run.path, lambda message: report(Warned(message)))
+            training = _Training(cfg, run, state, evaluator, writer, report, disk, meta, start.best)
             if start.checkpoint is not None:
                 training.saved = start.checkpoint.path
+                training.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
                 training.resubmit(start.checkpoint.pending_evals)
             profiling.record_phases(cfg.profile)
             (run.path / "failure.json").unlink(missing_ok=True)  # of an attempt before this one
@@ -84,10 +92,11 @@ class _Training:
     evaluator: Evaluator
     writer: metrics.MetricsWriter
     report: Callable[[Event], None]
+    disk: Disk
     meta: Mapping[str, Any]
     best: dict[str, Any]
     saved: Path | None = None
-    failures: int = field(default=0)
+    logged: int = 0  # the last step whose metrics were written: the sums began there
 
     def to_the_end(self, run_steps: Callable[[int], None], step: int, interrupt: Interrupt) -> float:
         """Run until the last step and the last evaluation; return the seconds spent in train steps."""
@@ -107,6 +116,7 @@ class _Training:
                 self.log(step, (step - logged[0]) / (spent - logged[1]))
                 logged = (step, spent)
             if _at(cfg, step, cfg.eval_every) and not self.run.evaluation(step).exists():
+                self.check(step)
                 self.evaluator.submit(step, gtp.policy_tensors(self.state))
             if interrupt.signal or _at(cfg, step, cfg.save_every) or step == cfg.steps:
                 self.save(step)
@@ -122,37 +132,40 @@ class _Training:
 
     def log(self, step: int, steps_per_second: float) -> None:
         """Read the metrics from the device, write them, and start the next interval."""
-        self.check()
+        self.check(step)
         names = gtp.metric_names(self.cfg)
-        interval = step - (step - 1) // self.cfg.log_every * self.cfg.log_every
-        values = metrics.means(self.state.metric_sums_SQ.tolist(), names, interval)
+        values = metrics.means(self.state.metric_sums_SQ.tolist(), names, step - self.logged)
         self.state.metric_sums_SQ.zero_()
-        self.durably("metrics", lambda: self.writer.write(step, values, steps_per_second))
+        self.logged = step
+        self.disk.write("metrics", "metrics", lambda: self.writer.write(step, values, steps_per_second))
         self.report(Progress(step, self.cfg.steps, steps_per_second, values))
 
-    def check(self) -> None:
+    def check(self, step: int) -> None:
         """Stop on a value that is not finite, before it is written anywhere."""
         names, seeds = gtp.metric_names(self.cfg), gtp.member_seeds(self.cfg)
         guards.check_finite(self.state.first_bad_SQ.tolist(), names, seeds, self.run.path, self.saved)
+        guards.check_tensors(self.state.tensors(), step, seeds, self.run.path, self.saved)
 
     def save(self, step: int) -> None:
         """Commit a checkpoint, unless the state is bad; keep the newest few."""
-        self.check()
+        self.check(step)
 
         def write() -> None:
+            self.writer.settle()
             policy = gtp.policy_tensors(self.state)
             pending = self.evaluator.pending()
-            self.saved = checkpoint.save(self.run, step, self.state.tensors(), policy, self.meta, pending)
-            checkpoint.prune(self.run, self.cfg.keep)
+            self.saved = checkpoint.save(self.run, step, self.state.tensors(), policy, meta, pending)
+            checkpoint.prune(self.run, self.cfg.keep, step)
 
-        self.durably(f"checkpoint at step {step:,}", write)
+        meta = {**self.meta, "logged": self.logged}
+        self.disk.write("checkpoints", f"checkpoint at step {step:,}", write)
 
     def collect(self, wait: float | None = None) -> None:
         """Take in finished evaluations: the best policy of each member first, then the result's own file."""
         for result, policy in self.evaluator.poll(wait):
-            self.durably("best policy", lambda r=result, p=policy: self.keep_best(r, p))
+            self.disk.write("best policies", "best policy", lambda r=result, p=policy: self.keep_best(r, p))
             file = self.run.evaluation(result.step)
-            self.durably("evaluation", lambda r=result, f=file: publish_json(f, r.to_json()))
+            self.disk.write("evaluations", "evaluation", lambda r=result, f=file: publish_json(f, r.to_json()))
             self.writer.score(result.step, result.figures)
             self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
 
@@ -178,21 +191,6 @@ class _Training:
         for step, policy in pending.items():
             if not self.run.evaluation(step).exists():
                 self.evaluator.submit(step, policy)
-
-    def durably(self, what: str, write: Callable[[], None]) -> None:
-        """Write, and live with a disk that refuses: warn, go on, and give up after three refusals in a row."""
-        try:
-            write()
-        except OSError as error:
-            self.failures += 1
-            self.report(Warned(f"{what} could not be written ({error}); earlier checkpoints stand"))
-            if self.failures >= DISK_FAILURES:
-                raise DiskError(
-                    f"{self.failures} writes to {self.run.path} failed in a row, the last with: {error}; free space "
-                    "and run the same command again: it continues from the last checkpoint"
-                ) from error
-        else:
-            self.failures = 0
 
 
 def _at(cfg: TrainConfig, step: int, every: int) -> bool:

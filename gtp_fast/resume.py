@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from gtp_fast import __version__, checkpoint
 from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6
 from gtp_fast.config_files import dump_yaml, read_yaml
 from gtp_fast.dataset import Transitions
+from gtp_fast.disk import told_of
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.rundir import RunDir, new_run_path, publish, publish_json
 
@@ -41,14 +43,17 @@ def open_run(cfg: TrainConfig, data: Transitions) -> Iterator[tuple[RunDir, tupl
     Raises: UsageError for a directory of other settings; BusyError when another process holds it.
     """
     path = Path(cfg.run_dir) if cfg.run_dir else None
-    if cfg.resume == "never" and path is not None and (path / "config.yaml").exists():
-        raise UsageError(f"--resume never, but {path} holds a run; choose another --run-dir, or remove it")
+    if cfg.resume == "never" and path is not None and path.is_dir() and any(path.iterdir()):
+        raise UsageError(f"--resume never, but {path} is not empty; choose another --run-dir, or remove it")
     if cfg.resume not in ("auto", "never"):
-        path = _run_of(Path(cfg.resume))
+        named = _run_of(Path(cfg.resume))
+        if path is not None and path.resolve() != named.resolve():
+            raise UsageError(f"--resume {named} continues there, but --run-dir is {path}; leave out --run-dir")
+        path = named
     if path is None and cfg.resume == "auto":
-        path = _unfinished(cfg)
+        path = _unfinished(cfg, data)
     run = RunDir(path or new_run_path(RUNS, cfg.env, cfg.algo, cfg.seed, hash6(cfg)))
-    with run.claim():
+    with told_of(run.path), run.claim():
         notes = _check_same_run(run, cfg, data)
         yield run, notes
 
@@ -60,13 +65,35 @@ def _run_of(path: Path) -> Path:
     raise UsageError(f"--resume {path} is neither a run directory nor a checkpoint of one")
 
 
-def _unfinished(cfg: TrainConfig) -> Path | None:
-    """Return the newest run of the same settings that has not reached its last step."""
+def _unfinished(cfg: TrainConfig, data: Transitions) -> Path | None:
+    """Return the newest run of the same settings on the same data that is not finished."""
     folder = new_run_path(RUNS, cfg.env, cfg.algo, cfg.seed, hash6(cfg)).parent
     for path in sorted(folder.glob(f"{cfg.algo}-s{cfg.seed}-*-{hash6(cfg)}"), reverse=True):
-        if cfg.steps not in checkpoint.steps(RunDir(path)):
+        run = RunDir(path)
+        if _environment(run).get("data_sha256", data.sha256) == data.sha256 and not _finished(run, cfg.steps):
             return path
     return None
+
+
+def _finished(run: RunDir, last: int) -> bool:
+    """Whether the last step's checkpoint is whole and every evaluation that it was waiting for has been made."""
+    if last not in checkpoint.steps(run):
+        return False
+    try:
+        pending = checkpoint.load(run.checkpoint(last)).pending_evals
+    except CheckpointError:
+        return False
+    return all(run.evaluation(step).exists() for step in pending)
+
+
+def _environment(run: RunDir) -> dict[str, Any]:
+    """Return environment.json; nothing where a run was killed before it was written."""
+    try:
+        return dict(json.loads((run.path / "environment.json").read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{run.path / 'environment.json'} is damaged ({error}); choose another --run-dir") from None
 
 
 def _check_same_run(run: RunDir, cfg: TrainConfig, data: Transitions) -> tuple[str, ...]:
@@ -79,10 +106,8 @@ def _check_same_run(run: RunDir, cfg: TrainConfig, data: Transitions) -> tuple[s
     if other:
         changes = ", ".join(f"--{n.replace('_', '-')} {saved[n]} there, {getattr(cfg, n)} here" for n in other)
         raise UsageError(f"{run.path} is a run with other settings ({changes}); use its settings or another --run-dir")
-    if (run.path / "environment.json").exists():
-        import json
-
-        there = json.loads((run.path / "environment.json").read_text())
+    there = _environment(run)
+    if there:
         if there.get("data_sha256") != data.sha256:
             raise UsageError(f"{run.path} was trained on other data than {data.source}; choose another --run-dir")
         if there.get("threads") != cfg.threads or there.get("torch") != torch.__version__:
@@ -105,8 +130,13 @@ def starting_point(run: RunDir, cfg: TrainConfig, data: Transitions) -> Start:
         notes.append(f"continuing from {newest.path}")
         if newest.meta.get("data_sha256") != data.sha256:
             raise CheckpointError(f"{newest.path} was trained on other data than {data.source}")
+        if newest.meta.get("settings", hash6(cfg)) != hash6(cfg):
+            raise CheckpointError(
+                f"{newest.path} is of a run with other settings than {run.path}; remove it, or name the run that it "
+                "came from with --resume"
+            )
     best: dict[str, Any] = {}
-    if newest is not None and (run.checkpoints / checkpoint.BEST).exists():
+    if (run.checkpoints / checkpoint.BEST).exists():  # also of a run that was killed before its first checkpoint
         try:
             tensors, meta = checkpoint.load_policy(run.checkpoints / checkpoint.BEST)
             best = {"tensors": tensors, "figures": meta["figures"], "steps": meta["steps"]}

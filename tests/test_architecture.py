@@ -18,7 +18,7 @@ RIVER = (
     ("data", ("published", "catalog", "download", "episodes", "minari_data", "embedded", "dataset", "config_files")),
     ("learn", ("rng", "networks", "trajectory", "losses", "optimizer", "profiling", "buffer", "state")),
     ("algorithms", ("algorithms", "algorithms.gtp", "graph", "device")),
-    ("keep", ("checkpoint", "guards", "metrics", "signals", "paper", "resume")),
+    ("keep", ("disk", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
     ("act", ("policy", "evaluate", "evaluator")),
     ("run", ("loop", "profile_run")),
     ("ask", ("report", "figures", "doctor", "screen", "cli", "__main__")),

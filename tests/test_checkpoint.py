@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,15 @@ def test_only_the_newest_are_kept_and_the_best_stays(run):
     checkpoint.save_best(run, {"actor": torch.zeros(1)}, {"step": 1})
     for step in (10, 20, 30):
         _save(run, step)
-    checkpoint.prune(run, keep=2)
+    checkpoint.prune(run, keep=2, newest=30)
     assert checkpoint.steps(run) == [20, 30] and (run.checkpoints / "best").is_dir()
+
+
+def test_later_checkpoints_do_not_push_out_what_was_just_saved(run):
+    for step in (10, 20, 30):
+        _save(run, step)
+    checkpoint.prune(run, keep=1, newest=20)
+    assert checkpoint.steps(run) == [20, 30]
 
 
 def test_a_damaged_newest_is_passed_over_and_told(run):
@@ -71,6 +79,12 @@ def test_values_that_are_not_finite_are_never_written(run):
     assert not list(run.checkpoints.iterdir())
 
 
+def _with_a_snapshot_of_no_step(manifest):
+    files = manifest["files"]
+    name = next(name for name in files if name.startswith(checkpoint.PENDING))
+    return manifest | {"files": files | {"pending-eval-x.safetensors": files[name]}}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -78,10 +92,13 @@ def test_values_that_are_not_finite_are_never_written(run):
         (lambda m: m | {"files": {"../../escape": {"bytes": 1, "sha256": ""}}}, "which is no file of the checkpoint"),
         (lambda m: m | {"files": 7}, "cannot be read"),
         (lambda m: {}, "cannot be read"),
+        (lambda m: m | {"files": {"state.json": {"bytes": 1e999, "sha256": ""}}}, "cannot be read"),
+        (_with_a_snapshot_of_no_step, "names no step"),
     ],
 )
 def test_a_foreign_manifest_is_refused(run, change, words):
     manifest = _save(run, 10) / checkpoint.MANIFEST
+    shutil.copy(next(manifest.parent.glob("pending-*")), manifest.parent / "pending-eval-x.safetensors")
     manifest.write_text(json.dumps(change(json.loads(manifest.read_text()))))
     with pytest.raises(CheckpointError, match=words):
         checkpoint.load(run.checkpoint(10))
