@@ -100,7 +100,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "save_every": (0, 10**12),
     "keep": (1, 10**6),
     "hidden": (1, 65_536),
-    "lr": (0, float("inf")),
+    "lr": (0, 1e30),  # float32 holds it
     "grad_norm": (0, float("inf")),
     "gamma": (0, 1),
     "tau": (0, 1),

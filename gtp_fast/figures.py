@@ -125,8 +125,8 @@ def multigoal(run: Path) -> tuple[dict[str, Any], bytes]:
 def _plane(axes: Axes, title: str, limit: float) -> None:
     _tidy(axes, title)
     axes.set_aspect("equal")
-    axes.set_xlim(-limit, limit)
-    axes.set_ylim(-limit, limit)
+    for axis in ("x", "y"):
+        axes.set(**{f"{axis}lim": (-limit, limit), f"{axis}ticks": (-limit, 0, limit)})
 
 
 def _paths(axes: Axes, policy: Any) -> None:
