@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from gtp_fast.config import TrainConfig
-from gtp_fast.errors import UsageError
+from gtp_fast.errors import OutOfMemoryError, UsageError
 
 # A cold compilation costs about 40 s and saves about 8 ms a step on one core (Zen 5, 2026-11-21): it pays from 5,000
 # steps on; at 20,000 the whole run is a quarter faster.
 COMPILE_FROM_STEPS = 20_000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt
+FLOATS_A_PARAMETER = 8  # itself, two moments, slow copy, gradient, and what an update holds for a moment
+ACTIVATIONS_A_ROW = 24  # hidden layers of the two student rows and the critic's heads, with what backward keeps
 
 
 def resolve(cfg: TrainConfig) -> tuple[TrainConfig, str]:
@@ -64,6 +66,35 @@ def missing_for_compile(device: str) -> str | None:
     if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
         return "Python's header files (python3-dev)"
     return None
+
+
+def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int) -> None:
+    """Refuse a run that cannot fit, before anything is allocated.
+
+    Args: parameters of one member; data_bytes of the packed data set. The estimate counts them, what Adam and the slow
+    copies keep, and the activations of the largest pass.
+    Raises: OutOfMemoryError with the figures and the flags that help.
+    """
+    state = FLOATS_A_PARAMETER * parameters * cfg.seeds * 4
+    activations = ACTIVATIONS_A_ROW * cfg.seeds * cfg.batch_size * cfg.hidden * 4
+    needed, free = data_bytes + state + activations, _free_bytes(cfg.device)
+    if free is not None and needed > free:
+        raise OutOfMemoryError(
+            f"the run needs about {needed / 1e9:.1f} GB (data {data_bytes / 1e9:.1f}, networks {state / 1e9:.1f}, "
+            f"activations {activations / 1e9:.1f}) but {free / 1e9:.1f} GB are free on the {cfg.device}; "
+            "lower --seeds, --hidden or --batch-size, or train on fewer transitions"
+        )
+
+
+def _free_bytes(device: str) -> int | None:
+    """Return what is free on the device, None where the system does not say."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+    info = Path("/proc/meminfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
 
 
 def prepare(cfg: TrainConfig) -> None:

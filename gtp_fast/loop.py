@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gtp_fast import catalog, checkpoint, dataset, device, guards, metrics, profiling
 from gtp_fast.algorithms import gtp
-from gtp_fast.buffer import ReplayBuffer
+from gtp_fast.buffer import ReplayBuffer, row_width
 from gtp_fast.config import TrainConfig, hash6
 from gtp_fast.disk import Disk
 from gtp_fast.errors import DiskError, GtpError
@@ -47,6 +47,9 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
+        parameters = gtp.parameter_count(cfg, data.obs_ND.shape[1], data.action_NA.shape[1])
+        width = row_width(data.obs_ND.shape[1], data.action_NA.shape[1])
+        device.check_memory(cfg, parameters, len(data.obs_ND) * width * 4)
         buffer = ReplayBuffer.from_transitions(data, cfg, cfg.device)
         state = gtp.init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
         if start.checkpoint is not None:
@@ -61,7 +64,6 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
             "algo": cfg.algo,
             "settings": hash6(cfg),
         }
-        parameters = gtp.parameter_count(cfg, buffer.obs_dim, buffer.action_dim)
         step = int(state.step)
         report(
             Started(run.path, data.source, buffer.size, parameters, chosen, step, (*data.notes, *notes, *start.notes))

@@ -14,7 +14,7 @@ from run_cases import tiny
 from safetensors.torch import load_file
 
 from gtp_fast import checkpoint
-from gtp_fast.errors import CheckpointError, DiskError, DivergedError, UsageError
+from gtp_fast.errors import CheckpointError, DiskError, DivergedError, OutOfMemoryError, UsageError
 from gtp_fast.events import Evaluated, Progress, Started, Warned
 from gtp_fast.loop import train
 from gtp_fast.rundir import RunDir
@@ -138,3 +138,11 @@ def test_a_last_checkpoint_that_cannot_be_written_is_no_success(tmp_path: Path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, old)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_allocates(tmp_path: Path):
+    with pytest.raises(
+        OutOfMemoryError, match=r"needs about [\d.]+ GB .* lower --seeds, --hidden or --batch-size"
+    ) as error:
+        train(tiny(tmp_path, hidden=20_000, seeds=500))
+    assert error.value.exit_code == 8
