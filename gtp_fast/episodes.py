@@ -169,6 +169,11 @@ def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes:
     returns = _episode_returns(data.reward, ends)
     next_obs, keep = _successors(data, ends)
     whole = bool(keep.all())
+    if not keep.any():
+        raise DataError(
+            f"{data.where}: no transition is left, as each of the {len(keep):,} rows ends an episode without a "
+            "successor; check terminals and timeouts"
+        )
     if not whole:
         dropped = int(np.count_nonzero(~keep))
         notes += (f"left out {dropped:,} of {len(keep):,} rows, which end an episode and have no successor",)

@@ -77,6 +77,24 @@ def make_env(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
             ) from None
 
 
+def check_environment(spec: DataSpec, obs_dim: int, action_dim: int) -> None:
+    """Build the entry's environment once, so that a run cannot fail at its first evaluation.
+
+    Raises: UsageError when there is none or it cannot be built; DataError when its sizes are not the data's.
+    """
+    if spec.eval_env is None:
+        raise UsageError(f"{spec.name} names no evaluation environment in this version; pass --eval-every 0")
+    env = make_env(spec.eval_env)
+    spaces = ((env.observation_space, obs_dim, "observation"), (env.action_space, action_dim, "action"))
+    for space, size, what in spaces:
+        if space.shape != (size,):
+            raise DataError(
+                f"{spec.eval_env.id} has {what}s of shape {space.shape} but the data have {size} numbers; name the "
+                "environment that the data came from with --env"
+            )
+    env.close()
+
+
 def evaluate_policy(policy: Policy, spec: DataSpec, episodes: int, seed: int = 0, step: int = 0) -> EvalResult:
     """Roll out every member for `episodes` episodes; the actions of all running episodes are one call.
 
@@ -85,16 +103,11 @@ def evaluate_policy(policy: Policy, spec: DataSpec, episodes: int, seed: int = 0
     Raises: UsageError when the entry names no environment; DataError when the observation's size is another.
     """
     started = time.perf_counter()
-    if spec.eval_env is None:
-        raise UsageError(f"{spec.name} names no evaluation environment in this version; pass --eval-every 0")
+    check_environment(spec, policy.config.obs_dim, policy.config.action_dim)
+    assert spec.eval_env is not None
     members = policy.members
     envs = [[make_env(spec.eval_env) for _ in range(episodes)] for _ in range(members)]
     obs = np.stack([[env.reset(seed=seed * 100_003 + e)[0] for e, env in enumerate(row)] for row in envs])
-    if obs.shape[-1] != policy.config.obs_dim:
-        raise DataError(
-            f"{spec.eval_env.id} observes {obs.shape[-1]} numbers but the policy was trained on "
-            f"{policy.config.obs_dim}; name the environment that the data came from with --env"
-        )
     returns, lengths = np.zeros((members, episodes)), np.zeros((members, episodes), dtype=np.int64)
     running = np.ones((members, episodes), dtype=bool)
     while running.any():

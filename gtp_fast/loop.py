@@ -20,7 +20,7 @@ from gtp_fast.buffer import ReplayBuffer, row_width
 from gtp_fast.config import TrainConfig, hash6
 from gtp_fast.disk import Disk
 from gtp_fast.errors import DiskError, GtpError
-from gtp_fast.evaluate import EvalResult
+from gtp_fast.evaluate import EvalResult, check_environment
 from gtp_fast.evaluator import Evaluator
 from gtp_fast.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
 from gtp_fast.graph import stepper
@@ -45,6 +45,8 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     device.prepare(cfg)
     where = Path(cfg.dataset) if cfg.dataset else None
     data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
+    if cfg.eval_every > 0:
+        check_environment(spec, data.obs_ND.shape[1], data.action_NA.shape[1])
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
         parameters = gtp.parameter_count(cfg, data.obs_ND.shape[1], data.action_NA.shape[1])

@@ -77,7 +77,7 @@ def test_an_evaluation_repeats_and_its_json_reads_back():
 
 
 def test_an_environment_of_another_size_is_refused():
-    with pytest.raises(DataError, match="observes 11 numbers but the policy was trained on 4"):
+    with pytest.raises(DataError, match=r"has observations of shape \(11,\) but the data have 4 numbers"):
         evaluate_policy(Policy(config(), tensors(config())), HOPPER, 1)
 
 
@@ -131,5 +131,5 @@ def test_a_killed_worker_is_started_again_once(evaluator):
 def test_a_failure_in_the_worker_is_an_error_here_with_its_words():
     failing = Evaluator(config(5), HOPPER, episodes=1, seed=0)
     failing.submit(10, tensors(config(5)))
-    with pytest.raises(EvaluationError, match="observes 11 numbers but the policy was trained on 5"):
+    with pytest.raises(EvaluationError, match=r"has observations of shape \(11,\) but the data have 5 numbers"):
         _all(failing)

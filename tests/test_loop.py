@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_cases import columns, write
 from run_cases import tiny
 from safetensors.torch import load_file
 
@@ -146,3 +147,13 @@ def test_a_run_that_cannot_fit_is_refused_before_it_allocates(tmp_path: Path):
     ) as error:
         train(tiny(tmp_path, hidden=20_000, seeds=500))
     assert error.value.exit_code == 8
+
+
+def test_a_run_that_could_not_be_evaluated_is_refused_before_it_starts(tmp_path: Path):
+    values = columns(sizes=(29, 8))
+    write(tmp_path / "ant.hdf5", values | {"observations": values["observations"] * 0.01})
+    ant = tiny(tmp_path, env="antmaze-umaze-v0", dataset=str(tmp_path / "ant.hdf5"), eval_every=10)
+    with pytest.raises(UsageError, match="names no evaluation environment in this version; pass --eval-every 0"):
+        train(ant)
+    assert not (tmp_path / "run").exists()
+    assert train(replace(ant, eval_every=0)).score_last is None
