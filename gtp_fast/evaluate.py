@@ -6,8 +6,12 @@ never from what a data file says of itself.
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,12 +66,32 @@ class EvalResult:
         )
 
 
+@contextmanager
+def _without_compiler_warning() -> Iterator[None]:
+    """Hold back what C code writes to standard error, and pass on all but one line.
+
+    MuJoCo 4 warns at every construction of a HalfCheetah of an attribute in Gymnasium's own model file, which a user
+    can do nothing about; ten episodes of two seeds would print it twenty times.
+    """
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            rest = b"".join(line for line in held if line.strip() and b"attribute 'settotalmass'" not in line)
+            os.write(2, rest)
+
+
 def make_env(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
     """Build the environment of a catalogue entry.
 
     Raises: UsageError when its package is not installed.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_compiler_warning():
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
         try:
             return gymnasium.make(env.id, **dict(env.kwargs), **kwargs)
