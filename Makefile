@@ -35,6 +35,8 @@ crash: $(STAMP)
 
 # On a machine with a GPU: installs nothing, runs under the Python that is named.
 gpu:
+	@$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else \
+	  f"torch {torch.__version__} sees no NVIDIA GPU, so nothing would be tested; try: make gpu PYTHON=/path/to/python")'
 	PYTHONPATH=.:kernels $(PYTHON) -m pytest -q -m gpu tests
 
 # The stamp comes last: an install that was interrupted is done again.
