@@ -33,6 +33,11 @@ class Layout:
         """Number of parameters of one member, without the padding between tensors."""
         return sum(math.prod(shape) for _, _, shape in self.entries)
 
+    @property
+    def places(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """Offset and shape of each parameter, by name."""
+        return {name: (offset, shape) for name, offset, shape in self.entries}
+
 
 def _layout(layers: list[tuple[str, int, int]]) -> Layout:
     entries, offset = [], 0

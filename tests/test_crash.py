@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -112,7 +113,8 @@ def _run_with_kills(server: Server, wanted: dict[str, Any], kills: int, seed: in
         pid = server.start(wanted)
         if done < kills:
             time.sleep(chance.uniform(0.05, 0.9))
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended just now
+                os.kill(pid, signal.SIGKILL)
         code = server.wait(pid)
         if code == 0:
             return done

@@ -83,7 +83,7 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
     device, rows = buffer.rows.device, cfg.batch_size
     counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
     if not cfg.bc:
-        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * _backup_samples(cfg), buffer.action_dim)
+        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * backup_samples(cfg), buffer.action_dim)
         counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows * cfg.value_samples, buffer.action_dim)
     return _Constants(
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
@@ -97,7 +97,8 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
     )
 
 
-def _backup_samples(cfg: TrainConfig) -> int:
+def backup_samples(cfg: TrainConfig) -> int:
+    """Return how many actions are drawn at each next observation."""
     return BACKUP_SAMPLES if cfg.max_q_backup else 1
 
 
@@ -138,7 +139,7 @@ def _policy_actions(
 
     Several samples of a state follow one another in blocks of B rows. Returns (S, samples B, A) for each.
     """
-    backup, rows = _backup_samples(cfg), cfg.batch_size
+    backup, rows = backup_samples(cfg), cfg.batch_size
     columns = batch.action_SBA.shape[-1]
     obs = torch.cat([batch.next_obs_SBD.repeat(1, backup, 1), batch.obs_SBD.repeat(1, cfg.value_samples, 1)], dim=1)
     z_next = rng.normals(words[rng.TARGET_NOISE], rows * backup, columns)
@@ -159,7 +160,7 @@ def _update_critic(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, next_SBA: Tensor
 ) -> list[Tensor]:
     assert state.critic is not None
-    next_obs = batch.next_obs_SBD.repeat(1, _backup_samples(cfg), 1)
+    next_obs = batch.next_obs_SBD.repeat(1, backup_samples(cfg), 1)
     next_q = losses.next_value(q_values(views(state.critic.slow, const.critic), next_obs, next_SBA), cfg.batch_size)
     target_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, cfg.gamma)
     params = _leaves(state.critic, const.critic)

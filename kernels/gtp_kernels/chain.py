@@ -1,0 +1,88 @@
+"""The K-step sampler as one launch: a <- Phi(a, t_k, t_(k+1)) from noise to action, activations kept on chip (SPEC 6).
+
+In training a block also draws its transitions and its noise, and leaves the batch behind for the launches after it. In
+acting the observations are given. What does not change along the chain is computed once: the observation's share of
+the first layer, and the share of each step's two time embeddings.
+"""
+
+import triton
+import triton.language as tl
+
+from gtp_kernels import draws, mlp
+
+
+@triton.jit
+def gtp_chain(
+    rows_ptr, seed_ptr, step_ptr, param_ptr, w1_ptr, w2_ptr, grid_ptr, action_ptr, batch_ptr,
+    size, param_stride, pair_stride, sigma_min, sigma_data,
+    BATCH: tl.constexpr, NEXT: tl.constexpr, ROWS: tl.constexpr, REPEAT: tl.constexpr, STREAM: tl.constexpr,
+    D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, W: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, KEEP: tl.constexpr, PREC: tl.constexpr,
+    INTERP: tl.constexpr,
+):  # fmt: skip
+    """Sample ROWS actions of each member; grid (ceil(ROWS / BM), S).
+
+    Training (BATCH > 0): rows_ptr float32 (size, W) is the replay buffer; the first NEXT rows act at the next
+    observations of the batch, in blocks of BATCH, the others at its observations; batch_ptr (S, BATCH, W) receives the
+    transitions. Acting (BATCH 0): rows_ptr (S, ROWS / REPEAT, W) holds the observations, REPEAT candidates each, and
+    the noise is that of `STREAM` at the call number in step_ptr. action_ptr: float32 (S, ROWS, A), clamped. KEEP holds
+    the first and last weights in shared memory along the chain.
+    """
+    r = tl.program_id(0) * BM + tl.arange(0, BM)
+    member = tl.program_id(1)
+    live = r < ROWS
+    seed, step = tl.load(seed_ptr + member), tl.load(step_ptr)
+    column = tl.arange(0, AP)[None, :]
+    if BATCH > 0:
+        bits, _, _, _ = draws.words(seed, step, draws.INDEX, r % BATCH)
+        source = rows_ptr + draws.below(bits, size).to(tl.int64) * W
+        for first in tl.static_range(0, W, 32):
+            i = first + tl.arange(0, 32)
+            inside = (r < BATCH)[:, None] & (i < W)[None, :]
+            whole = tl.load(source[:, None] + i[None, :], mask=inside)
+            tl.store(batch_ptr + (member * BATCH + r)[:, None] * W + i[None, :], whole, mask=inside)
+        is_next = r < NEXT
+        obs = source + tl.where(is_next, D + A + 2, 0)
+        stream = tl.where(is_next, draws.TARGET_NOISE, draws.VALUE_NOISE)[:, None]
+        z = draws.normals(seed, step, stream, tl.where(is_next, r, r - NEXT)[:, None], column, A)
+    else:
+        obs = rows_ptr + (member * (ROWS // REPEAT) + r // REPEAT) * W
+        z = draws.normals(seed, step, STREAM, r[:, None], column, A)
+    z = tl.where(column < A, z, 0.0)
+
+    param = param_ptr + member * param_stride
+    w0 = param + mlp.TIME_NETS
+    b0, b1, b2, w3 = mlp.layers(w0, A + 32 + D, H)
+    k = tl.arange(0, H)
+    fixed = tl.zeros((BM, H), tl.float32) + tl.load(b0 + k)[None, :]
+    fixed = mlp.add_rows_of(fixed, obs, live, w0 + (A + 32) * H, D, PREC, INTERP)
+    shares = _time_shares(param, w0 + A * H, grid_ptr, sigma_min, K, H, PREC, INTERP)
+    a = tl.load(grid_ptr) * z
+    for i in tl.range(0, K):
+        if not KEEP:  # no load passes a barrier: the thin weights come anew each step, and their shared memory is free
+            tl.debug_barrier()
+        t, s = tl.load(grid_ptr + i), tl.load(grid_ptr + i + 1)
+        variance = t * t + sigma_data * sigma_data
+        c_in = tl.rsqrt(variance)
+        share = tl.sum(tl.where((tl.arange(0, 16) == i)[:, None], shares, 0.0), axis=0)
+        h = mlp.mish(mlp.add_columns(fixed + share[None, :], c_in * a, w0, A, PREC, INTERP))
+        w1, w2 = w1_ptr + member * pair_stride, w2_ptr + member * pair_stride
+        h = mlp.mish(mlp.hidden_pair(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP))
+        f = mlp.action_output(h, w3, w3 + H * A, A, AP, PREC, INTERP)
+        denoised = (sigma_data * sigma_data / variance) * a + (t * sigma_data * c_in) * f
+        ratio = s / t
+        a = ratio * a + (1.0 - ratio) * denoised
+    a = tl.clamp(a, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(action_ptr + (member * ROWS + r)[:, None] * A + column, a, mask=live[:, None] & (column < A))
+
+
+@triton.jit
+def _time_shares(
+    param, weight, grid_ptr, sigma_min, K: tl.constexpr, H: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr
+):
+    """Return what the embeddings of t_k and t_(k+1) add to the first layer, (16, H): row k for step k, K <= 16."""
+    i = tl.arange(0, 16)
+    t = tl.load(grid_ptr + i, mask=i < K, other=1.0)
+    s = tl.load(grid_ptr + i + 1, mask=i < K, other=1.0)
+    both = mlp.time_embeddings(param, t, s, sigma_min, PREC, INTERP)
+    return mlp.add_columns(tl.zeros((16, H), tl.float32), both, weight, 32, PREC, INTERP)

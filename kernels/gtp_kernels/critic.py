@@ -1,0 +1,76 @@
+"""One regression of the twin critic: forward, TD error and backward through the activations, each head for itself.
+
+y = r + gamma (1 - terminal) min_j max_samples Q_j^-(o', a'), loss mse(Q1, y) + mse(Q2, y) (Eq. 16). What the weight
+gradients need is left in `acts`.
+"""
+
+import triton
+import triton.language as tl
+
+from gtp_kernels import mlp
+
+
+@triton.jit
+def gtp_critic(
+    batch_ptr, next_q_ptr, param_ptr, w1_ptr, w2_ptr, act_ptr, slope_ptr, q_ptr, target_ptr,
+    param_stride, pair_stride, gamma,
+    BATCH: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr, X: tl.constexpr,
+    D: tl.constexpr, A: tl.constexpr, W: tl.constexpr, H: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
+):  # fmt: skip
+    """Fill the rows of `acts` for both heads; grid (ceil(BATCH / BM), 2, S).
+
+    batch_ptr float32 (S, BATCH, W); next_q_ptr (S, 2, SAMPLES * BATCH) of the target heads. act_ptr (2 S, BATCH,
+    COLUMNS) receives [x (X), h0, h1, h2, dz0, dz1, dz2 (H each), dz3]; slope_ptr (2 S, BATCH, H) is scratch;
+    q_ptr (S, 2, BATCH) the values and target_ptr (S, BATCH) y.
+    """
+    b = tl.program_id(0) * BM + tl.arange(0, BM)
+    head, member = tl.program_id(1), tl.program_id(2)
+    row = 2 * member + head
+    live = b < BATCH
+    k = tl.arange(0, H)
+    source = batch_ptr + (member * BATCH + b) * W
+    acts = act_ptr + (row * BATCH + b).to(tl.int64) * COLUMNS
+    slopes = slope_ptr + (row * BATCH + b) * H
+    for first in tl.static_range(0, D + A, 32):
+        i = first + tl.arange(0, 32)
+        inside = live[:, None] & (i < D + A)[None, :]
+        mlp.save(acts[:, None] + i[None, :], tl.load(source[:, None] + i[None, :], mask=inside), inside, PREC, INTERP)
+
+    best0 = tl.full((BM,), float("-inf"), tl.float32)
+    best1 = best0
+    for sample in tl.static_range(0, SAMPLES):
+        place = next_q_ptr + 2 * member * SAMPLES * BATCH + sample * BATCH + b
+        best0 = _larger(best0, tl.load(place, mask=live, other=0.0))
+        best1 = _larger(best1, tl.load(place + SAMPLES * BATCH, mask=live, other=0.0))
+    reward = tl.load(source + D + A, mask=live, other=0.0)
+    bootstrap = tl.load(source + D + A + 1, mask=live, other=0.0)
+    y = reward + gamma * bootstrap * tl.minimum(best0, best1, propagate_nan=tl.PropagateNan.ALL)
+
+    w0 = param_ptr + row * param_stride
+    b0, b1, b2, last = mlp.layers(w0, D + A, H)
+    w3 = tl.load(last + k)
+    w1, w2 = w1_ptr + row * pair_stride, w2_ptr + row * pair_stride
+    z = tl.zeros((BM, H), tl.float32) + tl.load(b0 + k)[None, :]
+    z = mlp.add_rows_of(z, source, live, w0, D + A, PREC, INTERP)
+    h, slope0 = mlp.mish_and_slope(z)
+    hidden = acts[:, None] + X + k[None, :]
+    mlp.save(hidden, h, live[:, None], PREC, INTERP)
+    z = mlp.hidden_pair_saving(h, w1, b1, w2, b2, acts + X + H, slopes, live, BN, STAGES, PREC, INTERP)
+    h, slope2 = mlp.mish_and_slope(z)
+    mlp.save(hidden + 2 * H, h, live[:, None], PREC, INTERP)
+    q = tl.sum(h * w3[None, :], axis=1) + tl.load(last + H)
+    tl.store(q_ptr + row * BATCH + b, q, mask=live)
+    tl.store(target_ptr + member * BATCH + b, y, mask=live & (head == 0))
+
+    dq = tl.where(live, (2.0 / BATCH) * (q - y), 0.0)
+    mlp.save(acts + X + 6 * H, dq, live, PREC, INTERP)
+    dz2 = dq[:, None] * w3[None, :] * slope2
+    mlp.save(hidden + 5 * H, dz2, live[:, None], PREC, INTERP)
+    back = mlp.hidden_pair_backward(dz2, w1, w2, acts + X + 4 * H, slopes, live, BN, STAGES, PREC, INTERP)
+    mlp.save(hidden + 3 * H, back * slope0, live[:, None], PREC, INTERP)
+
+
+@triton.jit
+def _larger(x, y):
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)

@@ -1,0 +1,67 @@
+"""Random numbers inside a kernel: Philox words, rows, times and normals, as `reference` and `gtp_fast.rng` draw them.
+
+Every draw is a function of (seed, step, stream, element), so that no kernel hands random numbers to another.
+"""
+
+import triton
+import triton.language as tl
+
+from gtp_kernels.trig import turn
+
+INDEX = tl.constexpr(0)
+ACTION_NOISE = tl.constexpr(1)
+TARGET_NOISE = tl.constexpr(2)
+VALUE_NOISE = tl.constexpr(3)
+
+
+@triton.jit
+def words(seed, step, stream, element):
+    """Return the four uint32 words of (seed, step, stream, element); element is an int32 block, the others broadcast.
+
+    `seed` and `step` are int64 scalars.
+    """
+    zero = element - element
+    low = (step & 0xFFFFFFFF).to(tl.uint32) + zero.to(tl.uint32)
+    high = ((step >> 32) & 0xFFFFFFFF).to(tl.uint32) + zero.to(tl.uint32)
+    return tl.philox(seed, element.to(tl.uint32), (zero + stream).to(tl.uint32), low, high)
+
+
+@triton.jit
+def below(bits, bound):
+    """Map uint32 words to int32 in [0, bound) by the upper half of a product; bound is an int scalar or block."""
+    return tl.umulhi(bits, ((bits - bits).to(tl.int32) + bound).to(tl.uint32)).to(tl.int32)
+
+
+@triton.jit
+def normals(seed, step, stream, row, column, COLUMNS: tl.constexpr):
+    """Return standard normals for rows (R, 1) and columns (1, C) of a stream; `stream` is a scalar or (R, 1).
+
+    Element (row, 4 j + lane) comes from counter row * ceil(COLUMNS / 4) + j: lanes 0 and 1 from the first two words,
+    2 and 3 from the others, each pair by Box and Muller.
+    """
+    w0, w1, w2, w3 = words(seed, step, stream, row * ((COLUMNS + 3) // 4) + column // 4)
+    lane = column % 4 + (row - row)
+    upper = lane >= 2
+    first, second = tl.where(upper, w2, w0), tl.where(upper, w3, w1)
+    radius = tl.sqrt(-2.0 * tl.log(1.0 - _uniform(first)))  # 1 - u lies in (0, 1]: never log 0
+    cos, sin = turn(_uniform(second))
+    return radius * tl.where(lane % 2 == 0, cos, sin)
+
+
+@triton.jit
+def _uniform(bits):
+    return (bits >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08  # 2^-24
+
+
+@triton.jit
+def times(bits_n, bits_j, step, points_ptr, grid_ptr, stage_length, STAGES: tl.constexpr, WIDTH: tl.constexpr):
+    """Draw n ~ U{1..N-1}, t = t_n, u = t_(n-1), and j ~ U{0..n-1}, s = t_j, on the grid of the step's stage.
+
+    points_ptr: int64 (STAGES,), N of each stage; grid_ptr: float32 (STAGES, WIDTH). Returns t, u, s float32.
+    """
+    stage = tl.minimum(step // stage_length, STAGES - 1)
+    points = tl.load(points_ptr + stage)
+    n = 1 + below(bits_n, points - 1)
+    j = below(bits_j, n)
+    grid = grid_ptr + stage * WIDTH
+    return tl.load(grid + n), tl.load(grid + n - 1), tl.load(grid + j)

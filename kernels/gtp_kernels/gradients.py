@@ -1,0 +1,58 @@
+"""All weight and bias gradients of a network in one grouped launch: dW = X^T (w dZ), each tile one program.
+
+No atomics: a tile sums its rows in a fixed order, so that a step is bitwise repeatable and a member's gradient does not
+depend on its neighbours. Each program also leaves the sum of squares of its gradients, for the clipping that follows.
+"""
+
+import triton
+import triton.language as tl
+
+from gtp_kernels import mlp
+
+
+@triton.jit
+def gtp_gradients(
+    act_ptr, weight_ptr, table_ptr, grad_ptr, square_ptr, grad_stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PERIOD: tl.constexpr, TILE: tl.constexpr, BR: tl.constexpr,
+    STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
+):  # fmt: skip
+    """Write the flat gradient rows grad_ptr, float32 (M, grad_stride); grid (tiles, M).
+
+    act_ptr (M, ROWS, COLUMNS) holds inputs and dZ side by side. table_ptr int32 (tiles, 8) says for each tile: column
+    of X, column of dZ, inputs, outputs, offset of the weight, offset of the bias, first input, first output. With
+    PERIOD > 0 row r is weighted by weight_ptr[member, r % PERIOD]. square_ptr float32 (M, tiles).
+    """
+    tile, member = tl.program_id(0), tl.program_id(1)
+    entry = table_ptr + tile * 8
+    x_column, z_column = tl.load(entry), tl.load(entry + 1)
+    inputs, outputs = tl.load(entry + 2), tl.load(entry + 3)
+    weight_at, bias_at = tl.load(entry + 4), tl.load(entry + 5)
+    i = tl.load(entry + 6) + tl.arange(0, TILE)
+    j = tl.load(entry + 7) + tl.arange(0, TILE)
+    inside_i, inside_j = i < inputs, j < outputs
+    acts = act_ptr + member.to(tl.int64) * ROWS * COLUMNS
+    acc = tl.zeros((TILE, TILE), tl.float32)
+    bias = tl.zeros((TILE,), tl.float32)
+    for first in tl.range(0, ROWS, BR, num_stages=STAGES):
+        r = first + tl.arange(0, BR)
+        live = r < ROWS
+        x_at = acts + r[None, :] * COLUMNS + x_column + i[:, None]
+        z_at = acts + r[:, None] * COLUMNS + z_column + j[None, :]
+        x = tl.load(x_at, mask=live[None, :] & inside_i[:, None], other=0.0)
+        z = tl.load(z_at, mask=live[:, None] & inside_j[None, :], other=0.0)
+        if PERIOD > 0:
+            weight = tl.load(weight_ptr + member * PERIOD + r % PERIOD, mask=live, other=0.0)
+            z32 = z.to(tl.float32) * weight[:, None]
+            z = mlp.operand(z32, PREC, INTERP)
+        else:
+            z32 = z.to(tl.float32)
+        bias += tl.sum(z32, axis=0)
+        acc = mlp.product(x, z, acc, PREC, INTERP)
+    grad = grad_ptr + member * grad_stride
+    at = weight_at + i[:, None] * outputs + j[None, :]
+    tl.store(grad + at, acc, mask=inside_i[:, None] & inside_j[None, :])
+    square = tl.sum(acc * acc)
+    if tl.load(entry + 6) == 0:
+        tl.store(grad + bias_at + j, bias, mask=inside_j)
+        square += tl.sum(bias * bias)
+    tl.store(square_ptr + member * tl.num_programs(0) + tile, square)
