@@ -19,7 +19,7 @@ RIVER = (
     ("learn", ("rng", "networks", "trajectory", "losses", "optimizer", "profiling", "buffer", "state")),
     ("algorithms", ("algorithms", "algorithms.gtp", "graph", "device")),
     ("keep", ("disk", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
-    ("act", ("policy", "evaluate", "evaluator")),
+    ("act", ("policy_config", "noise", "sampler", "act_cpu", "policy", "evaluate", "evaluator")),
     ("run", ("loop", "profile_run")),
     ("ask", ("report", "figures", "doctor", "screen", "cli", "__main__")),
 )
