@@ -11,6 +11,8 @@ import torch
 from gtp_fast import networks, rng, trajectory
 from gtp_fast.act_cpu import CpuSampler
 from gtp_fast.noise import CallNoise
+from gtp_fast.policy import Policy
+from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.sampler import TorchSampler
 
 D, A, H = 7, 3, 32
@@ -124,3 +126,15 @@ def test_gumbels_numbers_are_minus_log_minus_log_of_the_uniforms():
     assert np.allclose(drawn, expected.numpy(), atol=1e-5)
     # Euler's constant; five standard errors of 50,000 draws of deviation pi / sqrt(6).
     assert abs(drawn.mean() - 0.5772) < 5 * 1.2825 / np.sqrt(50_000)
+
+
+@pytest.mark.gpu
+def test_a_policy_on_a_gpu_acts_as_on_the_cpu():
+    config = PolicyConfig(D, A, H, 0.002, 80.0, 0.5, 7.0, 5, 50, "softmax", (0, 1))
+    flat = {
+        "actor": networks.init_flat(networks.actor_layout(D, A, H), [0, 1]),
+        "critic": networks.init_flat(networks.critic_layout(D, A, H), [0, 1], 2, 1),
+    }
+    here, there = Policy(config, flat), Policy(config, flat, "cuda")
+    obs, _ = inputs(2, 16, 1)
+    assert np.abs(here.act_members(obs) - there.act_members(obs)).max() < 2e-5
