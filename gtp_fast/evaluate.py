@@ -1,37 +1,45 @@
 """Roll out policies in Gymnasium environments, all members and episodes together.
 
-Legend: S members (seeds), E episodes, D observation, A action. Environments are built from the catalogue's entry and
-never from what a data file says of itself.
+Legend: S members (seeds), E episodes, D observation, A action.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
+import math
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
 
-from gtp_fast.catalog import DataSpec, EvalEnv, normalised_score
-from gtp_fast.errors import DataError, UsageError
+from gtp_fast.catalog import DataSpec, normalised_score
+from gtp_fast.environments import check_environment, make_env
+from gtp_fast.errors import UsageError
 from gtp_fast.policy import Policy
+from gtp_fast.rundir import publish
+
+if TYPE_CHECKING:
+    import gymnasium
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What a policy scored: returns and lengths (S, E), scores (S, E) or None where no reference is known."""
+    """What a policy scored: returns and lengths (S, E), scores (S, E) or None where no reference is known.
+
+    `diverged_SE` marks episodes that ended because an observation or reward was not finite, after as many steps as
+    `lengths_SE` says; they count with their return up to there.
+    """
 
     step: int
     returns_SE: np.ndarray
     lengths_SE: np.ndarray
     scores_SE: np.ndarray | None
+    diverged_SE: np.ndarray
     env_id: str
     seeds: tuple[int, ...]
     sampling_steps: int
@@ -44,10 +52,19 @@ class EvalResult:
         """One figure a member, to rank by: the mean score, or the mean return where there is no reference."""
         return np.asarray(self.returns_SE if self.scores_SE is None else self.scores_SE).mean(axis=1).tolist()
 
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of these figures: a sentence for each episode that diverged."""
+        return [
+            f"{self.env_id}, seed {self.seeds[member]}, episode {episode}: an observation or reward was not finite "
+            f"after {self.lengths_SE[member, episode]} steps; the episode counts with its return up to there"
+            for member, episode in np.argwhere(self.diverged_SE)
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values; arrays as nested lists."""
         values = asdict(self)
-        for name in ("returns_SE", "lengths_SE", "scores_SE"):
+        for name in ("returns_SE", "lengths_SE", "scores_SE", "diverged_SE"):
             array = values.pop(name)
             values[name[:-3]] = None if array is None else array.tolist()
         return values | {"seeds": list(self.seeds), "episodes": int(self.returns_SE.shape[1])}
@@ -55,101 +72,43 @@ class EvalResult:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> EvalResult:
         """Read `to_json`'s values."""
-        known = {k: v for k, v in values.items() if k not in ("returns", "lengths", "scores", "seeds", "episodes")}
-        scores = values["scores"]
+        arrays = ("returns", "lengths", "scores", "diverged", "seeds", "episodes")
+        known = {k: v for k, v in values.items() if k not in arrays}
+        scores, returns = values["scores"], np.array(values["returns"])
         return cls(
-            returns_SE=np.array(values["returns"]),
+            returns_SE=returns,
             lengths_SE=np.array(values["lengths"]),
             scores_SE=None if scores is None else np.array(scores),
+            diverged_SE=np.array(values.get("diverged", np.zeros(returns.shape, bool))),  # older files lack it
             seeds=tuple(values["seeds"]),
             **known,
         )
-
-
-@contextmanager
-def _without_compiler_warning() -> Iterator[None]:
-    """Hold back what C code writes to standard error, and pass on all but one line.
-
-    MuJoCo 4 warns at every construction of a HalfCheetah of an attribute in Gymnasium's own model file, which a user
-    can do nothing about; ten episodes of two seeds would print it twenty times.
-    """
-    with tempfile.TemporaryFile() as held:
-        stderr = os.dup(2)
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            held.seek(0)
-            rest = b"".join(line for line in held if line.strip() and b"attribute 'settotalmass'" not in line)
-            os.write(2, rest)
-
-
-def make_env(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
-    """Build the environment of a catalogue entry.
-
-    Raises: UsageError when its package is not installed.
-    """
-    with warnings.catch_warnings(), _without_compiler_warning():
-        warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
-        try:
-            return gymnasium.make(env.id, **dict(env.kwargs), **kwargs)
-        except (gymnasium.error.Error, ImportError) as error:
-            raise UsageError(
-                f"the environment {env.id} cannot be built ({error}); pass --eval-every 0 to train"
-            ) from None
-
-
-def check_environment(spec: DataSpec, obs_dim: int, action_dim: int) -> None:
-    """Build the entry's environment once, so that a run cannot fail at its first evaluation.
-
-    Raises: UsageError when there is none or it cannot be built; DataError when its sizes are not the data's.
-    """
-    if spec.eval_env is None:
-        raise UsageError(f"{spec.name} names no evaluation environment in this version; pass --eval-every 0")
-    env = make_env(spec.eval_env)
-    spaces = ((env.observation_space, obs_dim, "observation"), (env.action_space, action_dim, "action"))
-    for space, size, what in spaces:
-        if space.shape != (size,):
-            raise DataError(
-                f"{spec.eval_env.id} has {what}s of shape {space.shape} but the data have {size} numbers; name the "
-                "environment that the data came from with --env"
-            )
-    env.close()
 
 
 def evaluate_policy(policy: Policy, spec: DataSpec, episodes: int, seed: int = 0, step: int = 0) -> EvalResult:
     """Roll out every member for `episodes` episodes; the actions of all running episodes are one call.
 
     Each episode has its own environment with a seed of its own, the same for every member, and is stepped until it
-    ends and never after: no step is lost or counted twice.
-    Raises: UsageError when the entry names no environment; DataError when the observation's size is another.
+    ends and never after: no step is lost or counted twice. The policy acts as if newly loaded: an evaluation repeats.
+    Raises: UsageError when the entry names no environment, or one that is not finite at its reset; DataError when the
+    observation's size is another.
     """
     started = time.perf_counter()
     check_environment(spec, policy.config.obs_dim, policy.config.action_dim)
     assert spec.eval_env is not None
-    members = policy.members
-    envs = [[make_env(spec.eval_env) for _ in range(episodes)] for _ in range(members)]
-    obs = np.stack([[env.reset(seed=seed * 100_003 + e)[0] for e, env in enumerate(row)] for row in envs])
-    returns, lengths = np.zeros((members, episodes)), np.zeros((members, episodes), dtype=np.int64)
-    running = np.ones((members, episodes), dtype=bool)
-    while running.any():
-        actions = policy.act_members(obs.astype(np.float32))
-        for member, episode in zip(*np.nonzero(running), strict=True):
-            env = envs[member][episode]
-            obs[member, episode], reward, terminated, truncated, _ = env.step(actions[member, episode])
-            returns[member, episode] += float(reward)
-            lengths[member, episode] += 1
-            running[member, episode] = not (terminated or truncated)
-    for env in (env for row in envs for env in row):
-        env.close()
+    with ExitStack() as stack:
+        envs = [
+            [stack.enter_context(closing(make_env(spec.eval_env))) for _ in range(episodes)]
+            for _ in range(policy.members)
+        ]
+        returns, lengths, diverged = _roll_out(policy.anew(), envs, seed, spec.eval_env.id)
     config = policy.config
     return EvalResult(
         step=step,
         returns_SE=returns,
         lengths_SE=lengths,
         scores_SE=normalised_score(spec, returns),
+        diverged_SE=diverged,
         env_id=spec.eval_env.id,
         seeds=config.seeds,
         sampling_steps=config.sampling_steps,
@@ -159,26 +118,77 @@ def evaluate_policy(policy: Policy, spec: DataSpec, episodes: int, seed: int = 0
     )
 
 
+def _roll_out(
+    policy: Policy, envs: list[list[gymnasium.Env]], seed: int, env_id: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Step every environment to its end; return returns, lengths and whether values were not finite, each (S, E)."""
+    obs = _float32([[env.reset(seed=_episode_seed(seed, e))[0] for e, env in enumerate(row)] for row in envs])
+    if not np.isfinite(obs).all():
+        raise UsageError(f"{env_id} gave an observation with NaN or Inf at its reset; mend the environment")
+    returns, lengths = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], dtype=np.int64)
+    running, diverged = np.ones(obs.shape[:2], dtype=bool), np.zeros(obs.shape[:2], dtype=bool)
+    while running.any():
+        actions = policy.act_members(obs)
+        for at in map(tuple, np.argwhere(running)):
+            following, reward, terminated, truncated, _ = envs[at[0]][at[1]].step(actions[at])
+            following, reward = _float32(following), float(reward)
+            lengths[at] += 1
+            returns[at] += reward if math.isfinite(reward) else 0.0
+            # A simulation that blew up cannot go on, and must take no other episode and no training run with it.
+            diverged[at] = not (np.isfinite(following).all() and math.isfinite(reward))
+            running[at] = not (terminated or truncated or diverged[at])
+            if running[at]:
+                obs[at] = following
+    return returns, lengths, diverged
+
+
+def _float32(values: Any) -> np.ndarray:
+    """Return float32, with Inf for what is too large for it."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values).astype(np.float32)
+
+
+def _episode_seed(seed: int, episode: int) -> int:
+    return seed * 100_003 + episode
+
+
 def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, frames: int = 500) -> None:
-    """Write one episode of the first member as an animated GIF, at most `frames` frames.
+    """Write the first member's first episode as an animated GIF of at most `frames` frames, whole or not at all.
 
-    Raises: UsageError when the environment cannot render here.
+    It is the episode that `evaluate_policy` with this seed plays first.
+    Raises: UsageError when the environment cannot render here, or the file cannot be written.
     """
-    from PIL import Image
-
     if spec.eval_env is None:
         raise UsageError(f"{spec.name} names no evaluation environment in this version")
-    env = make_env(spec.eval_env, render_mode="rgb_array")
-    obs, _ = env.reset(seed=seed)
-    images, ended = [], False
+    with closing(make_env(spec.eval_env)) as env:
+        modes = env.metadata.get("render_modes", [])
+        if "rgb_array" not in modes:
+            raise UsageError(f"{spec.eval_env.id} draws no pictures (its render modes are {modes}); leave --video out")
+    with closing(make_env(spec.eval_env, render_mode="rgb_array")) as env:
+        images = list(_film(policy.anew(), env, spec.eval_env.id, seed, frames))
+        # Viewers show what changes faster than every 20 ms at a tenth of a second a frame.
+        duration = max(20, round(1_000 / env.metadata.get("render_fps", 30)))
+    film = io.BytesIO()
+    images[0].save(film, format="GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
     try:
-        while not ended and len(images) < frames:
-            images.append(Image.fromarray(np.asarray(env.render(), dtype=np.uint8)))
-            action = policy.act_members(np.tile(obs.astype(np.float32), (policy.members, 1, 1)))[0, 0]
-            obs, _, terminated, truncated, _ = env.step(action)
-            ended = terminated or truncated
-    except Exception as error:  # rendering back ends raise whatever their driver raises
-        raise UsageError(f"{spec.eval_env.id} cannot render here ({error}); try MUJOCO_GL=egl or osmesa") from error
-    finally:
-        env.close()
-    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=33, loop=0)
+        publish(path, film.getvalue())
+    except OSError as error:
+        raise UsageError(f"the video cannot be written to {path} ({error}); name another file") from None
+
+
+def _film(policy: Policy, env: gymnasium.Env, env_id: str, seed: int, frames: int) -> Iterator[Image]:
+    from PIL import Image
+
+    obs, ended = _float32(env.reset(seed=_episode_seed(seed, 0))[0]), False
+    for _ in range(frames):
+        try:
+            picture = np.asarray(env.render(), dtype=np.uint8)
+        except Exception as error:  # rendering back ends raise whatever their driver raises
+            raise UsageError(f"{env_id} cannot render here ({error}); try MUJOCO_GL=egl or osmesa") from error
+        # One byte a pixel: 500 frames of MuJoCo are 115 MB. The octree takes a sixth of the default's time.
+        yield Image.fromarray(picture).quantize(method=Image.Quantize.FASTOCTREE)
+        if ended or not np.isfinite(obs).all():
+            return
+        action = policy.act_members(np.tile(obs, (policy.members, 1, 1)))[0, 0]
+        following, _, terminated, truncated, _ = env.step(action)
+        obs, ended = _float32(following), terminated or truncated

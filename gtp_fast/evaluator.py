@@ -1,8 +1,8 @@
 """Evaluation that overlaps training: a worker process rolls out snapshots in the order of their submission.
 
-The worker is a fresh interpreter of its own (`python -m gtp_fast.evaluator`), so that a user's script needs no main
-guard. It reads a line of JSON, then for each snapshot a line of JSON and a safetensors payload; it answers with a line
-of JSON each. The end of its input, by design or by the parent's death, is its end.
+The worker is a fresh interpreter of its own that runs `serve`, so that a user's script needs no main guard. It reads a
+line of JSON, then for each snapshot a line of JSON and a safetensors payload; it answers with a line of JSON each. The
+end of its input, by design or by the parent's death, is its end, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from gtp_fast.evaluate import EvalResult, evaluate_policy
 from gtp_fast.policy import Policy, PolicyConfig
 
 NICE = 5  # a worker yields to training where they share cores
+# Modules are looked up where the parent looks them up and nowhere else: -m would put the working directory first.
+WORKER = "import sys; sys.path[:] = sys.argv[1:]; from gtp_fast.evaluator import serve; serve()"
 
 
 class EvaluationError(GtpError):
@@ -88,15 +91,10 @@ class Evaluator:
 
     def _start(self) -> None:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gtp_fast.evaluator"],
+            [sys.executable, "-P", "-c", WORKER, *map(os.path.abspath, sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "CUDA_VISIBLE_DEVICES": "",
-                "PYTHONPATH": os.pathsep.join(sys.path),
-            },
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             start_new_session=True,  # Ctrl-C reaches the parent alone, which saves first
         )
         self._process, self._requests, self._answers = process, queue.SimpleQueue(), queue.SimpleQueue()
@@ -137,9 +135,10 @@ def _read(process: subprocess.Popen[bytes], answers: queue.SimpleQueue[str]) -> 
     answers.put("")
 
 
-def _serve() -> None:
+def serve() -> None:
     """Answer submissions on standard input until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(NICE)
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -153,15 +152,21 @@ def _serve() -> None:
             policy = Policy(config, load(requests.read(header["bytes"])))
             result = evaluate_policy(policy, spec, setup["episodes"], setup["seed"], header["step"])
             answers.write(json.dumps(result.to_json()) + "\n")
+        except GtpError as error:
+            answers.write(json.dumps({"failed": str(error)}) + "\n")
         except Exception:
             answers.write(json.dumps({"failed": traceback.format_exc()}) + "\n")
+
+
+def _end_with_parent() -> None:
+    """Leave when nobody holds the other end of standard input, even in the middle of a rollout or with input unread."""
+    hung_up = select.poll()
+    hung_up.register(0, 0)  # no event asked for: it wakes at the hang-up alone
+    hung_up.poll()
+    os._exit(0)
 
 
 def _spec(values: dict[str, Any]) -> DataSpec:
     env = values.pop("eval_env")
     kwargs = tuple((str(name), value) for name, value in env["kwargs"]) if env else ()
     return DataSpec(**values, eval_env=EvalEnv(env["id"], kwargs) if env else None)
-
-
-if __name__ == "__main__":
-    _serve()

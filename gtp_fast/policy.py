@@ -1,11 +1,13 @@
 """A trained policy: observations in, actions in [-1, 1] out, without autograd and without loops over candidates.
 
+What it is, how it is loaded and what it refuses stands here; how it acts, in `act_cpu` and `sampler`.
 Legend: S members (seeds of one run), B observations, C candidates, D observation, A action.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +16,14 @@ import torch
 from torch import Tensor
 
 from gtp_fast import checkpoint, rng
+from gtp_fast.act_cpu import CpuSampler
 from gtp_fast.errors import CheckpointError, UsageError
-from gtp_fast.networks import actor_layout, critic_layout, q_values, views
+from gtp_fast.networks import actor_layout, critic_layout, views
+from gtp_fast.noise import CallNoise
+from gtp_fast.policy_config import PolicyConfig, check
 from gtp_fast.rundir import RunDir
-from gtp_fast.trajectory import sample_actions, sample_path, sampling_grid
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """What a policy needs to know beside its parameters; saved with every checkpoint."""
-
-    obs_dim: int
-    action_dim: int
-    hidden: int
-    sigma_min: float
-    sigma_max: float
-    sigma_data: float
-    rho: float
-    sampling_steps: int
-    candidates: int
-    select: str
-    seeds: tuple[int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self) | {"seeds": list(self.seeds)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> PolicyConfig:
-        """Read `to_json`'s values; raises CheckpointError when one is missing or of another kind."""
-        try:
-            known: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
-            known["seeds"] = tuple(int(seed) for seed in known["seeds"])
-            return cls(**known)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"the checkpoint's policy description is incomplete ({error!r})") from None
+from gtp_fast.sampler import Sampler, TorchSampler
+from gtp_fast.trajectory import sample_path, sampling_grid
 
 
 class Policy:
@@ -63,95 +38,96 @@ class Policy:
 
         Raises: UsageError where candidates cannot be judged; CheckpointError where shapes do not fit.
         """
-        _check(config, tensors)
+        check(config, tensors)
         self.config, self.device, self._calls = config, torch.device(device), 0
-        self._actor = views(tensors["actor"].to(device), actor_layout(config.obs_dim, config.action_dim, config.hidden))
-        self._critic = None
+        dims = config.obs_dim, config.action_dim, config.hidden
+        self._actor, critic = views(tensors["actor"].to(device), actor_layout(*dims)), None
         if config.candidates > 1:
-            layout = critic_layout(config.obs_dim, config.action_dim, config.hidden)
-            self._critic = views(tensors["critic"].to(device), layout)
+            critic = views(tensors["critic"].to(device), critic_layout(*dims))
         self._grid = sampling_grid(
             config.sampling_steps, config.sigma_min, config.sigma_max, config.rho, device=self.device
         )
+        kind = CpuSampler if self.device.type == "cpu" else TorchSampler
+        self._sampler: Sampler = kind(self._actor, critic, self._grid, config.sigma_data, config.sigma_min)
+        self._noise = CallNoise(config.seeds, rng.ACT, config.action_dim)
+        self._choice = CallNoise(config.seeds, rng.SELECT, 1, gumbel=True) if config.select == "softmax" else None
 
     @property
     def members(self) -> int:
         """Number of members S."""
         return len(self.config.seeds)
 
+    def anew(self) -> Policy:
+        """Return this policy, its parameters shared, with its noise at the beginning."""
+        other = copy.copy(self)
+        other._calls = 0
+        return other
+
     def act(self, obs: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         """Choose actions for one observation (D,) or several (B, D).
 
         Args: obs float; noise, float32 (B * candidates, A) standard normals, candidates of a state in a row; drawn
         when absent. Returns float32 (A,) or (B, A) in [-1, 1].
-        Raises: UsageError for another shape, or for a policy of several members: load it with a seed.
+        Raises: UsageError for another shape, for what holds no finite numbers, or for a policy of several members:
+        load it with a seed.
         """
         if self.members != 1:
             raise UsageError(f"this policy has {self.members} members; load one with seed= (of {self.config.seeds})")
-        obs = np.asarray(obs, dtype=np.float32)
-        single = obs.ndim == 1
-        batch = obs[None] if single else obs
-        actions = self.act_members(batch[None], None if noise is None else np.asarray(noise)[None])[0]
-        return actions[0] if single else actions
+        obs, dim = _numbers(obs, "an observation"), self.config.obs_dim
+        if obs.ndim not in (1, 2) or obs.shape[-1] != dim or not len(obs):
+            raise UsageError(
+                f"observations of shape {obs.shape}, expected ({dim},) or (B, {dim}) with B at least 1; check the "
+                "environment of this policy"
+            )
+        z = None if noise is None else _numbers(noise, "noise")[None]
+        actions = self.act_members(obs.reshape(1, -1, dim), z)[0]
+        return actions[0] if obs.ndim == 1 else actions
 
-    @torch.inference_mode()
     def act_members(self, obs_SBD: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-        """Choose actions (S, B, A) for observations (S, B, D) of all members at once."""
-        config, members = self.config, self.members
-        if obs_SBD.ndim != 3 or obs_SBD.shape[0] != members or obs_SBD.shape[2] != config.obs_dim:
-            seen, expected = obs_SBD.shape[1:], f"({config.obs_dim},) or (B, {config.obs_dim})"
-            raise UsageError(f"observations of shape {seen}, expected {expected}; check the environment of this policy")
-        if not np.isfinite(obs_SBD).all():
-            raise UsageError("an observation holds NaN or Inf; the environment diverged, or a sensor failed")
+        """Choose actions (S, B, A) for observations (S, B, D) of all members at once, B at least 1.
+
+        Args and Raises: as `act`, with a leading axis of members.
+        """
+        config, obs_SBD = self.config, _numbers(obs_SBD, "an observation")
+        if obs_SBD.ndim != 3 or obs_SBD.shape[::2] != (self.members, config.obs_dim) or not obs_SBD.shape[1]:
+            raise UsageError(
+                f"observations of shape {obs_SBD.shape}, expected ({self.members}, B, {config.obs_dim}) with B at "
+                "least 1: members, observations, numbers"
+            )
         rows = obs_SBD.shape[1] * config.candidates
-        z = self._noise(rows) if noise is None else torch.as_tensor(noise, dtype=torch.float32)
-        if z.shape != (members, rows, config.action_dim):
-            raise UsageError(f"noise of shape {tuple(z.shape[1:])}, expected {(rows, config.action_dim)}")
-        obs = torch.as_tensor(obs_SBD, dtype=torch.float32).to(self.device)
-        if config.candidates > 1:
-            obs = obs.repeat_interleave(config.candidates, dim=1)
-        actions = sample_actions(self._actor, obs, z.to(self.device), self._grid, config.sigma_data, config.sigma_min)
-        if self._critic is not None:
-            actions = self._choose(self._critic, obs, actions)
-        return actions.cpu().numpy()
+        if noise is None:
+            self._calls += 1
+            z = self._noise.of_call(self._calls, rows)
+        else:
+            z = _numbers(noise, "noise")
+            if z.shape != (self.members, rows, config.action_dim):
+                raise UsageError(f"noise of shape {z.shape[1:]}, expected {(rows, config.action_dim)}")
+        gumbel = None if self._choice is None else self._choice.of_call(self._calls, rows)[..., 0]
+        return self._sampler.actions(obs_SBD, z, gumbel)
 
     @torch.inference_mode()
     def paths(self, obs_SBD: np.ndarray) -> np.ndarray:
         """Return every point on the way from noise to action, unclamped, float32 (K + 1, S, B, A); one draw a row."""
+        self._calls += 1
+        z = torch.tensor(self._noise.of_call(self._calls, obs_SBD.shape[1])).to(self.device)
         obs = torch.as_tensor(obs_SBD, dtype=torch.float32).to(self.device)
-        z = self._noise(obs.shape[1]).to(self.device)
         path = sample_path(self._actor, obs, z, self._grid, self.config.sigma_data, self.config.sigma_min)
         return torch.stack(path).cpu().numpy()
 
-    def _noise(self, rows: int) -> Tensor:
-        self._calls += 1
-        return rng.standard_normals(list(self.config.seeds), rng.ACT, self._calls, rows, self.config.action_dim)
 
-    def _choose(self, critic: dict[str, Tensor], obs: Tensor, actions_SRA: Tensor) -> Tensor:
-        """Pick one of each state's candidates by the target's Qmin: the best, or one drawn by softmax (SPEC 6)."""
-        q_SBC = q_values(critic, obs, actions_SRA).amin(dim=1).unflatten(-1, (-1, self.config.candidates))
-        if self.config.select == "softmax":
-            # Gumbel's trick: the largest of Q + G is a draw from softmax(Q).
-            bits = rng.standard_normals(list(self.config.seeds), rng.SELECT, self._calls, q_SBC[0].numel(), 1)
-            uniform = torch.special.ndtr(bits[..., 0].double()).clamp(1e-12, 1 - 1e-12)
-            q_SBC = q_SBC + (-(-uniform.log()).log()).to(q_SBC).view_as(q_SBC)
-        best = q_SBC.argmax(-1)[..., None, None].expand(-1, -1, 1, actions_SRA.shape[-1])
-        return actions_SRA.unflatten(1, (-1, self.config.candidates)).gather(2, best)[:, :, 0]
-
-
-def _check(config: PolicyConfig, tensors: dict[str, Tensor]) -> None:
-    if config.candidates > 1 and "critic" not in tensors:
-        raise UsageError("a behaviour-cloning policy has no critic to choose among candidates; pass --candidates 1")
-    if (config.candidates > 1) != (config.select != "none"):
-        raise UsageError(
-            f"--candidates {config.candidates} with --select {config.select}; several candidates need softmax or "
-            "argmax, one candidate needs none"
-        )
-    size = actor_layout(config.obs_dim, config.action_dim, config.hidden).size
-    if "actor" not in tensors or tuple(tensors["actor"].shape) != (len(config.seeds), size):
-        raise CheckpointError(
-            f"the policy's actor has not the shape {(len(config.seeds), size)} that its description says"
-        )
+def _numbers(values: Any, what: str) -> np.ndarray:
+    """Return values as a float32 array; raises UsageError for what is no array of finite numbers."""
+    try:
+        found = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{what} cannot be read as numbers ({error}); pass a NumPy array") from None
+    if found.dtype.kind not in "fiub":
+        raise UsageError(f"{what} cannot be read as numbers (it holds {found.dtype}); pass a float32 NumPy array")
+    with np.errstate(over="ignore"):
+        found = found.astype(np.float32, copy=False)
+    if not np.isfinite(found).all():
+        raise UsageError(f"{what} holds NaN or Inf; the environment diverged, or a sensor failed")
+    return found
 
 
 def load_policy(
@@ -177,9 +153,19 @@ def load_policy(
         config = replace(config, select=("none" if candidates == 1 else "softmax"))
     if seed is not None:
         config, policy_tensors = _member(config, policy_tensors, seed)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Policy(config, policy_tensors, device)
+    return Policy(config, policy_tensors, _device(device))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device={name!r} is no device that torch knows; pass 'auto', 'cpu' or 'cuda'") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device={name!r}: torch {torch.__version__} sees no NVIDIA GPU; pass 'cpu' or 'auto'")
+    return device
 
 
 def _checkpoint_path(path: Path, best: bool) -> Path:

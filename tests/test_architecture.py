@@ -19,14 +19,14 @@ RIVER = (
     ("learn", ("rng", "networks", "trajectory", "losses", "optimizer", "profiling", "buffer", "state")),
     ("algorithms", ("algorithms", "algorithms.gtp", "algorithms.binding", "algorithms.fused", "graph", "device")),
     ("keep", ("disk", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
-    ("act", ("policy", "evaluate", "evaluator")),
+    ("act", ("policy_config", "noise", "sampler", "act_cpu", "policy", "environments", "evaluate", "evaluator")),
     ("run", ("loop", "profile_run")),
     ("ask", ("report", "figures", "doctor", "screen", "cli", "__main__")),
 )
 OWNERS = {
     "h5py": {"dataset"},
     "minari": {"minari_data"},
-    "gymnasium": {"evaluate", "embedded", "minari_data"},
+    "gymnasium": {"environments", "embedded", "minari_data"},
     "nvtx": {"profiling"},
     "wandb": {"metrics"},
     "tensorboard": {"metrics"},

@@ -1,24 +1,23 @@
-"""Rollouts lose no step and count none twice; the worker overlaps, survives, and agrees with a rollout here."""
+"""Rollouts lose no step and count none twice, and live with what an environment does."""
 
 from __future__ import annotations
 
+import json
 import os
-import signal
-import time
 from dataclasses import replace
 from typing import ClassVar
 
 import gymnasium
 import numpy as np
 import pytest
-import torch
+from eval_cases import config, spec, tensors
 
-from gtp_fast import catalog, networks
+from gtp_fast import catalog
 from gtp_fast.catalog import DataSpec, EvalEnv
+from gtp_fast.environments import _without_compiler_warning, make_env
 from gtp_fast.errors import DataError, UsageError
-from gtp_fast.evaluate import EvalResult, _without_compiler_warning, evaluate_policy, make_env
-from gtp_fast.evaluator import EvaluationError, Evaluator
-from gtp_fast.policy import Policy, PolicyConfig
+from gtp_fast.evaluate import EvalResult, evaluate_policy
+from gtp_fast.policy import Policy
 
 
 class CountingEnv(gymnasium.Env):
@@ -49,14 +48,6 @@ COUNTING = DataSpec("counting", "file", eval_env=EvalEnv("gtp_fast_tests/Countin
 HOPPER = catalog.resolve("Hopper-v5")
 
 
-def config(obs_dim=4, action_dim=3, seeds=(0, 1)):
-    return PolicyConfig(obs_dim, action_dim, 16, 0.002, 10.0, 0.5, 7.0, 2, 1, "none", seeds)
-
-
-def tensors(c: PolicyConfig):
-    return {"actor": networks.init_flat(networks.actor_layout(c.obs_dim, c.action_dim, c.hidden), list(c.seeds))}
-
-
 def test_each_environment_runs_one_whole_episode_and_no_step_more():
     CountingEnv.late.clear()
     result = evaluate_policy(Policy(config(), tensors(config())), COUNTING, episodes=9, seed=0)
@@ -76,6 +67,35 @@ def test_an_evaluation_repeats_and_its_json_reads_back():
     assert not np.array_equal(first.returns_SE, other.returns_SE)
 
 
+def test_an_evaluation_does_not_depend_on_what_the_policy_did_before():
+    policy = Policy(config(11), tensors(config(11)))
+    first = evaluate_policy(policy, HOPPER, 2, seed=3)
+    assert np.array_equal(evaluate_policy(policy, HOPPER, 2, seed=3).returns_SE, first.returns_SE)
+
+
+@pytest.mark.parametrize("way", ["nan", "large", "reward", "healthy"])
+def test_an_episode_that_diverges_ends_there_and_leaves_the_others_alone(way):
+    result = evaluate_policy(Policy(config(), tensors(config())), spec("Diverging", way=way), episodes=4)
+    assert result.lengths_SE.tolist() == [[8, 3, 8, 3]] * 2
+    # The reward of the last step counts where it is a number.
+    assert result.returns_SE.tolist() == [[8, 2 if way == "reward" else 3] * 2] * 2
+    assert result.diverged_SE.tolist() == [[False, True, False, True]] * 2 and np.isfinite(result.figures).all()
+
+
+def test_an_episode_that_diverged_is_named():
+    result = evaluate_policy(Policy(config(), tensors(config())), spec("Diverging", way="nan"), episodes=2)
+    assert len(result.notes) == 2 and "seed 1, episode 1" in result.notes[1] and "after 3 steps" in result.notes[1]
+    back = EvalResult.from_json(json.loads(json.dumps(result.to_json())))
+    assert back.notes == result.notes
+    older = {name: value for name, value in result.to_json().items() if name != "diverged"}
+    assert EvalResult.from_json(older).notes == []
+
+
+def test_an_environment_that_is_not_finite_at_its_reset_is_refused():
+    with pytest.raises(UsageError, match=r"Diverging-v0 gave an observation with NaN or Inf at its reset"):
+        evaluate_policy(Policy(config(), tensors(config())), spec("Diverging", way="reset"), episodes=1)
+
+
 def test_an_environment_of_another_size_is_refused():
     with pytest.raises(DataError, match=r"has observations of shape \(11,\) but the data have 4 numbers"):
         evaluate_policy(Policy(config(), tensors(config())), HOPPER, 1)
@@ -93,52 +113,3 @@ def test_building_an_environment_passes_on_what_was_written_but_for_one_known_li
 def test_an_entry_without_an_environment_is_refused():
     with pytest.raises(UsageError, match="names no evaluation environment"):
         evaluate_policy(Policy(config(), tensors(config())), replace(COUNTING, eval_env=None), 1)
-
-
-@pytest.fixture
-def evaluator():
-    running = Evaluator(config(11), HOPPER, episodes=2, seed=0)
-    yield running
-    running.close()
-
-
-def _all(evaluator):
-    results = []
-    for _ in range(600):
-        results += evaluator.poll(wait=0.1)
-        if not evaluator.pending():
-            return results
-    raise AssertionError("the worker did not answer within a minute")
-
-
-@pytest.mark.slow
-def test_the_worker_gives_what_a_rollout_here_gives_and_submitting_does_not_wait(evaluator):
-    snapshot = tensors(config(11))
-    started = time.monotonic()
-    for step in (10, 20, 30):
-        evaluator.submit(step, snapshot)
-    assert time.monotonic() - started < 1.0 and list(evaluator.pending()) == [10, 20, 30]
-    results = _all(evaluator)
-    here = evaluate_policy(Policy(config(11), snapshot), HOPPER, 2, seed=0, step=10)
-    assert [result.step for result, _ in results] == [10, 20, 30]
-    assert np.array_equal(results[0][0].returns_SE, here.returns_SE)
-    assert torch.equal(results[0][1]["actor"], snapshot["actor"])
-
-
-@pytest.mark.slow
-def test_a_killed_worker_is_started_again_once(evaluator):
-    evaluator.submit(10, tensors(config(11)))
-    os.kill(evaluator._process.pid, signal.SIGKILL)
-    assert [result.step for result, _ in _all(evaluator)] == [10]
-    evaluator.submit(20, tensors(config(11)))
-    os.kill(evaluator._process.pid, signal.SIGKILL)
-    with pytest.raises(EvaluationError, match="died twice"):
-        _all(evaluator)
-
-
-@pytest.mark.slow
-def test_a_failure_in_the_worker_is_an_error_here_with_its_words():
-    failing = Evaluator(config(5), HOPPER, episodes=1, seed=0)
-    failing.submit(10, tensors(config(5)))
-    with pytest.raises(EvaluationError, match=r"has observations of shape \(11,\) but the data have 5 numbers"):
-        _all(failing)

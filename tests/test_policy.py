@@ -34,7 +34,8 @@ def test_act_is_the_samplers_chain_on_the_noise_given(steps):
     p = networks.views(tensors()["actor"], networks.actor_layout(4, 3, 16))
     grid = trajectory.sampling_grid(steps, 0.002, 10.0, 7.0)
     expected = trajectory.sample_actions(p, torch.tensor(obs)[None], torch.tensor(z)[None], grid, 0.5, 0.002)[0]
-    assert np.array_equal(policy.act(obs, z), expected.numpy())
+    # Both are float32 sums in an order of their own (test_act_cpu holds them to float64); the chain starts at 10 z.
+    assert np.abs(policy.act(obs, z) - expected.numpy()).max() < 2e-6
 
 
 def test_one_observation_gives_one_action_in_bounds():
@@ -77,9 +78,32 @@ def test_softmax_draws_candidates_in_proportion_to_exp_q():
 @pytest.mark.parametrize(
     ("obs", "words"),
     [
-        (normal(5), r"shape \(1, 5\), expected \(4,\) or \(B, 4\)"),
-        (normal(2, 3, 4), "expected"),
+        (normal(5), r"shape \(5,\), expected \(4,\) or \(B, 4\)"),
+        (normal(2, 5), r"shape \(2, 5\), expected"),
+        (normal(2, 3, 4), r"shape \(2, 3, 4\), expected"),
+        (normal(0, 4), r"shape \(0, 4\), expected .* at least 1"),
+        (np.float32(1.0), r"shape \(\), expected"),
         (np.full(4, np.nan, np.float32), "holds NaN or Inf"),
+        (np.full(4, 1e300), "holds NaN or Inf"),
+        ([[1.0, 2.0], [3.0]], "cannot be read as numbers"),
+        ("abcd", "cannot be read as numbers"),
+        (["1", "2", "3", "4"], "cannot be read as numbers .* pass a float32 NumPy array"),
+        ([None] * 4, "cannot be read as numbers"),
+        (torch.zeros(4, requires_grad=True), "cannot be read as numbers"),
+    ],
+    ids=[
+        "one-too-many",
+        "batch-of-five",
+        "three-axes",
+        "no-row",
+        "no-axis",
+        "nan",
+        "too-large",
+        "ragged",
+        "text",
+        "digits",
+        "none",
+        "on-the-tape",
     ],
 )
 def test_observations_that_do_not_fit_are_refused(obs, words):
@@ -92,6 +116,86 @@ def test_candidates_need_a_critic_and_a_rule():
         Policy(replace(CONFIG, candidates=5, select="argmax"), {"actor": tensors()["actor"]})
     with pytest.raises(UsageError, match="need softmax or argmax"):
         Policy(replace(CONFIG, candidates=5), tensors())
+
+
+def test_noise_that_does_not_fit_is_refused():
+    with pytest.raises(UsageError, match=r"noise of shape \(2, 3\), expected \(1, 3\)"):
+        Policy(CONFIG, tensors()).act(normal(4), normal(2, 3))
+    with pytest.raises(UsageError, match="noise cannot be read as numbers"):
+        Policy(CONFIG, tensors()).act(normal(4), ["a"])
+
+
+def test_members_that_do_not_fit_are_refused():
+    with pytest.raises(UsageError, match=r"shape \(2, 1, 4\), expected \(1, B, 4\)"):
+        Policy(CONFIG, tensors()).act_members(normal(2, 1, 4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sampling_steps": 0}, "--sampling-steps 0 is below 1"),
+        ({"candidates": 0}, "--candidates 0 is below 1"),
+        ({"candidates": 5, "select": "best"}, "--select best is none of none, softmax, argmax"),
+    ],
+    ids=["no-step", "no-candidate", "unknown-rule"],
+)
+def test_settings_that_no_sampler_has_are_refused(changes, words):
+    with pytest.raises(UsageError, match=words):
+        Policy(replace(CONFIG, **changes), tensors())
+
+
+def test_a_description_of_a_policy_reads_back():
+    assert PolicyConfig.from_json(CONFIG.to_json()) == CONFIG
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden": "16"},
+        {"sampling_steps": True},
+        {"obs_dim": 4.0},
+        {"action_dim": 0},
+        {"rho": 0},
+        {"sigma_data": float("nan")},
+        {"sigma_max": 0.001},
+        {"seeds": []},
+        {"seeds": [-1]},
+        {"seeds": ["0"]},
+        {"seeds": 3},
+        {"select": None},
+        {"select": ["none"]},
+    ],
+    ids=str,
+)
+def test_a_foreign_description_of_a_policy_is_refused(changes):
+    with pytest.raises(CheckpointError, match="policy description"):
+        PolicyConfig.from_json(CONFIG.to_json() | changes)
+
+
+@pytest.mark.parametrize("name", ["actor", "critic"])
+@pytest.mark.parametrize("change", [lambda t: t[:, 1:], lambda t: t.double(), lambda t: t[:0]], ids=["cut", "f64", "0"])
+def test_tensors_unlike_their_description_are_refused(name, change):
+    config, found = replace(CONFIG, candidates=5, select="argmax"), tensors()
+    with pytest.raises(CheckpointError, match=f"{name} is .* expected torch.float32"):
+        Policy(config, found | {name: change(found[name])})
+
+
+def test_a_policy_taken_anew_starts_its_noise_again_and_leaves_the_first_alone():
+    policy, untouched, obs = Policy(CONFIG, tensors()), Policy(CONFIG, tensors()), normal(5, 4)
+    first, second = policy.act(obs), policy.act(obs)
+    again = policy.anew()
+    assert np.array_equal(again.act(obs), first) and np.array_equal(again.act(obs), second)
+    third = [untouched.act(obs) for _ in range(3)][-1]
+    assert np.array_equal(policy.act(obs), third)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="states what a machine without a GPU does")
+def test_a_device_that_is_not_here_is_refused(tmp_path: Path):
+    run = train(tiny(tmp_path, steps=10)).run_dir
+    with pytest.raises(UsageError, match=r"device='cuda'.* sees no NVIDIA GPU"):
+        gtp_fast.load_policy(run, device="cuda")
+    with pytest.raises(UsageError, match=r"device='gpu' is no device"):
+        gtp_fast.load_policy(run, device="gpu")
 
 
 def test_a_run_of_two_seeds_loads_whole_or_one_of_them(tmp_path: Path):

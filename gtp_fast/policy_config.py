@@ -1,0 +1,85 @@
+"""What a policy says of itself beside its parameters, and whether the parameters agree; SPEC 6's settings of acting."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gtp_fast.errors import CheckpointError, UsageError
+from gtp_fast.networks import actor_layout, critic_layout
+
+SELECTS = ("none", "softmax", "argmax")
+_COUNTS = ("obs_dim", "action_dim", "hidden", "sampling_steps", "candidates")
+_LEVELS = ("sigma_min", "sigma_max", "sigma_data", "rho")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """What a policy needs to know beside its parameters; saved with every checkpoint."""
+
+    obs_dim: int
+    action_dim: int
+    hidden: int
+    sigma_min: float
+    sigma_max: float
+    sigma_data: float
+    rho: float
+    sampling_steps: int
+    candidates: int
+    select: str
+    seeds: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self) | {"seeds": list(self.seeds)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> PolicyConfig:
+        """Read `to_json`'s values; raises CheckpointError when one is missing, of another kind or out of range."""
+        try:
+            known: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
+            known["seeds"] = tuple(known["seeds"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint's policy description is incomplete ({error!r})") from None
+        wrong = [name for name in _COUNTS if type(known[name]) is not int or known[name] < 1]
+        wrong += [name for name in _LEVELS if type(known[name]) not in (int, float) or not 0 < known[name] < math.inf]
+        wrong += ["select"] * (known["select"] not in SELECTS)
+        wrong += ["seeds"] * (not known["seeds"] or any(type(s) is not int or s < 0 for s in known["seeds"]))
+        if wrong or known["sigma_max"] <= known["sigma_min"]:
+            seen = {name: known[name] for name in wrong or ("sigma_min", "sigma_max")}
+            raise CheckpointError(f"the checkpoint's policy description holds {seen}; use another checkpoint")
+        return cls(**known)
+
+
+def check(config: PolicyConfig, tensors: dict[str, Tensor]) -> None:
+    """Refuse settings that no sampler has, and parameters {"actor": (S, Pa), "critic": (2 S, Pc)} of another shape.
+
+    Raises: UsageError where candidates cannot be drawn or judged; CheckpointError where shapes do not fit.
+    """
+    for name, count in (("--sampling-steps", config.sampling_steps), ("--candidates", config.candidates)):
+        if count < 1:
+            raise UsageError(f"{name} {count} is below 1; pass 1 or more")
+    if config.select not in SELECTS:
+        raise UsageError(f"--select {config.select} is none of {', '.join(SELECTS)}")
+    if config.candidates > 1 and "critic" not in tensors:
+        raise UsageError("a behaviour-cloning policy has no critic to choose among candidates; pass --candidates 1")
+    if (config.candidates > 1) != (config.select != "none"):
+        raise UsageError(
+            f"--candidates {config.candidates} with --select {config.select}; several candidates need softmax or "
+            "argmax, one candidate needs none"
+        )
+    members, dims = len(config.seeds), (config.obs_dim, config.action_dim, config.hidden)
+    expected = {"actor": (members, actor_layout(*dims).size)}
+    if config.candidates > 1:
+        expected["critic"] = (2 * members, critic_layout(*dims).size)
+    for name, shape in expected.items():
+        found = tensors.get(name, torch.empty(0))
+        if tuple(found.shape) != shape or found.dtype != torch.float32:
+            raise CheckpointError(
+                f"the policy's {name} is {found.dtype} {tuple(found.shape)}, expected torch.float32 {shape} by its "
+                "description; use another checkpoint"
+            )

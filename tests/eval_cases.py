@@ -1,0 +1,100 @@
+"""Environments and policies for the tests of evaluation; a worker process finds them as eval_cases:NAME."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from gtp_fast import networks
+from gtp_fast.catalog import DataSpec, EvalEnv
+from gtp_fast.policy import PolicyConfig
+
+
+class Small(gymnasium.Env):
+    """Four numbers in, three out, eight steps of reward 1; the parent of the other cases."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self):
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seed, self.taken = seed or 0, 0
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        self.taken += 1
+        return np.full(4, self.taken / 10, np.float32), 1.0, False, self.taken == 8, {}
+
+
+class Diverging(Small):
+    """Every second episode blows up at its third step, in the way named."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.way = way
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        return (obs * np.nan if self.way == "reset" else obs), info
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.seed % 2 and self.taken == 3:
+            obs = obs * np.nan if self.way in ("nan", "healthy") else np.full(4, 1e300) if self.way == "large" else obs
+            reward = np.nan if self.way == "reward" else reward
+            terminated = self.way == "healthy"  # as MuJoCo's: is_healthy asks for finite numbers
+        return obs, reward, terminated, truncated, info
+
+
+class Endless(Small):
+    """An episode without an end, which says by a file that it has begun."""
+
+    def __init__(self, marker: str):
+        super().__init__()
+        self.marker = Path(marker)
+
+    def step(self, action):
+        self.marker.touch()
+        time.sleep(0.01)
+        return np.zeros(4, np.float32), 1.0, False, False, {}
+
+
+class Painted(Small):
+    """A square that moves with every step."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(self, render_mode: str | None = None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        picture = np.zeros((32, 32, 3), np.uint8)
+        picture[:, 4 * self.taken % 32 :][:, :4] = (255, 8 * self.taken, 0)
+        return picture
+
+
+def spec(name: str, **kwargs: Any) -> DataSpec:
+    """Return a catalogue entry that is evaluated in one of these environments."""
+    return DataSpec(name, "file", eval_env=EvalEnv(f"eval_cases:gtp_fast_tests/{name}-v0", tuple(kwargs.items())))
+
+
+def config(obs_dim=4, action_dim=3, seeds=(0, 1)) -> PolicyConfig:
+    """Return a small policy's description."""
+    return PolicyConfig(obs_dim, action_dim, 16, 0.002, 10.0, 0.5, 7.0, 2, 1, "none", seeds)
+
+
+def tensors(c: PolicyConfig):
+    """Return untrained parameters for a description."""
+    return {"actor": networks.init_flat(networks.actor_layout(c.obs_dim, c.action_dim, c.hidden), list(c.seeds))}
+
+
+for case in (Small, Diverging, Endless, Painted):
+    gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", case, disable_env_checker=True)
