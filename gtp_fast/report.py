@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gtp_fast import catalog, paper
-from gtp_fast.errors import UsageError
+from gtp_fast.config_files import read_settings
 from gtp_fast.rundir import RunDir, publish, publish_json
 
 BOOTSTRAP_SAMPLES = 10_000
@@ -33,16 +33,6 @@ class Run:
     returns: np.ndarray
     scored: bool
     losses: dict[str, np.ndarray]
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return config.yaml of the run that holds `path` (the run, a checkpoint, or its best policy)."""
-    from gtp_fast.config_files import read_yaml
-
-    for folder in (path, path.parent.parent):
-        if (folder / "config.yaml").exists():
-            return read_yaml(folder / "config.yaml")
-    raise UsageError(f"{path} is no run directory (it has no config.yaml); train one with gtp-fast train")
 
 
 def read_run(path: Path) -> Run:
