@@ -20,7 +20,7 @@ RIVER = (
     ("algorithms", ("algorithms", "algorithms.gtp", "graph", "device")),
     ("keep", ("disk", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
     ("act", ("policy", "evaluate", "evaluator")),
-    ("run", ("loop", "profile_run")),
+    ("run", ("loop", "profile_run", "eval_run")),
     ("ask", ("report", "figures", "doctor", "screen", "cli", "__main__")),
 )
 OWNERS = {
