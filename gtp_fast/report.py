@@ -129,16 +129,30 @@ def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:
             "iqm": interquartile_mean(figures),
             "iqm_95": bootstrap_interval(figures),
         }
-    row["paper"] = _paper_score(runs[0])
+    row["paper"] = _paper_score(runs)
     return row
 
 
-def _paper_score(run: Run) -> dict[str, Any]:
-    spec = catalog.resolve(run.settings["env"])
-    if run.settings["dataset"] or spec.source != "d4rl":
+def _paper_score(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the paper's number, or why it may not stand beside these runs: a name can stand over other bytes."""
+    first = runs[0].settings
+    spec = catalog.resolve(first["env"])
+    if spec.paper_row is None:
         return {"absent": "the data are not the paper's"}
-    found = paper.gtp_score(spec.paper_row, run.settings["bc"], run.settings["sampling_steps"])
+    if spec.sha256 is None:
+        return {"absent": f"no checksum of D4RL's {spec.name} is known to compare the data with"}
+    other = next((run for run in runs if run.environment.get("data_sha256") != spec.sha256), None)
+    if other is not None:
+        return {"absent": f"trained on {_data(other)}, not D4RL's {spec.name}"}
+    found = paper.gtp_score(spec.paper_row, first["bc"], first["sampling_steps"])
     return {"absent": "not legible in our copy"} if found is None else {"mean": found[0], "std": found[1]}
+
+
+def _data(run: Run) -> str:
+    source = run.environment.get("data_source") or run.settings["dataset"]
+    sha256 = run.environment.get("data_sha256")
+    name = Path(source).name.replace("|", "\\|") if source else "data of no record"
+    return name + (f" (SHA-256 {sha256[:8]})" if sha256 else "")
 
 
 def draw_report(paths: Sequence[Path], out: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_cases import columns, write
 from PIL import Image
 from run_cases import tiny
 
@@ -14,6 +15,7 @@ from gtp_fast import embedded, paper, report
 from gtp_fast.config_files import merge
 from gtp_fast.errors import UsageError
 from gtp_fast.loop import train
+from gtp_fast.published import PUBLISHED
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half():
@@ -70,11 +72,52 @@ def test_an_unfinished_run_with_a_torn_line_is_drawn(tmp_path: Path):
     assert "not evaluated yet" in (out / "README.md").read_text()
 
 
-def test_the_papers_number_stands_beside_its_own_data_only(tmp_path: Path):
-    run = report.Run(tmp_path, dict(vars(merge({"env": "hopper-medium-v2"}))), {}, *([np.zeros(0)] * 3), False, {})
-    assert report._paper_score(run) == {"mean": 90.3, "std": 2.7}
-    run.settings["dataset"] = "mine.hdf5"
-    assert "absent" in report._paper_score(run)
+def _run(env: str, sha256: str | None, source: str | None = "/data/hopper_medium-v2.hdf5", **changes) -> report.Run:
+    environment = {"data_sha256": sha256, "data_source": source}
+    settings = vars(merge({"env": env})) | changes
+    return report.Run(Path("run"), settings, environment, *([np.zeros(0)] * 3), False, {})
+
+
+D4RL = PUBLISHED["hopper-medium-v2"][1]
+
+
+@pytest.mark.parametrize("dataset", [None, "/elsewhere/copy.hdf5"])
+def test_the_papers_number_stands_beside_its_own_data(dataset):
+    assert report._paper_score([_run("hopper-medium-v2", D4RL, dataset=dataset)]) == {"mean": 90.3, "std": 2.7}
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (
+            _run("hopper-medium-v2", "ab" * 32),
+            "trained on hopper_medium-v2.hdf5 (SHA-256 abababab), not D4RL's hopper-",
+        ),
+        (_run("hopper-medium-v2", "ab" * 32, "a|b.hdf5"), "trained on a\\|b.hdf5 (SHA-256 abababab), not D4RL's"),
+        (
+            _run("hopper-medium-v2", None, None, dataset="my/mirror.hdf5"),
+            "trained on mirror.hdf5, not D4RL's hopper-medium",
+        ),
+        (_run("hopper-medium-v2", None, None), "trained on data of no record, not D4RL's"),
+        (_run("antmaze-medium-play-v2", "ab" * 32), "no checksum of D4RL's antmaze-medium-play-v2 is known"),
+        (_run("Hopper-v5", D4RL), "the data are not the paper's"),
+    ],
+    ids=["mirror", "bar", "dataset", "no record", "no checksum", "no row"],
+)
+def test_the_papers_number_does_not_stand_beside_other_data(run, words):
+    assert report._paper_score([run])["absent"].startswith(words)
+
+
+def test_one_run_on_other_data_keeps_the_papers_number_from_its_seeds():
+    runs = [_run("hopper-medium-v2", D4RL), _run("hopper-medium-v2", "cd" * 32)]
+    assert "SHA-256 cdcdcdcd" in report._paper_score(runs)["absent"]
+
+
+def test_a_run_on_a_mirror_says_so_in_the_table(tmp_path: Path):
+    write(tmp_path / "mirror.hdf5", columns(sizes=(11, 3)))
+    train(tiny(tmp_path, env="hopper-medium-v2", dataset=str(tmp_path / "mirror.hdf5"), eval_every=30))
+    page = (report.draw_report([tmp_path / "run"], tmp_path / "report") / "README.md").read_text()
+    assert "| trained on mirror.hdf5 (SHA-256 " in page and "90.3" not in page
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path):
