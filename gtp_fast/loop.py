@@ -67,12 +67,21 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
             "settings": hash6(cfg),
         }
         step = int(state.step)
-        report(
-            Started(run.path, data.source, buffer.size, parameters, chosen, step, (*data.notes, *notes, *start.notes))
-        )
+        notes = (*data.notes, *notes, *start.notes)
+        if start.goes_back:
+            checkpoint.drop_after(run, step)
         with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:
-            disk = Disk(run.path, lambda message: report(Warned(message)))
-            training = _Training(cfg, run, state, evaluator, writer, report, disk, meta, start.best)
+
+            def tell(event: Event) -> None:
+                writer.note(event)
+                report(event)
+
+            tell(Started(run.path, data.source, buffer.size, parameters, chosen, step, notes))
+            for made in results.read_evaluations(run):  # before a kill, after the last checkpoint: not made again
+                if made.step > step:
+                    writer.score(made.step, made.figures)
+            disk = Disk(run.path, lambda message: tell(Warned(message)))
+            training = _Training(cfg, run, state, evaluator, writer, tell, disk, meta, start.best)
             if start.checkpoint is not None:
                 training.saved = start.checkpoint.path
                 training.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)

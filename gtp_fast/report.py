@@ -217,7 +217,7 @@ def _goal_table(goals: dict[str, Any]) -> list[str]:
 
 def _card(run: Run) -> list[str]:
     s, e = run.settings, run.environment
-    machine = e.get("gpu") or f"CPU, {e.get('threads')} threads"
+    machine = e.get("gpu") or f"{e.get('cpu', 'CPU')}, {e.get('threads')} threads"
     return [
         f"## {run.path.name}",
         "",
