@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def _run_with_kills(server: Server, wanted: dict[str, Any], kills: int, seed: in
         pid = server.start(wanted)
         if done < kills:
             time.sleep(chance.uniform(0.05, 0.9))
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it had ended already
+                os.kill(pid, signal.SIGKILL)
         code = server.wait(pid)
         if code == 0:
             return done
