@@ -202,7 +202,7 @@ def load_newest(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
 def prune(run: RunDir, keep: int, newest: int) -> None:
     """Remove all but the last `keep` checkpoints up to step `newest`, the one just saved; ckpt/best stays.
 
-    Later ones are those that a resume passed over as damaged, or went back behind: they must not push out good ones.
+    Later ones are those that a resume passed over as damaged: they must not push out good ones.
     """
     for step in [step for step in steps(run) if step <= newest][: -max(keep, 1)]:
         shutil.rmtree(run.checkpoint(step), ignore_errors=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from gtp_fast import catalog, paper
 from gtp_fast.config_files import read_settings
+from gtp_fast.errors import UsageError
 from gtp_fast.rundir import RunDir, publish, publish_json
 
 BOOTSTRAP_SAMPLES = 10_000
@@ -39,7 +40,7 @@ def read_run(path: Path) -> Run:
     """Read a run directory, finished or not. Raises: UsageError when it is none."""
     settings = read_settings(path)
     run = RunDir(path)
-    evals = [json.loads(file.read_text()) for file in sorted(run.evaluations.glob("step-*.json"))]
+    evals = [_read(file, "step", "returns", "scores") for file in sorted(run.evaluations.glob("step-*.json"))]
     scored = bool(evals) and evals[0]["scores"] is not None
     members = settings["seeds"]
     returns = np.array([np.mean(e["returns"], axis=1) for e in evals]).reshape(len(evals), members)
@@ -48,13 +49,25 @@ def read_run(path: Path) -> Run:
     return Run(
         path=path,
         settings=settings,
-        environment=json.loads(environment.read_text()) if environment.exists() else {},
+        environment=_read(environment) if environment.exists() else {},
         eval_steps=np.array([e["step"] for e in evals], dtype=np.int64),
         figures=figures.reshape(len(evals), members),
         returns=returns,
         scored=scored,
         losses=_losses(run.metrics),
     )
+
+
+def _read(file: Path, *names: str) -> dict[str, Any]:
+    """Read a JSON object that has the names. Raises: UsageError naming a file that is damaged."""
+    try:
+        values = dict(json.loads(file.read_bytes()))
+        missing = [name for name in names if name not in values]
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{file} cannot be read ({error}); restore it, or remove it to leave it out") from None
+    if missing:
+        raise UsageError(f"{file} lacks {', '.join(missing)}; restore it, or remove it to leave it out")
+    return values
 
 
 def _losses(path: Path) -> dict[str, np.ndarray]:

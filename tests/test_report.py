@@ -120,6 +120,15 @@ def test_a_run_on_a_mirror_says_so_in_the_table(tmp_path: Path):
     assert "| trained on mirror.hdf5 (SHA-256 " in page and "90.3" not in page
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", "\x00"])
+def test_a_damaged_evaluation_is_named(tmp_path: Path, text):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "config.yaml").write_text("env: Hopper-v5\n")
+    (tmp_path / "eval/step-00000010.json").write_text(text)
+    with pytest.raises(UsageError, match=r"step-00000010\.json .*remove it to leave it out"):
+        report.draw_report([tmp_path], tmp_path / "report")
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path):
     with pytest.raises(UsageError, match="is no run directory"):
         report.draw_report([tmp_path], tmp_path / "report")
