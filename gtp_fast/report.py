@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from gtp_fast import catalog, paper
+from gtp_fast.aggregate import bootstrap_interval, interquartile_mean
+from gtp_fast.config import RUN_ONLY_FIELDS
 from gtp_fast.config_files import read_settings
 from gtp_fast.errors import UsageError
 from gtp_fast.rundir import RunDir, publish, publish_json
 
-BOOTSTRAP_SAMPLES = 10_000
+# What runs of one setting may differ in: their seeds, and the machine they ran on.
+ONE_SETTING = ("seed", "seeds", "device", "backend", "clip_actions", *RUN_ONLY_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -85,25 +88,6 @@ def _losses(path: Path) -> dict[str, np.ndarray]:
     return {"step": np.array([row["step"] for row in rows]), **columns}
 
 
-def interquartile_mean(figures: np.ndarray) -> float:
-    """Return the mean of the middle half of the figures, the ends weighted by what belongs to it."""
-    ordered = np.sort(np.asarray(figures, dtype=np.float64).ravel())
-    edges = np.arange(len(ordered) + 1) / len(ordered)
-    weight = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0.0, None)
-    return float((ordered * weight).sum() / weight.sum())
-
-
-def bootstrap_interval(figures: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
-    """Return the 95 % bootstrap interval of the interquartile mean over seeds, None for fewer than two."""
-    figures = np.asarray(figures, dtype=np.float64).ravel()
-    if len(figures) < 2:
-        return None
-    drawn = np.random.default_rng(seed).choice(figures, (BOOTSTRAP_SAMPLES, len(figures)))
-    means = np.array([interquartile_mean(row) for row in drawn[:: max(1, BOOTSTRAP_SAMPLES // 2_000)]])
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def label(run: Run) -> str:
     """Name a setting: what differs between the lines of a picture."""
     s = run.settings
@@ -113,11 +97,26 @@ def label(run: Run) -> str:
 
 
 def group(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Gather runs of one data set and setting; their members are its seeds."""
-    groups: dict[tuple[str, str], list[Run]] = {}
+    """Gather runs of one data set and setting; their members are its seeds.
+
+    Settings that the label does not name are added to it where they differ: their runs are not seeds of each other.
+    """
+    alike: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.settings["env"], label(run)), []).append(run)
+        alike.setdefault((run.settings["env"], label(run)), []).append(run)
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for (env, name), members in alike.items():
+        decisive = [_decisive(run) for run in members]
+        differ = [key for key in decisive[0] if len({values[key] for values in decisive}) > 1]
+        for run, values in zip(members, decisive, strict=True):
+            more = "".join(f", {key} = {values[key]}" for key in differ)
+            groups.setdefault((env, name + more), []).append(run)
     return groups
+
+
+def _decisive(run: Run) -> dict[str, Any]:
+    values = {name: value for name, value in run.settings.items() if name not in ONE_SETTING}
+    return values | {"data": str(run.environment.get("data_sha256"))[:8]}
 
 
 def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:

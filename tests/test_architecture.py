@@ -21,7 +21,7 @@ RIVER = (
     ("keep", ("disk", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
     ("act", ("policy", "evaluate", "evaluator")),
     ("run", ("results", "loop", "profile_run", "eval_run")),
-    ("ask", ("report", "figures", "doctor", "screen", "cli", "__main__")),
+    ("ask", ("aggregate", "report", "figures", "doctor", "screen", "cli", "__main__")),
 )
 OWNERS = {
     "h5py": {"dataset"},

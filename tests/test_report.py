@@ -11,25 +11,34 @@ from data_cases import columns, write
 from PIL import Image
 from run_cases import tiny
 
-from gtp_fast import embedded, paper, report
+from gtp_fast import aggregate, embedded, paper, report
 from gtp_fast.config_files import merge
 from gtp_fast.errors import UsageError
 from gtp_fast.loop import train
 from gtp_fast.published import PUBLISHED
 
 
+def _run(env: str, sha256: str | None, source: str | None = "/data/hopper_medium-v2.hdf5", **changes) -> report.Run:
+    environment = {"data_sha256": sha256, "data_source": source}
+    settings = vars(merge({"env": env})) | changes
+    return report.Run(Path("run"), settings, environment, *([np.zeros(0)] * 3), False, {})
+
+
+D4RL = PUBLISHED["hopper-medium-v2"][1]
+
+
 def test_the_interquartile_mean_is_that_of_the_middle_half():
-    assert report.interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0])) == 1.5
+    assert aggregate.interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0])) == 1.5
     # Five values: a quarter of five is 1.25, so the second and the fourth count three quarters.
-    assert report.interquartile_mean(np.arange(5.0)) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
-    assert report.interquartile_mean(np.array([7.0])) == 7.0
+    assert aggregate.interquartile_mean(np.arange(5.0)) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
+    assert aggregate.interquartile_mean(np.array([7.0])) == 7.0
 
 
 def test_the_bootstrap_interval_holds_the_mean_and_needs_two_seeds():
     figures = np.random.default_rng(0).normal(50, 5, 10)
-    low, high = report.bootstrap_interval(figures) or (0.0, 0.0)
-    assert low < report.interquartile_mean(figures) < high and high - low < 12
-    assert report.bootstrap_interval(np.array([1.0])) is None
+    low, high = aggregate.bootstrap_interval(figures) or (0.0, 0.0)
+    assert low < aggregate.interquartile_mean(figures) < high and high - low < 12
+    assert aggregate.bootstrap_interval(np.array([1.0])) is None
 
 
 def test_the_papers_numbers_are_those_printed():
@@ -64,21 +73,29 @@ def test_seeds_of_one_setting_are_one_line_and_settings_are_several(tmp_path: Pa
     ]
 
 
+def test_runs_that_differ_in_more_than_seeds_are_lines_of_their_own_and_say_in_what():
+    runs = [_run("hopper-medium-v2", D4RL, seed=seed, eta=eta) for seed, eta in ((0, 1.0), (1, 1.0), (2, 5.0))]
+    found = {name: [run.settings["seed"] for run in members] for (_, name), members in report.group(runs).items()}
+    assert found == {"GTP stable, K = 5, eta = 1.0": [0, 1], "GTP stable, K = 5, eta = 5.0": [2]}
+
+
+def test_runs_on_other_data_are_lines_of_their_own():
+    runs = [_run("hopper-medium-v2", "ab" * 32), _run("hopper-medium-v2", "cd" * 32, seed=1)]
+    assert [name for _, name in report.group(runs)] == [f"GTP stable, K = 5, data = {x * 4}" for x in ("ab", "cd")]
+
+
+def test_the_machine_and_the_cadence_of_a_run_do_not_part_its_seeds():
+    changes = ({"device": "cpu", "log_every": 7}, {"device": "cuda", "backend": "compiled", "seed": 1})
+    runs = [_run("hopper-medium-v2", D4RL, **change) for change in changes]
+    assert [name for _, name in report.group(runs)] == ["GTP stable, K = 5"]
+
+
 def test_an_unfinished_run_with_a_torn_line_is_drawn(tmp_path: Path):
     train(tiny(tmp_path))
     with (tmp_path / "run/metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "actor_')
     out = report.draw_report([tmp_path / "run"], tmp_path / "report")
     assert "not evaluated yet" in (out / "README.md").read_text()
-
-
-def _run(env: str, sha256: str | None, source: str | None = "/data/hopper_medium-v2.hdf5", **changes) -> report.Run:
-    environment = {"data_sha256": sha256, "data_source": source}
-    settings = vars(merge({"env": env})) | changes
-    return report.Run(Path("run"), settings, environment, *([np.zeros(0)] * 3), False, {})
-
-
-D4RL = PUBLISHED["hopper-medium-v2"][1]
 
 
 @pytest.mark.parametrize("dataset", [None, "/elsewhere/copy.hdf5"])
