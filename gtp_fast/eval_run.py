@@ -71,7 +71,7 @@ def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
     result = evaluate_policy(policy, spec, episodes, asked.env_seed, max(steps))
     if asked.video is not None:
         try:
-            record_video(policy, spec, asked.video)
+            record_video(policy, spec, asked.video, asked.env_seed)
         except OSError as error:
             raise UsageError(f"--video {asked.video} cannot be written ({error}); choose another place") from error
     return Evaluation(result, chosen, steps, notes)
