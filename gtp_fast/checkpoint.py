@@ -202,7 +202,16 @@ def load_newest(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
 def prune(run: RunDir, keep: int, newest: int) -> None:
     """Remove all but the last `keep` checkpoints up to step `newest`, the one just saved; ckpt/best stays.
 
-    Later ones are those that a resume passed over as damaged, or went back behind: they must not push out good ones.
+    Later ones are those that a resume passed over as damaged: they must not push out good ones.
     """
     for step in [step for step in steps(run) if step <= newest][: -max(keep, 1)]:
         shutil.rmtree(run.checkpoint(step), ignore_errors=True)
+
+
+def drop_after(run: RunDir, step: int) -> None:
+    """Remove the checkpoints after `step`, to which a resume goes back: their past is written anew.
+
+    The newest goes first: killed in between, the run still has every metric line before its newest checkpoint.
+    """
+    for later in reversed([later for later in steps(run) if later > step]):
+        shutil.rmtree(run.checkpoint(later))

@@ -14,15 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from gtp_fast import __version__
 from gtp_fast.config import TrainConfig, flag
 from gtp_fast.errors import GtpError, UsageError
 from gtp_fast.field_help import FIELD_HELP
-
-if TYPE_CHECKING:
-    from gtp_fast.policy import Policy
 
 
 class _Parser(argparse.ArgumentParser):
@@ -121,7 +118,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.print_config:
         from gtp_fast.config_files import dump_yaml
 
-        print(dump_yaml(cfg), end="")
+        print(json.dumps(asdict(cfg)) if arguments.json else dump_yaml(cfg).rstrip())
         return
     from gtp_fast.loop import train
     from gtp_fast.screen import Screen
@@ -145,38 +142,26 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--select", choices=["none", "softmax", "argmax"], help="how Q picks one")
     parser.add_argument("--seed", type=int, help="one member of the run (default: all)")
     parser.add_argument("--env-seed", type=int, default=1, help="seed of the environments (default: 1)")
-    parser.add_argument("--best", action="store_true", help="the best policy by score, not the last")
+    parser.add_argument("--best", action="store_true", help="the best policy by score, not the last checkpoint")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="cpu")
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _eval(arguments: argparse.Namespace) -> None:
-    from gtp_fast import catalog
-    from gtp_fast.evaluate import evaluate_policy, record_video
-    from gtp_fast.policy import load_policy
-    from gtp_fast.report import read_settings
+    from gtp_fast.eval_run import EvalConfig, eval_run
 
-    settings = read_settings(arguments.run_path)
-    spec = catalog.resolve(settings["env"])
-    policy: Policy = load_policy(
-        arguments.run_path,
-        arguments.seed,
-        arguments.best,
-        arguments.device,
-        arguments.sampling_steps,
-        arguments.candidates,
-        arguments.select,
-    )
-    episodes = arguments.episodes or settings["eval_episodes"]
-    result = evaluate_policy(policy, spec, episodes, arguments.env_seed)
-    if arguments.video:
-        record_video(policy, spec, arguments.video)
+    asked = EvalConfig(**{field.name: getattr(arguments, field.name) for field in fields(EvalConfig)})
+    found = eval_run(arguments.run_path, asked)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps({"run": str(arguments.run_path), "best": arguments.best, **result.to_json()}))
+        print(json.dumps({"run": str(arguments.run_path), **found.to_json()}))
         return
-    how = f"K = {result.sampling_steps}, candidates {result.candidates} ({result.select}), {episodes} episodes"
-    print(f"{result.env_id}, {'best' if arguments.best else 'last'} policy, {how}")
+    result = found.result
+    print(f"policy {found.checkpoint}, step {', '.join(f'{step:,}' for step in dict.fromkeys(found.steps))}")
+    how = f"K = {result.sampling_steps}, candidates {result.candidates} ({result.select})"
+    print(f"{result.env_id}, {result.returns_SE.shape[1]} episodes, {how}")
     for i, seed in enumerate(result.seeds):
         row = result.returns_SE[i]
         score = "" if result.scores_SE is None else f"   score {result.scores_SE[i].mean():.1f}"

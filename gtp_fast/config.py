@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -84,7 +85,8 @@ RUN_ONLY_FIELDS = (
     *("run_dir", "resume", "log_every", "eval_every", "eval_episodes", "save_every", "keep"),
     *("tensorboard", "wandb", "profile", "threads", "graph", "unroll", "dataset"),
 )
-# name: (lowest, highest) allowed, both included.
+_FINITE = 1e30  # float32 holds it
+# name: (lowest, highest) allowed, both included. Every number has a row: NaN lies in no range.
 _RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 10**12),
     "batch_size": (1, 10**7),
@@ -100,21 +102,25 @@ _RANGES: dict[str, tuple[float, float]] = {
     "save_every": (0, 10**12),
     "keep": (1, 10**6),
     "hidden": (1, 65_536),
-    "lr": (0, 1e30),  # float32 holds it
-    "grad_norm": (0, float("inf")),
+    "lr": (0, _FINITE),
+    "grad_norm": (0, _FINITE),
     "gamma": (0, 1),
     "tau": (0, 1),
     "ema_decay": (0, 1),
     "ema_every": (1, 10**12),
     "ema_start": (0, 10**12),
+    "reward_scale": (-_FINITE, _FINITE),
+    "reward_shift": (-_FINITE, _FINITE),
     "sigma_min": (1e-12, 1e6),
+    "sigma_max": (1e-12, 1e6),
     "sigma_data": (1e-12, 1e6),
-    "rho": (1e-3, 1e3),
+    "rho": (0.02, 1e3),  # sigma^(1/rho) stays within float64
     "s0": (1, 10**6),
-    "lambda_flow": (0, float("inf")),
-    "eta": (0, float("inf")),
+    "s1": (1, 10**6),  # the grids of all stages lie on the device
+    "lambda_flow": (0, _FINITE),
+    "eta": (0, _FINITE),
     "value_samples": (1, 1000),
-    "weight_cap": (0, float("inf")),
+    "weight_cap": (0, _FINITE),
 }
 
 
@@ -125,10 +131,8 @@ def validate(cfg: TrainConfig) -> TrainConfig:
     """
     if not cfg.env:
         raise UsageError("--env is missing; name a data set, for example --env hopper-demo-v0 (gtp-fast data list)")
-    for name, (low, high) in _RANGES.items():
-        value = getattr(cfg, name)
-        if not low <= value <= high:
-            raise UsageError(f"{flag(name)} {value} is outside [{low:g}, {high:g}]")
+    for name in _RANGES:
+        check_range(name, getattr(cfg, name))
     if cfg.sigma_max <= cfg.sigma_min:
         raise UsageError(f"--sigma-max {cfg.sigma_max} must be above --sigma-min {cfg.sigma_min}")
     if cfg.s1 < cfg.s0:
@@ -141,6 +145,25 @@ def validate(cfg: TrainConfig) -> TrainConfig:
             "argmax, one candidate needs none"
         )
     return cfg
+
+
+def check_range(name: str, value: float, typed: str | None = None) -> None:
+    """Refuse a value that its setting cannot take.
+
+    Args: typed is the flag that the value came from, where it is not the setting's own.
+    Raises: UsageError naming flag, value and range.
+    """
+    low, high = _RANGES[name]
+    if not low <= value <= high:
+        raise UsageError(f"{typed or flag(name)} {shown(value)} is outside [{low:g}, {high:g}]")
+
+
+def shown(value: object) -> str:
+    """Return a value in few letters: nested YAML aliases stand for more text than fits in memory."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "an integer of thousands of digits"
 
 
 def flag(name: str) -> str:

@@ -6,79 +6,128 @@ Precedence: defaults < configs/presets/<preset>.yaml < configs/tasks/<task>.yaml
 from __future__ import annotations
 
 import difflib
+import math
+import os
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, fields, replace
-from pathlib import Path
+from dataclasses import asdict, replace
+from numbers import Integral, Real
+from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
 from gtp_fast import catalog
-from gtp_fast.config import TrainConfig, flag, validate
+from gtp_fast.config import TrainConfig, flag, shown, validate
 from gtp_fast.errors import UsageError
 
 
 def merge(flags: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
     """Return the settings of a run from its explicit flags and an optional YAML file.
 
+    A run that `--resume PATH` names brings its own settings in place of the presets.
     Raises: UsageError for unknown names, wrong types, values out of range, with the nearest match.
     """
-    check_names(flags, "the flags")
-    own = read_yaml(file) if file else {}
-    typed = own | dict(flags)
-    spec = catalog.resolve(str(typed["env"])) if typed.get("env") else None
+    typed = (read_yaml(file) if file else {}) | checked(flags, "the flags")
+    saved = _saved(typed.get("resume", TrainConfig.resume))
+    return validate(replace(TrainConfig(), **_of_bc((saved or _presets(typed)) | typed)))
+
+
+def _presets(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the algorithm's preset and, above them, of the data set's task."""
+    spec = catalog.resolve(typed["env"]) if typed.get("env") else None
     task = read_yaml(_root() / "tasks" / f"{spec.task}.yaml") if spec and spec.task else {}
-    preset_name = typed.get("preset", task.get("preset", TrainConfig.preset))
-    _check_type("preset", preset_name, "--preset")
-    preset = read_yaml(_root() / "presets" / f"{preset_name}.yaml")
-    values = preset | task | typed | {"preset": preset_name}
-    if values.get("bc"):
-        values["eta"] = 0.0
-    return validate(replace(TrainConfig(), **values))
+    preset = typed.get("preset", task.get("preset", TrainConfig.preset))
+    return read_yaml(_root() / "presets" / f"{preset}.yaml") | task | {"preset": preset}
+
+
+def _saved(resume: str) -> dict[str, Any]:
+    """Return the settings of the run that `--resume PATH` names; nothing where it names none."""
+    file = None if resume in ("auto", "never") else settings_file(Path(resume))
+    saved = read_yaml(file) if file else {}
+    return {name: value for name, value in saved.items() if name not in ("run_dir", "resume")}
+
+
+def settings_file(path: Path) -> Path | None:
+    """Return config.yaml of the run that `path` names: its directory, or one of its checkpoints."""
+    files = (folder / "config.yaml" for folder in (path, path.parent.parent))
+    return next((file for file in files if os.path.isfile(file)), None)  # Path.is_file raises on names too long
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of the run that holds `path` (the run, a checkpoint, or its best policy), every one.
+
+    Raises: UsageError when it is no run, or its settings cannot be read or name no data set.
+    """
+    file = settings_file(path)
+    if file is None:
+        raise UsageError(f"{path} is no run directory (it has no config.yaml); train one with gtp-fast train")
+    settings = asdict(TrainConfig()) | read_yaml(file)
+    if not settings["env"]:
+        raise UsageError(f"{file} names no env; restore the file, or train again with gtp-fast train")
+    return settings
+
+
+def _of_bc(values: dict[str, Any]) -> dict[str, Any]:
+    return values | {"eta": 0.0} if values.get("bc") else values
 
 
 def _root() -> Path:
-    """Return the folder of presets: beside the package in a checkout, inside it where it was installed."""
+    """Return the folder of presets: inside the package where it was installed, beside it in a checkout."""
     here = Path(__file__).parent
-    checkout = here.parent / "configs"
-    return checkout if (checkout / "presets").is_dir() else here / "configs"
+    return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
 
 
-def check_names(values: Mapping[str, Any], where: str) -> None:
-    """Refuse names that are no setting, with the nearest match, and values of another type."""
-    known = {field.name for field in fields(TrainConfig)}
+def checked(values: Mapping[str, Any], where: str, lines: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Return settings with numbers and paths in the one type that is saved and hashed.
+
+    Args: where names their source in errors; lines, the line of each name in it.
+    Raises: UsageError for names that are no setting, with the nearest match, and for values of another type.
+    """
+    hints = get_type_hints(TrainConfig)
     for name, value in values.items():
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
+        place = f"{where}:{lines[name]}" if lines and name in lines else where
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1) if isinstance(name, str) else []
             hint = f"did you mean {near[0]}?" if near else "gtp-fast train --help lists all."
-            raise UsageError(f"{where}: no setting is called {name!r}; {hint}")
-        _check_type(name, value, where)
+            raise UsageError(f"{place}: no setting is called {shown(name)}; {hint}")
+        _check_type(name, value, hints[name], place)
+    return {name: _plain(value, hints[name]) for name, value in values.items()}
 
 
-def _check_type(name: str, value: Any, where: str) -> None:
-    hint = get_type_hints(TrainConfig)[name]
-    if not _fits(value, hint):
-        expected = (
-            " | ".join(map(str, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", hint)
-        )
-        near = difflib.get_close_matches(str(value), [str(a) for a in get_args(hint)], n=1, cutoff=0.4)
-        more = f"; did you mean {near[0]}?" if near and get_origin(hint) is Literal else ""
-        raise UsageError(f"{where}: {flag(name)} is {value!r}, expected {expected}{more}")
+def _plain(value: Any, hint: Any) -> Any:
+    """Return a value of the hint's type itself: 5, 5.0 and numpy's 5 are one setting, saved and hashed alike."""
+    if isinstance(value, (bool, NoneType)):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)  # of numpy's strings too, which YAML cannot write
+    if isinstance(value, PurePath):
+        return str(value)
+    if hint is int:
+        return int(value)
+    try:
+        return float(value) + 0.0  # -0.0 becomes 0.0
+    except OverflowError:  # an integer beyond float64: out of every range
+        return math.inf
+
+
+def _check_type(name: str, value: Any, hint: Any, where: str) -> None:
+    if _fits(value, hint):
+        return
+    literals = [str(choice) for choice in get_args(hint)] if get_origin(hint) is Literal else []
+    expected = " | ".join(literals) or getattr(hint, "__name__", hint)
+    near = difflib.get_close_matches(value, literals, n=1, cutoff=0.4) if isinstance(value, str) else []
+    more = f"; did you mean {near[0]}?" if near else ""
+    raise UsageError(f"{where}: {flag(name)} is {shown(value)}, expected {expected}{more}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
-        return value in get_args(hint)
+        return isinstance(value, str) and value in get_args(hint)
     if isinstance(hint, UnionType):
         return any(_fits(value, part) for part in get_args(hint))
-    if hint is NoneType:
-        return value is None
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+    kinds = {NoneType: NoneType, bool: bool, str: (str, PurePath), int: Integral, float: Real}
+    return isinstance(value, kinds[hint]) and isinstance(value, bool) == (hint is bool)
 
 
 class _Loader(yaml.SafeLoader):
@@ -99,23 +148,37 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of settings; integers are taken where numbers are expected.
+    """Read a YAML file of settings; integers, and numbers such as 3e-4, are taken where numbers are expected.
 
     Raises: UsageError naming file and line for what is not a mapping of known settings.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        loader.name = str(path)
+        node = loader.get_single_node()
+        values = {} if node is None else loader.construct_document(node)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; check --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
-        raise UsageError(f"{path} is not a YAML file of settings: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); name a YAML file of settings") from None
+    except Exception as error:  # PyYAML lets its constructors' errors out: !!bool x is a KeyError
+        raise UsageError(f"{path} is not a YAML file of settings: {error or type(error).__name__}") from None
     if values is None:
         return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
         raise UsageError(f"{path} holds {type(values).__name__}, expected lines of the form 'name: value'")
-    check_names(values, str(path))
+    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
     hints = get_type_hints(TrainConfig)
-    return {name: float(value) if hints[name] is float else value for name, value in values.items()}
+    numbers = {name: _number(value) for name, value in values.items() if hints.get(name) is float}
+    return checked(values | numbers, str(path), lines)
+
+
+def _number(value: Any) -> Any:
+    """Read 3e-4, which YAML 1.1 takes for text because it has no dot; give anything else back."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def dump_yaml(cfg: TrainConfig) -> str:

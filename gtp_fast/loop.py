@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
-from gtp_fast import catalog, checkpoint, dataset, device, guards, metrics, profiling
+from gtp_fast import catalog, checkpoint, dataset, device, guards, metrics, profiling, results
 from gtp_fast.algorithms import gtp
 from gtp_fast.buffer import ReplayBuffer, row_width
 from gtp_fast.config import TrainConfig, hash6
 from gtp_fast.disk import Disk
-from gtp_fast.errors import DiskError, GtpError
+from gtp_fast.errors import DiskError
 from gtp_fast.evaluate import EvalResult, check_environment
 from gtp_fast.evaluator import Evaluator
 from gtp_fast.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
@@ -67,12 +67,21 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
             "settings": hash6(cfg),
         }
         step = int(state.step)
-        report(
-            Started(run.path, data.source, buffer.size, parameters, chosen, step, (*data.notes, *notes, *start.notes))
-        )
+        notes = (*data.notes, *notes, *start.notes)
+        if start.goes_back:
+            checkpoint.drop_after(run, step)
         with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:
-            disk = Disk(run.path, lambda message: report(Warned(message)))
-            training = _Training(cfg, run, state, evaluator, writer, report, disk, meta, start.best)
+
+            def tell(event: Event) -> None:
+                writer.note(event)
+                report(event)
+
+            tell(Started(run.path, data.source, buffer.size, parameters, chosen, step, notes))
+            for made in results.read_evaluations(run):  # before a kill, after the last checkpoint: not made again
+                if made.step > step:
+                    writer.score(made.step, made.figures)
+            disk = Disk(run.path, lambda message: tell(Warned(message)))
+            training = _Training(cfg, run, state, evaluator, writer, tell, disk, meta, start.best)
             if start.checkpoint is not None:
                 training.saved = start.checkpoint.path
                 training.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
@@ -83,7 +92,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
                 seconds = training.to_the_end(stepper(cfg, state, buffer), step, interrupt)
             finally:
                 evaluator.close()
-        return _result(cfg, data.source, run, seconds, cfg.steps - step)
+        return results.of_run(cfg, data.source, run, seconds, cfg.steps - step)
 
 
 @dataclass
@@ -220,45 +229,3 @@ def _policy_config(cfg: TrainConfig, buffer: ReplayBuffer) -> PolicyConfig:
         select=cfg.select,
         seeds=tuple(gtp.member_seeds(cfg)),
     )
-
-
-def _result(cfg: TrainConfig, source: str, run: RunDir, seconds: float, steps_done: int) -> Result:
-    results = read_evaluations(run)
-    scores = [r for r in results if r.scores_SE is not None]
-    best = [max(column) for column in zip(*(r.figures for r in scores), strict=True)] if scores else None
-    return Result(
-        run_dir=str(run.path),
-        env=cfg.env,
-        dataset=source,
-        algo=cfg.algo,
-        bc=cfg.bc,
-        preset=cfg.preset,
-        seeds=gtp.member_seeds(cfg),
-        steps=cfg.steps,
-        steps_per_second=steps_done / seconds if seconds else 0.0,
-        seconds=seconds,
-        device=cfg.device,
-        backend=cfg.backend,
-        graph=cfg.graph,
-        precision=cfg.precision,
-        sampling_steps=cfg.sampling_steps,
-        candidates=cfg.candidates,
-        select=cfg.select,
-        score_last=scores[-1].figures if scores else None,
-        score_best=best,
-        return_last=results[-1].returns_SE.mean(axis=1).tolist() if results else None,
-        checkpoint=str(run.checkpoint(cfg.steps)),
-    )
-
-
-def read_evaluations(run: RunDir) -> list[EvalResult]:
-    """Return the evaluations of a run in the order of their steps."""
-    import json
-
-    results = []
-    for file in sorted(run.evaluations.glob("step-*.json")):
-        try:
-            results.append(EvalResult.from_json(json.loads(file.read_text())))
-        except (ValueError, KeyError, TypeError) as error:
-            raise GtpError(f"{file} is not an evaluation ({error!r}); remove it and evaluate again") from None
-    return results

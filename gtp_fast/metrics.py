@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
+from gtp_fast.events import Evaluated, Event, Started, Warned
 from gtp_fast.rundir import RunDir, publish, sync
 
 
@@ -35,16 +37,49 @@ def truncate_after(path: Path, step: int) -> None:
     publish(path, b"".join(line + b"\n" for line in kept))
 
 
+def truncate_log_after(path: Path, step: int) -> None:
+    """Drop train.log's interval lines of steps after `step`, and a line that was cut off; all else is history."""
+    if not path.exists():
+        return
+    whole = path.read_bytes().splitlines(keepends=True)
+    publish(path, b"".join(line for line in whole if line.endswith(b"\n") and _interval(line) <= step))
+
+
+def _interval(line: bytes) -> int:
+    """Return the step of an interval's line, `step 1,000 52.3 steps/s ...`; 0 of any other."""
+    words = line.split()
+    digits = words[1].replace(b",", b"") if len(words) > 1 and words[0] == b"step" else b""
+    return int(digits) if digits.isdigit() else 0
+
+
+def lines_of(event: Event) -> list[str]:
+    """Return what train.log says of an event; an interval has a line of its own."""
+    match event:
+        case Started():
+            first = (
+                f"start  at step {event.step:,} on {event.source}, {event.transitions:,} transitions; {event.chosen}"
+            )
+            return [first, *(f"note   {note}" for note in event.notes)]
+        case Evaluated():
+            kind, figures = "score" if event.scored else "return", " ".join(f"{x:.4g}" for x in event.figures)
+            return [f"evaluated step {event.step:,} {kind} {figures}"]
+        case Warned():
+            return [f"warning: {event.message}"]
+        case _:
+            return []
+
+
 class MetricsWriter:
     """Appends to metrics.jsonl and train.log, and to the trackers that were asked for."""
 
     def __init__(self, cfg: TrainConfig, run: RunDir, step: int):
         """Open the files; lines of steps after `step` are dropped first. Raises: UsageError without the extra."""
         truncate_after(run.metrics, step)
+        truncate_log_after(run.log, step)
         self._path = run.metrics
         self._jsonl = run.metrics.open("a", buffering=1)
         self._log = run.log.open("a", buffering=1)
-        self._board = _tensorboard(run.path) if cfg.tensorboard else None
+        self._board = _tensorboard(run.path, step) if cfg.tensorboard else None
         self._wandb = _wandb(cfg, run.path) if cfg.wandb else None
 
     def write(self, step: int, values: dict[str, list[float]], steps_per_second: float) -> None:
@@ -59,10 +94,18 @@ class MetricsWriter:
         """Return when every line so far is on the disk: a checkpoint must not outlive the lines before it."""
         self._jsonl.flush()
         sync(self._path)
+        if self._board is not None:
+            self._board.flush()
 
     def say(self, line: str) -> None:
         """Write one line to train.log."""
         self._log.write(line + "\n")
+
+    def note(self, event: Event) -> None:
+        """Write what train.log says of an event; where the disk refuses, the writes that count have told of it."""
+        with suppress(OSError):
+            for line in lines_of(event):
+                self.say(line)
 
     def score(self, step: int, figures: list[float]) -> None:
         """Write an evaluation's figure of each member to the trackers."""
@@ -82,6 +125,9 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            with suppress(OSError):
+                self.say(f"stopped: {type(error).__name__}: {error}")
         for file in (self._jsonl, self._log):
             try:
                 file.close()
@@ -94,12 +140,13 @@ class MetricsWriter:
             self._wandb.finish()
 
 
-def _tensorboard(path: Path) -> Any:
+def _tensorboard(path: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UsageError("--tensorboard needs the package tensorboard: pip install 'gtp-fast[track]'") from None
-    return SummaryWriter(str(path / "tensorboard"))
+    # Readers hide the points after `step` that an earlier part of the run wrote: they are written again.
+    return SummaryWriter(str(path / "tensorboard"), purge_step=step + 1)
 
 
 def _wandb(cfg: TrainConfig, path: Path) -> Any:

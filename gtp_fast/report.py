@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 
 from gtp_fast import catalog, paper
+from gtp_fast.aggregate import bootstrap_interval, interquartile_mean
+from gtp_fast.config import RUN_ONLY_FIELDS
+from gtp_fast.config_files import read_settings
 from gtp_fast.errors import UsageError
 from gtp_fast.rundir import RunDir, publish, publish_json
 
-BOOTSTRAP_SAMPLES = 10_000
+# What runs of one setting may differ in: their seeds, and the machine they ran on.
+ONE_SETTING = ("seed", "seeds", "device", "backend", "clip_actions", *RUN_ONLY_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,11 @@ class Run:
     losses: dict[str, np.ndarray]
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return config.yaml of the run that holds `path` (the run, a checkpoint, or its best policy)."""
-    from gtp_fast.config_files import read_yaml
-
-    for folder in (path, path.parent.parent):
-        if (folder / "config.yaml").exists():
-            return read_yaml(folder / "config.yaml")
-    raise UsageError(f"{path} is no run directory (it has no config.yaml); train one with gtp-fast train")
-
-
 def read_run(path: Path) -> Run:
     """Read a run directory, finished or not. Raises: UsageError when it is none."""
     settings = read_settings(path)
     run = RunDir(path)
-    evals = [json.loads(file.read_text()) for file in sorted(run.evaluations.glob("step-*.json"))]
+    evals = [_read(file, "step", "returns", "scores") for file in sorted(run.evaluations.glob("step-*.json"))]
     scored = bool(evals) and evals[0]["scores"] is not None
     members = settings["seeds"]
     returns = np.array([np.mean(e["returns"], axis=1) for e in evals]).reshape(len(evals), members)
@@ -58,13 +52,25 @@ def read_run(path: Path) -> Run:
     return Run(
         path=path,
         settings=settings,
-        environment=json.loads(environment.read_text()) if environment.exists() else {},
+        environment=_read(environment) if environment.exists() else {},
         eval_steps=np.array([e["step"] for e in evals], dtype=np.int64),
         figures=figures.reshape(len(evals), members),
         returns=returns,
         scored=scored,
         losses=_losses(run.metrics),
     )
+
+
+def _read(file: Path, *names: str) -> dict[str, Any]:
+    """Read a JSON object that has the names. Raises: UsageError naming a file that is damaged."""
+    try:
+        values = dict(json.loads(file.read_bytes()))
+        missing = [name for name in names if name not in values]
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{file} cannot be read ({error}); restore it, or remove it to leave it out") from None
+    if missing:
+        raise UsageError(f"{file} lacks {', '.join(missing)}; restore it, or remove it to leave it out")
+    return values
 
 
 def _losses(path: Path) -> dict[str, np.ndarray]:
@@ -82,25 +88,6 @@ def _losses(path: Path) -> dict[str, np.ndarray]:
     return {"step": np.array([row["step"] for row in rows]), **columns}
 
 
-def interquartile_mean(figures: np.ndarray) -> float:
-    """Return the mean of the middle half of the figures, the ends weighted by what belongs to it."""
-    ordered = np.sort(np.asarray(figures, dtype=np.float64).ravel())
-    edges = np.arange(len(ordered) + 1) / len(ordered)
-    weight = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0.0, None)
-    return float((ordered * weight).sum() / weight.sum())
-
-
-def bootstrap_interval(figures: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
-    """Return the 95 % bootstrap interval of the interquartile mean over seeds, None for fewer than two."""
-    figures = np.asarray(figures, dtype=np.float64).ravel()
-    if len(figures) < 2:
-        return None
-    drawn = np.random.default_rng(seed).choice(figures, (BOOTSTRAP_SAMPLES, len(figures)))
-    means = np.array([interquartile_mean(row) for row in drawn[:: max(1, BOOTSTRAP_SAMPLES // 2_000)]])
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def label(run: Run) -> str:
     """Name a setting: what differs between the lines of a picture."""
     s = run.settings
@@ -110,11 +97,26 @@ def label(run: Run) -> str:
 
 
 def group(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Gather runs of one data set and setting; their members are its seeds."""
-    groups: dict[tuple[str, str], list[Run]] = {}
+    """Gather runs of one data set and setting; their members are its seeds.
+
+    Settings that the label does not name are added to it where they differ: their runs are not seeds of each other.
+    """
+    alike: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.settings["env"], label(run)), []).append(run)
+        alike.setdefault((run.settings["env"], label(run)), []).append(run)
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for (env, name), members in alike.items():
+        decisive = [_decisive(run) for run in members]
+        differ = [key for key in decisive[0] if len({values[key] for values in decisive}) > 1]
+        for run, values in zip(members, decisive, strict=True):
+            more = "".join(f", {key} = {values[key]}" for key in differ)
+            groups.setdefault((env, name + more), []).append(run)
     return groups
+
+
+def _decisive(run: Run) -> dict[str, Any]:
+    values = {name: value for name, value in run.settings.items() if name not in ONE_SETTING}
+    return values | {"data": str(run.environment.get("data_sha256"))[:8]}
 
 
 def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:
@@ -139,16 +141,30 @@ def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:
             "iqm": interquartile_mean(figures),
             "iqm_95": bootstrap_interval(figures),
         }
-    row["paper"] = _paper_score(runs[0])
+    row["paper"] = _paper_score(runs)
     return row
 
 
-def _paper_score(run: Run) -> dict[str, Any]:
-    spec = catalog.resolve(run.settings["env"])
-    if run.settings["dataset"] or spec.source != "d4rl":
+def _paper_score(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the paper's number, or why it may not stand beside these runs: a name can stand over other bytes."""
+    first = runs[0].settings
+    spec = catalog.resolve(first["env"])
+    if spec.paper_row is None:
         return {"absent": "the data are not the paper's"}
-    found = paper.gtp_score(spec.paper_row, run.settings["bc"], run.settings["sampling_steps"])
+    if spec.sha256 is None:
+        return {"absent": f"no checksum of D4RL's {spec.name} is known to compare the data with"}
+    other = next((run for run in runs if run.environment.get("data_sha256") != spec.sha256), None)
+    if other is not None:
+        return {"absent": f"trained on {_data(other)}, not D4RL's {spec.name}"}
+    found = paper.gtp_score(spec.paper_row, first["bc"], first["sampling_steps"])
     return {"absent": "not legible in our copy"} if found is None else {"mean": found[0], "std": found[1]}
+
+
+def _data(run: Run) -> str:
+    source = run.environment.get("data_source") or run.settings["dataset"]
+    sha256 = run.environment.get("data_sha256")
+    name = Path(source).name.replace("|", "\\|") if source else "data of no record"
+    return name + (f" (SHA-256 {sha256[:8]})" if sha256 else "")
 
 
 def draw_report(paths: Sequence[Path], out: Path) -> Path:
@@ -213,7 +229,7 @@ def _goal_table(goals: dict[str, Any]) -> list[str]:
 
 def _card(run: Run) -> list[str]:
     s, e = run.settings, run.environment
-    machine = e.get("gpu") or f"CPU, {e.get('threads')} threads"
+    machine = e.get("gpu") or f"{e.get('cpu', 'CPU')}, {e.get('threads')} threads"
     return [
         f"## {run.path.name}",
         "",

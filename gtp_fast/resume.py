@@ -32,6 +32,7 @@ class Start:
     checkpoint: checkpoint.Checkpoint | None
     best: dict[str, Any]
     notes: tuple[str, ...]
+    goes_back: bool = False  # a checkpoint was named and later ones exist
 
 
 @contextmanager
@@ -120,9 +121,10 @@ def starting_point(run: RunDir, cfg: TrainConfig, data: Transitions) -> Start:
 
     Raises: CheckpointError when there are checkpoints but none is usable.
     """
-    wanted = Path(cfg.resume)
+    wanted, later = Path(cfg.resume), []
     if cfg.resume not in ("auto", "never") and wanted.parent.name == "ckpt":
         newest, refused = checkpoint.load(wanted), []
+        later = [step for step in checkpoint.steps(run) if step > newest.step]
     else:
         newest, refused = checkpoint.load_newest(run)
     notes = [f"passed over a damaged checkpoint: {reason}" for reason in refused]
@@ -135,6 +137,8 @@ def starting_point(run: RunDir, cfg: TrainConfig, data: Transitions) -> Start:
                 f"{newest.path} is of a run with other settings than {run.path}; remove it, or name the run that it "
                 "came from with --resume"
             )
+    if later:
+        notes.append(f"removing the checkpoints after it, of steps {', '.join(f'{step:,}' for step in later)}")
     best: dict[str, Any] = {}
     if (run.checkpoints / checkpoint.BEST).exists():  # also of a run that was killed before its first checkpoint
         try:
@@ -142,7 +146,7 @@ def starting_point(run: RunDir, cfg: TrainConfig, data: Transitions) -> Start:
             best = {"tensors": tensors, "figures": meta["figures"], "steps": meta["steps"]}
         except (CheckpointError, KeyError) as error:
             notes.append(f"the best policy so far could not be read and starts anew: {error}")
-    return Start(newest, best, tuple(notes))
+    return Start(newest, best, tuple(notes), bool(later))
 
 
 def describe(run: RunDir, cfg: TrainConfig, data: Transitions) -> None:
@@ -155,6 +159,7 @@ def describe(run: RunDir, cfg: TrainConfig, data: Transitions) -> None:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "platform": platform.platform(),
+            "cpu": _cpu(),
             "gpu": torch.cuda.get_device_name() if cfg.device == "cuda" else None,
             "threads": cfg.threads,
             "data_source": data.source,
@@ -165,6 +170,14 @@ def describe(run: RunDir, cfg: TrainConfig, data: Transitions) -> None:
         }
         publish_json(run.path / "environment.json", environment)
         publish(run.path / "config.yaml", dump_yaml(cfg).encode())
+
+
+def _cpu() -> str:
+    """Return the processor's name as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def _commit() -> str | None:

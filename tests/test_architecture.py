@@ -20,8 +20,8 @@ RIVER = (
     ("algorithms", ("algorithms", "algorithms.gtp", "algorithms.binding", "algorithms.fused", "graph", "device")),
     ("keep", ("disk", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
     ("act", ("policy_config", "noise", "sampler", "act_cpu", "policy", "environments", "evaluate", "evaluator")),
-    ("run", ("loop", "profile_run")),
-    ("ask", ("report", "figures", "doctor", "screen", "cli", "__main__")),
+    ("run", ("results", "loop", "profile_run", "eval_run")),
+    ("ask", ("aggregate", "report", "figures", "doctor", "screen", "cli", "__main__")),
 )
 OWNERS = {
     "h5py": {"dataset"},
@@ -197,11 +197,10 @@ def test_asking_for_help_loads_neither_torch_nor_numpy():
 
 
 def test_files_stay_short_enough_to_hold_one_idea():
-    # The loop holds every cadence of a run; split it before it grows further.
-    limits = {"gtp_fast": 250, "kernels": 250, "tests": 350, "gtp_fast/loop.py": 280}
+    limits = {"gtp_fast": 250, "kernels": 250, "tests": 350}
     names = [p.relative_to(ROOT).as_posix() for p in [*PRODUCT, *ROOT.glob("tests/*.py")]]
     lines = {name: len((ROOT / name).read_text().splitlines()) for name in names}
-    assert {n: c for n, c in lines.items() if c > limits.get(n, limits[n.split("/")[0]])} == {}
+    assert {n: c for n, c in lines.items() if c > limits[n.split("/")[0]]} == {}
 
 
 def test_functions_fit_a_screen():

@@ -43,6 +43,11 @@ def test_print_config_shows_what_would_run_and_reads_back(tmp_path: Path):
     assert again == shown
 
 
+def test_print_config_as_json_is_one_object():
+    shown = json.loads(gtp_fast("train", "--env", "hopper-medium-v2", "--eta", "3", "--print-config", "--json").stdout)
+    assert (shown["env"], shown["eta"], shown["grad_norm"]) == ("hopper-medium-v2", 3.0, 9.0)
+
+
 def test_json_of_train_is_one_object_with_the_promised_fields(tmp_path: Path):
     data = write(tmp_path / "data.hdf5", columns())
     typed = ["--env", "HalfCheetah-v5", "--dataset", str(data), "--run-dir", str(tmp_path / "run"), "--threads", "1"]

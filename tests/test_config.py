@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import get_type_hints
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gtp_fast import catalog
+from gtp_fast import catalog, config
 from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6, validate
 from gtp_fast.config_files import dump_yaml, merge, read_yaml
 from gtp_fast.errors import UsageError
@@ -69,7 +72,13 @@ def test_behaviour_cloning_sets_eta_to_zero():
         ({"env": "hopper-medium-v2", "s1": 5}, "must be at least --s0"),
         ({"env": "hopper-medium-v2", "candidates": 50}, "need --select softmax or argmax"),
         ({"env": "hopper-medium-v2", "bc": True, "candidates": 5, "select": "argmax"}, "trains no critic"),
-        ({"env": "hopper-medium-v2", "lr": float("nan")}, "--lr nan is outside"),
+        ({"env": "hopper-medium-v2", "s1": 10**9}, r"--s1 1000000000 is outside \[1, 1e\+06\]"),
+        ({"env": "hopper-medium-v2", "steps": 10**5000}, "--steps an integer of thousands of digits is outside"),
+        ({"env": 10**5000}, "--env is an integer of thousands of digits, expected str"),
+        ({"env": "hopper-medium-v2", "eta": 10**400}, "--eta inf is outside"),
+        ({"env": "hopper-medium-v2", "rho": 0.001}, "--rho 0.001 is outside"),
+        ({"env": "hopper-medium-v2", "steps": True}, "--steps is True, expected int"),
+        ({"env": "hopper-medium-v2", "graph": 1}, "--graph is 1, expected bool"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_what_to_do(settings, words):
@@ -78,23 +87,146 @@ def test_what_cannot_be_run_is_refused_with_what_to_do(settings, words):
     assert error.value.exit_code == 2
 
 
+HINTS = get_type_hints(TrainConfig)
+
+
+@pytest.mark.parametrize("name", [name for name, hint in HINTS.items() if hint is float])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_number_may_be_other_than_finite(name, value):
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} {value} is outside"):
+        merge({"env": "hopper-medium-v2", name: value})
+
+
+def test_every_number_has_a_range():
+    assert set(config._RANGES) == {name for name, hint in HINTS.items() if hint in (int, float)}
+
+
+@pytest.mark.parametrize("eta", [5, 5.0, np.int64(5), np.float32(5)], ids=lambda eta: type(eta).__name__)
+def test_a_number_is_one_setting_in_whatever_type_it_comes(eta):
+    cfg = merge({"env": np.str_("hopper-medium-v2"), "eta": eta, "steps": np.int32(7), "dataset": Path("x.hdf5")})
+    plain = merge({"env": "hopper-medium-v2", "eta": 5.0, "steps": 7, "dataset": "x.hdf5"})
+    assert repr(cfg) == repr(plain) and hash6(cfg) == hash6(plain) and dump_yaml(cfg) == dump_yaml(plain)
+
+
+def test_zero_has_one_sign():
+    assert hash6(merge({"env": "hopper-medium-v2", "eta": -0.0})) == hash6(merge({"env": "hopper-medium-v2", "eta": 0}))
+
+
+@pytest.mark.parametrize("text", ["3e-4", "3E-4", "+.0003", "'0.0003'", "0.0003", "30e-5"])
+def test_a_file_takes_numbers_as_a_float_parser_does(tmp_path: Path, text):
+    (tmp_path / "mine.yaml").write_text(f"lr: {text}\n")
+    assert merge({"env": "hopper-medium-v2"}, tmp_path / "mine.yaml").lr == 3e-4
+
+
+def test_python_takes_no_text_for_a_number():
+    with pytest.raises(UsageError, match="--lr is '3e-4', expected float"):
+        merge({"env": "hopper-medium-v2", "lr": "3e-4"})
+
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("- 1\n- 2\n", "holds list, expected lines"),
+        ("just text\n", "holds str, expected lines"),
+        ("!!set {lr, eta}\n", "holds set, expected lines"),
         ("lr: 1\nlr: 2\n", "'lr' stands twice"),
-        ("learning_rate: 1\n", "no setting is called 'learning_rate'"),
-        ("lr: fast\n", "--lr is 'fast', expected float"),
-        ("a: [1\n", "is not a YAML file of settings"),
+        ("gamma: 0.9\n\nlearning_rate: 1\n", "mine.yaml:3: no setting is called 'learning_rate'"),
+        ("gamma: 0.9\nlr: fast\n", "mine.yaml:2: --lr is 'fast', expected float"),
+        ("lr: nan\n", "--lr nan is outside"),
+        ("lr: .inf\n", "--lr inf is outside"),
+        ("1: 2\n", "no setting is called 1;"),
+        ("? [a, b]\n: 2\n", "is not a YAML file of settings"),
+        ("~: 2\n", "no setting is called None;"),
+        (f"{'9' * 5000}: 2\n", "is not a YAML file of settings"),
+        (f"steps: 0x{'f' * 5000}\n", "--steps an integer of thousands of digits is outside"),
+        (f"? 0x{'f' * 5000}\n: 2\n", "no setting is called an integer of thousands of digits"),
+        ("a: [1\n", 'mine.yaml", line 2'),
+        ("lr: 1\n---\nlr: 2\n", "expected a single document"),
+        (LAUGHS + "lr: *a11\n", "no setting is called 'a0'"),
+        ("env: &a [*a]\n", r"--env is \[+\.\.\.\]+, expected str"),
+        ("env: !!bool x\n", "is not a YAML file of settings: 'x'"),
+        ("env: !!timestamp x\n", "is not a YAML file of settings"),
+        ("lr: !!float ''\n", "is not a YAML file of settings"),
+        ("<<: {lr: 1}\n", "is not a YAML file of settings"),
+        ("[" * 3000, "is not a YAML file of settings"),
+        (b"env: \xff\xfe\n", "is not a YAML file of settings: 'utf-8' codec"),
+        (b"env: \x00\n", "is not a YAML file of settings"),
         ("env: !!python/object/apply:os.system ['true']\n", "is not a YAML file of settings"),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_a_file_that_is_no_settings_is_refused_by_name(tmp_path: Path, text, words):
     file = tmp_path / "mine.yaml"
-    file.write_text(text)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UsageError, match=words) as error:
         merge({"env": "hopper-medium-v2"}, file)
-    assert str(file) in str(error.value)
+    assert str(file) in str(error.value) or "is outside" in words
+    assert len(str(error.value)) < 1000
+
+
+def test_a_value_of_nested_aliases_is_shown_in_few_letters(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text(f"env:\n  - {LAUGHS.replace(chr(10), chr(10) + '    ')}")
+    with pytest.raises(UsageError, match="expected str") as error:
+        merge({}, tmp_path / "mine.yaml")
+    assert len(str(error.value)) < 100_000
+
+
+def test_a_directory_and_a_file_that_may_not_be_read_are_named(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"cannot be read \(Is a directory\)"):
+        merge({"env": "hopper-medium-v2"}, tmp_path)
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")  # of any user, root too
+    with pytest.raises(UsageError, match=r"loop\.yaml cannot be read \(Too many levels"):
+        merge({"env": "hopper-medium-v2"}, tmp_path / "loop.yaml")
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.binary(max_size=4)
+VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(max_size=3), SCALARS, max_size=3)
+NAMES = st.sampled_from([field.name for field in fields(TrainConfig)]) | st.text(max_size=12)
+
+
+def _merges_or_refuses(flags, file: Path | None = None) -> None:
+    try:
+        cfg = merge(flags, file)
+    except UsageError as error:
+        assert str(error)
+    else:
+        assert validate(cfg) == cfg
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=6))
+def test_no_flags_end_in_an_error_without_advice(flags):
+    _merges_or_refuses({"env": "hopper-medium-v2"} | flags)
+
+
+TAGS = (
+    "!!int !!float !!map !!bool !!binary !!timestamp !!omap &a *a 0x 1:30 2020-01-01 .nan 1e999 lr eta env --- ... <<:"
+)
+YAML_BITS = st.sampled_from([*"[]{}:,-?!&*|>'\"#%@`~\n\t ", "\n  ", ": ", "- ", *(f"{tag} " for tag in TAGS.split())])
+
+
+@given(st.lists(YAML_BITS | st.text(max_size=5) | NAMES, max_size=12).map("".join) | st.binary(max_size=40))
+def test_no_file_ends_in_an_error_without_advice(tmp_path_factory, text):
+    file = tmp_path_factory.mktemp("yaml") / "mine.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+    _merges_or_refuses({"env": "hopper-medium-v2"}, file)
+
+
+@pytest.mark.parametrize("named", ["run", "run/ckpt/step-00000010"])
+def test_a_run_that_resume_names_brings_its_own_settings(tmp_path: Path, named):
+    first = merge({"env": "hopper-medium-v2", "preset": "paper", "eta": 7, "steps": 30, "run_dir": "elsewhere"})
+    (tmp_path / "run/ckpt/step-00000010").mkdir(parents=True)
+    (tmp_path / "run/config.yaml").write_text(dump_yaml(first))
+    again = merge({"resume": tmp_path / named, "log_every": 5})
+    assert again == replace(first, resume=str(tmp_path / named), run_dir=None, log_every=5)
+    assert hash6(again) == hash6(first)
+
+
+@pytest.mark.parametrize("resume", ["x" * 5000, "a\0b", "no/such/run"], ids=["too long", "NUL", "absent"])
+def test_a_run_that_is_not_there_leaves_the_presets(resume):
+    assert merge({"env": "hopper-medium-v2", "resume": resume}).grad_norm == 9.0
 
 
 def test_an_absent_file_is_named(tmp_path: Path):

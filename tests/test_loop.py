@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import signal
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,34 +112,43 @@ def test_divergence_stops_the_run_within_an_interval_and_is_never_saved(tmp_path
         assert all(torch.isfinite(t).all() for t in load_file(file).values() if t.is_floating_point())
 
 
-def test_a_full_disk_warns_and_gives_up_after_three_refusals(tmp_path: Path):
-    train(tiny(tmp_path, steps=30))
-    cfg = replace(tiny(tmp_path), run_dir=str(tmp_path / "second"), steps=200, save_every=10, log_every=1000)
+@contextmanager
+def _no_file_above(size: int):
+    """Let the kernel refuse larger files, as a full disk does."""
     old, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    events: list = []
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # no file above 20 kB: smaller than a state
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
     try:
-        with pytest.raises(DiskError, match="3 writes") as error:
-            train(cfg, events.append)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, old)
+
+
+def test_a_full_disk_warns_and_gives_up_after_three_refusals(tmp_path: Path):
+    train(tiny(tmp_path, steps=30))
+    cfg = replace(tiny(tmp_path), run_dir=str(tmp_path / "second"), steps=200, save_every=10, log_every=1000)
+    events: list = []
+    with _no_file_above(20_000), pytest.raises(DiskError, match="3 writes") as error:  # smaller than a state
+        train(cfg, events.append)
     assert error.value.exit_code == 7
     assert sum(isinstance(e, Warned) for e in events) == 3
     assert checkpoint.steps(RunDir(tmp_path / "second")) == []
     assert checkpoint.load_newest(RunDir(tmp_path / "run"))[0] is not None
 
 
+def test_the_log_holds_every_warning_and_what_ended_the_run(tmp_path: Path):
+    with _no_file_above(20_000), pytest.raises(DiskError):
+        train(tiny(tmp_path, steps=200, log_every=1000))
+    log = (tmp_path / "run/train.log").read_text().splitlines()
+    warned = [line for line in log if line.startswith("warning: checkpoint at step ")]
+    assert [line.split()[4] for line in warned] == ["10", "20", "30"]
+    assert log[-1].startswith("stopped: DiskError: 3 writes of checkpoints")
+
+
 def test_a_last_checkpoint_that_cannot_be_written_is_no_success(tmp_path: Path):
-    cfg = replace(tiny(tmp_path), run_dir=str(tmp_path / "run"), save_every=0, log_every=1000, steps=10)
-    old, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
-    try:
-        with pytest.raises(DiskError, match="the last checkpoint could not be written"):
-            train(cfg)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, old)
+    cfg = tiny(tmp_path, save_every=0, log_every=1000, steps=10)
+    with _no_file_above(20_000), pytest.raises(DiskError, match="the last checkpoint could not be written"):
+        train(cfg)
 
 
 def test_a_run_that_cannot_fit_is_refused_before_it_allocates(tmp_path: Path):

@@ -7,27 +7,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_cases import columns, write
 from PIL import Image
 from run_cases import tiny
 
-from gtp_fast import embedded, paper, report
+from gtp_fast import aggregate, embedded, paper, report
 from gtp_fast.config_files import merge
 from gtp_fast.errors import UsageError
 from gtp_fast.loop import train
+from gtp_fast.published import PUBLISHED
+
+
+def _run(env: str, sha256: str | None, source: str | None = "/data/hopper_medium-v2.hdf5", **changes) -> report.Run:
+    environment = {"data_sha256": sha256, "data_source": source}
+    settings = vars(merge({"env": env})) | changes
+    return report.Run(Path("run"), settings, environment, *([np.zeros(0)] * 3), False, {})
+
+
+D4RL = PUBLISHED["hopper-medium-v2"][1]
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half():
-    assert report.interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0])) == 1.5
+    assert aggregate.interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0])) == 1.5
     # Five values: a quarter of five is 1.25, so the second and the fourth count three quarters.
-    assert report.interquartile_mean(np.arange(5.0)) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
-    assert report.interquartile_mean(np.array([7.0])) == 7.0
+    assert aggregate.interquartile_mean(np.arange(5.0)) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
+    assert aggregate.interquartile_mean(np.array([7.0])) == 7.0
 
 
 def test_the_bootstrap_interval_holds_the_mean_and_needs_two_seeds():
     figures = np.random.default_rng(0).normal(50, 5, 10)
-    low, high = report.bootstrap_interval(figures) or (0.0, 0.0)
-    assert low < report.interquartile_mean(figures) < high and high - low < 12
-    assert report.bootstrap_interval(np.array([1.0])) is None
+    low, high = aggregate.bootstrap_interval(figures) or (0.0, 0.0)
+    assert low < aggregate.interquartile_mean(figures) < high and high - low < 12
+    assert aggregate.bootstrap_interval(np.array([1.0])) is None
 
 
 def test_the_papers_numbers_are_those_printed():
@@ -62,6 +73,23 @@ def test_seeds_of_one_setting_are_one_line_and_settings_are_several(tmp_path: Pa
     ]
 
 
+def test_runs_that_differ_in_more_than_seeds_are_lines_of_their_own_and_say_in_what():
+    runs = [_run("hopper-medium-v2", D4RL, seed=seed, eta=eta) for seed, eta in ((0, 1.0), (1, 1.0), (2, 5.0))]
+    found = {name: [run.settings["seed"] for run in members] for (_, name), members in report.group(runs).items()}
+    assert found == {"GTP stable, K = 5, eta = 1.0": [0, 1], "GTP stable, K = 5, eta = 5.0": [2]}
+
+
+def test_runs_on_other_data_are_lines_of_their_own():
+    runs = [_run("hopper-medium-v2", "ab" * 32), _run("hopper-medium-v2", "cd" * 32, seed=1)]
+    assert [name for _, name in report.group(runs)] == [f"GTP stable, K = 5, data = {x * 4}" for x in ("ab", "cd")]
+
+
+def test_the_machine_and_the_cadence_of_a_run_do_not_part_its_seeds():
+    changes = ({"device": "cpu", "log_every": 7}, {"device": "cuda", "backend": "compiled", "seed": 1})
+    runs = [_run("hopper-medium-v2", D4RL, **change) for change in changes]
+    assert [name for _, name in report.group(runs)] == ["GTP stable, K = 5"]
+
+
 def test_an_unfinished_run_with_a_torn_line_is_drawn(tmp_path: Path):
     train(tiny(tmp_path))
     with (tmp_path / "run/metrics.jsonl").open("a") as file:
@@ -70,11 +98,52 @@ def test_an_unfinished_run_with_a_torn_line_is_drawn(tmp_path: Path):
     assert "not evaluated yet" in (out / "README.md").read_text()
 
 
-def test_the_papers_number_stands_beside_its_own_data_only(tmp_path: Path):
-    run = report.Run(tmp_path, dict(vars(merge({"env": "hopper-medium-v2"}))), {}, *([np.zeros(0)] * 3), False, {})
-    assert report._paper_score(run) == {"mean": 90.3, "std": 2.7}
-    run.settings["dataset"] = "mine.hdf5"
-    assert "absent" in report._paper_score(run)
+@pytest.mark.parametrize("dataset", [None, "/elsewhere/copy.hdf5"])
+def test_the_papers_number_stands_beside_its_own_data(dataset):
+    assert report._paper_score([_run("hopper-medium-v2", D4RL, dataset=dataset)]) == {"mean": 90.3, "std": 2.7}
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (
+            _run("hopper-medium-v2", "ab" * 32),
+            "trained on hopper_medium-v2.hdf5 (SHA-256 abababab), not D4RL's hopper-",
+        ),
+        (_run("hopper-medium-v2", "ab" * 32, "a|b.hdf5"), "trained on a\\|b.hdf5 (SHA-256 abababab), not D4RL's"),
+        (
+            _run("hopper-medium-v2", None, None, dataset="my/mirror.hdf5"),
+            "trained on mirror.hdf5, not D4RL's hopper-medium",
+        ),
+        (_run("hopper-medium-v2", None, None), "trained on data of no record, not D4RL's"),
+        (_run("antmaze-medium-play-v2", "ab" * 32), "no checksum of D4RL's antmaze-medium-play-v2 is known"),
+        (_run("Hopper-v5", D4RL), "the data are not the paper's"),
+    ],
+    ids=["mirror", "bar", "dataset", "no record", "no checksum", "no row"],
+)
+def test_the_papers_number_does_not_stand_beside_other_data(run, words):
+    assert report._paper_score([run])["absent"].startswith(words)
+
+
+def test_one_run_on_other_data_keeps_the_papers_number_from_its_seeds():
+    runs = [_run("hopper-medium-v2", D4RL), _run("hopper-medium-v2", "cd" * 32)]
+    assert "SHA-256 cdcdcdcd" in report._paper_score(runs)["absent"]
+
+
+def test_a_run_on_a_mirror_says_so_in_the_table(tmp_path: Path):
+    write(tmp_path / "mirror.hdf5", columns(sizes=(11, 3)))
+    train(tiny(tmp_path, env="hopper-medium-v2", dataset=str(tmp_path / "mirror.hdf5"), eval_every=30))
+    page = (report.draw_report([tmp_path / "run"], tmp_path / "report") / "README.md").read_text()
+    assert "| trained on mirror.hdf5 (SHA-256 " in page and "90.3" not in page
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", "\x00"])
+def test_a_damaged_evaluation_is_named(tmp_path: Path, text):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "config.yaml").write_text("env: Hopper-v5\n")
+    (tmp_path / "eval/step-00000010.json").write_text(text)
+    with pytest.raises(UsageError, match=r"step-00000010\.json .*remove it to leave it out"):
+        report.draw_report([tmp_path], tmp_path / "report")
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path):

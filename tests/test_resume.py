@@ -15,7 +15,9 @@ from run_cases import tiny
 
 from gtp_fast import catalog, checkpoint, dataset, device, rundir
 from gtp_fast.config import TrainConfig
+from gtp_fast.config_files import merge
 from gtp_fast.errors import CheckpointError, UsageError
+from gtp_fast.events import Progress, Started
 from gtp_fast.loop import train
 from gtp_fast.resume import open_run, starting_point
 from gtp_fast.rundir import RunDir
@@ -152,3 +154,62 @@ def test_a_failure_that_was_overcome_is_no_longer_told(tmp_path: Path):
     (tmp_path / "run/failure.json").write_text("{}")
     train(tiny(tmp_path))
     assert not (tmp_path / "run/failure.json").exists()
+
+
+def _stop_at(step: int):
+    """Return a listener that ends the run at the metrics of a step, as Ctrl-C does, before a checkpoint of it."""
+
+    def listen(event: object) -> None:
+        if isinstance(event, Progress) and event.step == step:
+            raise KeyboardInterrupt
+
+    return listen
+
+
+def test_going_back_to_an_older_checkpoint_leaves_no_gap_and_no_step_twice(tmp_path: Path):
+    cfg = tiny(tmp_path, log_every=5)
+    train(cfg)
+    whole, run = (tmp_path / "run/metrics.jsonl").read_bytes(), RunDir(tmp_path / "run")
+    with suppress(KeyboardInterrupt):
+        train(replace(cfg, resume=str(run.checkpoint(10))), _stop_at(15))
+    assert checkpoint.steps(run) == [10]
+    train(cfg)
+    assert run.metrics.read_bytes() == whole and checkpoint.steps(run) == [10, 20, 30]
+
+
+def test_going_back_says_which_checkpoints_it_removes(tmp_path: Path):
+    train(tiny(tmp_path))
+    events: list = []
+    train(tiny(tmp_path, resume=str(tmp_path / "run/ckpt/step-00000010")), events.append)
+    started = next(event for event in events if isinstance(event, Started))
+    assert "removing the checkpoints after it, of steps 20, 30" in started.notes
+
+
+def test_a_named_checkpoint_that_is_the_last_removes_nothing(tmp_path: Path):
+    train(tiny(tmp_path))
+    train(tiny(tmp_path, resume=str(tmp_path / "run/ckpt/step-00000030")))
+    assert checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20, 30]
+
+
+def test_a_named_checkpoint_that_is_damaged_removes_nothing(tmp_path: Path):
+    train(tiny(tmp_path))
+    run = RunDir(tmp_path / "run")
+    (run.checkpoint(10) / checkpoint.STATE).write_bytes(b"short")
+    with pytest.raises(CheckpointError):
+        train(tiny(tmp_path, resume=str(run.checkpoint(10))))
+    assert checkpoint.steps(run) == [10, 20, 30]
+
+
+def test_a_run_that_is_named_continues_without_its_settings_being_typed(tmp_path: Path):
+    train(tiny(tmp_path))
+    _back_to(RunDir(tmp_path / "run"), 10)
+    result = train(merge({"resume": str(tmp_path / "run")}))
+    assert Path(result.run_dir) == tmp_path / "run" and checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20, 30]
+
+
+def test_the_environment_names_the_processor(tmp_path: Path):
+    train(tiny(tmp_path))
+    found = json.loads((tmp_path / "run/environment.json").read_text())
+    assert found["cpu"] and found["gpu"] is None
+    cpuinfo = Path("/proc/cpuinfo")
+    assert "model name" not in (cpuinfo.read_text() if cpuinfo.exists() else "") or found["cpu"] in cpuinfo.read_text()
