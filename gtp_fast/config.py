@@ -36,8 +36,8 @@ class TrainConfig:
     select: Literal["none", "softmax", "argmax"] = "none"
     # The machine.
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    backend: Literal["auto", "eager", "compiled"] = "auto"
-    precision: Literal["fp32", "tf32"] = "fp32"
+    backend: Literal["auto", "eager", "compiled", "fused"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # of the operands of products; sums are float32
     graph: bool = True  # CUDA graph; has no effect on the CPU
     unroll: int = 20  # train steps in one captured graph
     threads: int = 0  # CPU threads of the training process; 0: all cores

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import shutil
 import sys
 import sysconfig
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import OutOfMemoryError, UsageError
@@ -18,7 +20,8 @@ from gtp_fast.errors import OutOfMemoryError, UsageError
 COMPILE_FROM_STEPS = 20_000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 FLOATS_A_PARAMETER = 8  # itself, two moments, slow copy, gradient, and what an update holds for a moment
-ACTIVATIONS_A_ROW = 24  # hidden layers of the two student rows and the critic's heads, with what backward keeps
+ACTIVATIONS_A_ROW = 36  # hidden layers of the two student rows and the critic's heads, with what backward keeps
+SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # what the fused kernels take
 
 
 def resolve(cfg: TrainConfig) -> tuple[TrainConfig, str]:
@@ -35,31 +38,63 @@ def resolve(cfg: TrainConfig) -> tuple[TrainConfig, str]:
             "--device cpu"
         )
     device = ("cuda" if cuda else "cpu") if cfg.device == "auto" else cfg.device
-    missing = missing_for_compile(device)
-    if cfg.backend == "compiled" and missing:
-        raise UsageError(f"--backend compiled needs {missing}; install it, or pass --backend eager")
-    if cfg.precision != "fp32" and device == "cpu":
-        raise UsageError(f"--precision {cfg.precision} needs a GPU; pass --precision fp32 on the CPU")
-    backend, why = (cfg.backend, "as asked") if cfg.backend != "auto" else _choose_backend(cfg, device)
-    threads = cfg.threads or os.cpu_count() or 1
-    resolved = replace(cfg, device=device, backend=backend, threads=threads, graph=cfg.graph and device == "cuda")
+    lacking = {"compiled": missing_for_compile(device), "fused": missing_for_fused(cfg, device)}
+    if lacking.get(cfg.backend):
+        raise UsageError(f"--backend {cfg.backend} needs {lacking[cfg.backend]}; or pass --backend eager")
+    backend, why = (cfg.backend, "as asked") if cfg.backend != "auto" else _choose_backend(cfg, device, lacking)
+    resolved = replace(
+        cfg,
+        device=device,
+        backend=backend,
+        precision=_precision(cfg, device, backend),
+        threads=cfg.threads or os.cpu_count() or 1,
+        graph=cfg.graph and device == "cuda",
+    )
     return resolved, f"{device}, backend {backend} ({why})"
 
 
-def _choose_backend(cfg: TrainConfig, device: str) -> tuple[str, str]:
-    missing = missing_for_compile(device)
-    if missing:
-        return "eager", f"compiled needs {missing}"
+def _precision(cfg: TrainConfig, device: str, backend: str) -> Literal["fp32", "tf32", "bf16"]:
+    if cfg.precision == "auto":
+        return "tf32" if device == "cuda" else "fp32"
+    if cfg.precision == "bf16" and backend != "fused":
+        raise UsageError(f"--precision bf16 needs --backend fused, not {backend}; pass --precision tf32 or fp32")
+    if cfg.precision == "tf32" and device == "cpu" and backend != "fused":
+        raise UsageError("--precision tf32 needs a GPU; pass --precision fp32 on the CPU")
+    return cfg.precision
+
+
+def _choose_backend(
+    cfg: TrainConfig, device: str, lacking: dict[str, str | None]
+) -> tuple[Literal["eager", "compiled", "fused"], str]:
+    if device == "cuda" and not lacking["fused"]:
+        return "fused", "the fastest that is there"
+    if lacking["compiled"]:
+        return "eager", f"compiled needs {lacking['compiled']}"
     if device == "cpu" and cfg.steps < COMPILE_FROM_STEPS:
         return "eager", f"compiling pays from {COMPILE_FROM_STEPS:,} steps on"
-    return "compiled", "the fastest that is there"
+    return "compiled", f"fused needs {lacking['fused']}" if device == "cuda" else "the fastest that is there"
+
+
+def missing_for_fused(cfg: TrainConfig, device: str) -> str | None:
+    """Return what the fused kernels lack on this machine or in these settings, in words, or None."""
+    if not importlib.util.find_spec("triton"):
+        return "the package triton (pip install 'gtp-fast[gpu]')"
+    if cfg.hidden & (cfg.hidden - 1) or not SMALLEST_HIDDEN <= cfg.hidden <= LARGEST_HIDDEN:
+        return f"--hidden a power of two from {SMALLEST_HIDDEN} to {LARGEST_HIDDEN}, not {cfg.hidden}"
+    if cfg.sampling_steps > LARGEST_K:
+        return f"--sampling-steps of at most {LARGEST_K}, not {cfg.sampling_steps}"
+    if device == "cpu":
+        interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+        return None if interpreted else "a GPU (TRITON_INTERPRET=1 interprets its kernels on the CPU, slowly)"
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return None if major >= 8 else f"a GPU of compute capability 8.0 or newer, not {major}.{minor}"
 
 
 def missing_for_compile(device: str) -> str | None:
     """Return what torch.compile lacks on this machine, in words, or None."""
     if device == "cuda":
-        import importlib.util
-
         return None if importlib.util.find_spec("triton") else "the package triton"
     if not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")):
         return "a C++ compiler (g++)"

@@ -11,7 +11,7 @@ from typing import Any
 
 from gtp_fast import __version__
 from gtp_fast.config import TrainConfig
-from gtp_fast.device import COMPILE_FROM_STEPS, missing_for_compile, resolve
+from gtp_fast.device import COMPILE_FROM_STEPS, missing_for_compile, missing_for_fused, resolve
 
 EXTRAS = {
     "sweep": ("ray",),
@@ -28,7 +28,7 @@ def examine() -> dict[str, Any]:
 
     cuda = torch.cuda.is_available()
     resolved, why = resolve(TrainConfig(env="any"))
-    missing = missing_for_compile(resolved.device)
+    missing, unfused = missing_for_compile(resolved.device), missing_for_fused(resolved, resolved.device)
     return {
         "gtp-fast": __version__,
         "python": f"{platform.python_version()} ({platform.platform()})",
@@ -39,7 +39,7 @@ def examine() -> dict[str, Any]:
         "long runs use": why,
         "eager": "works",
         "compiled": f"no: needs {missing}" if missing else f"works; taken from {COMPILE_FROM_STEPS:,} steps on",
-        "fused": "not in this version",
+        "fused": f"no: needs {unfused}" if unfused else "works",
         "threads": f"{resolved.threads} of {os.cpu_count()} cores; torch {torch.get_num_threads()}",
         "D4RL files": str(Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")),
         "Minari data": os.environ.get("MINARI_DATASETS_PATH") or str(Path.home() / ".minari" / "datasets"),

@@ -18,7 +18,7 @@ FIELD_HELP = {
     "select": "how Q picks among candidates",
     "device": "where to train",
     "backend": "how the step runs",
-    "precision": "of matrix products on a GPU",
+    "precision": "of the operands of matrix products; auto: tf32 on a GPU, fp32 on the CPU",
     "graph": "capture steps in CUDA graphs (GPU)",
     "unroll": "train steps in one graph (GPU)",
     "threads": "CPU threads; 0 takes all cores",

@@ -15,6 +15,7 @@ from gtp_fast.algorithms import gtp
 from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
+from gtp_fast.profiling import phase
 from gtp_fast.state import TrainState
 
 WARMUP_STEPS = 3  # allocator, cuBLAS workspaces and compiled kernels must exist before capture
@@ -27,17 +28,26 @@ def stepper(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callab
     by one; on CUDA, cfg.unroll steps are one graph launch and a remainder is replayed step by step.
     Raises: UsageError when the installed torch cannot compile the step.
     """
-    step = gtp.make_step(cfg, state, buffer)
-    if cfg.backend == "compiled":
-        step = compile_step(step)
+    step, refresh = _step(cfg, state, buffer)
     if buffer.rows.is_cuda and cfg.graph:
-        return _captured(step, state, cfg.unroll)
+        return _captured(step, refresh, state, cfg.unroll)
 
     def run(steps: int) -> None:
         for _ in range(steps):
             step()
 
     return run
+
+
+def _step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return one step, and what must be called when the state was written from outside of it."""
+    if cfg.backend == "fused":
+        from gtp_fast.algorithms import fused  # Triton is not needed by the other backends
+
+        step = fused.make_step(cfg, state, buffer)
+        return step, step.refresh
+    step = gtp.make_step(cfg, state, buffer)
+    return (compile_step(step) if cfg.backend == "compiled" else step), lambda: None
 
 
 def compile_step(step: Callable[[], None]) -> Callable[[], None]:
@@ -57,7 +67,9 @@ def compile_step(step: Callable[[], None]) -> Callable[[], None]:
     return torch.compile(step, fullgraph=True)
 
 
-def _captured(step: Callable[[], None], state: TrainState, unroll: int) -> Callable[[int], None]:
+def _captured(
+    step: Callable[[], None], refresh: Callable[[], None], state: TrainState, unroll: int
+) -> Callable[[int], None]:
     """Capture one graph of `unroll` steps and one of a single step; return the function that replays them."""
     saved = {name: tensor.clone() for name, tensor in state.tensors().items()}
     stream = torch.cuda.Stream()
@@ -68,13 +80,16 @@ def _captured(step: Callable[[], None], state: TrainState, unroll: int) -> Calla
     torch.cuda.current_stream().wait_stream(stream)
     many, single = _capture(step, unroll), _capture(step, 1)
     _restore(state, saved)
+    refresh()
 
     def run(steps: int) -> None:
         launches, rest = divmod(steps, unroll)
         for _ in range(launches):
-            many.replay()
+            with phase("replay"):
+                many.replay()
         for _ in range(rest):
-            single.replay()
+            with phase("replay"):
+                single.replay()
 
     return run
 

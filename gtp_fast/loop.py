@@ -180,6 +180,8 @@ class _Training:
             file = self.run.evaluation(result.step)
             self.disk.write("evaluations", "evaluation", lambda r=result, f=file: publish_json(f, r.to_json()))
             self.writer.score(result.step, result.figures)
+            for note in result.notes:
+                self.report(Warned(note))
             self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
 
     def keep_best(self, result: EvalResult, policy: dict[str, Tensor]) -> None:

@@ -20,17 +20,6 @@ from gtp_fast.config import TrainConfig
 from gtp_fast.profiling import phase
 from gtp_fast.state import TrainState
 
-SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16
-
-
-def unsupported(cfg: TrainConfig) -> str | None:
-    """Return what the kernels need of these settings and do not get, in words, or None."""
-    if cfg.hidden & (cfg.hidden - 1) or not SMALLEST_HIDDEN <= cfg.hidden <= LARGEST_HIDDEN:
-        return f"--hidden a power of two from {SMALLEST_HIDDEN} to {LARGEST_HIDDEN}, not {cfg.hidden}"
-    if cfg.sampling_steps > LARGEST_K:
-        return f"--sampling-steps of at most {LARGEST_K}, not {cfg.sampling_steps}"
-    return None
-
 
 @dataclass(frozen=True)
 class FusedStep:
