@@ -6,6 +6,7 @@ obs 17, action 6, batch 256, as HalfCheetah.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from gtp_fast.algorithms import gtp
 from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig
 from gtp_fast.graph import stepper
+from gtp_fast.policy import Policy, PolicyConfig
 from gtp_fast.state import TrainState
 
 OBS_DIM, ACTION_DIM, ROWS = 17, 6, 10_000
@@ -43,3 +45,10 @@ def training(cfg: TrainConfig, rows: int = ROWS) -> tuple[TrainState, Callable[[
     buffer = ReplayBuffer.from_transitions(transitions(rows), cfg, cfg.device)  # pyright: ignore[reportArgumentType]
     state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
     return state, stepper(cfg, state, buffer)
+
+
+def policy(cfg: TrainConfig, state: TrainState, obs_dim: int, action_dim: int) -> Policy:
+    """Return the policy that acts with a state's EMA actors, on their device."""
+    own = {"obs_dim": obs_dim, "action_dim": action_dim, "seeds": tuple(gtp.member_seeds(cfg))}
+    shared = {field.name: getattr(cfg, field.name) for field in fields(PolicyConfig) if field.name not in own}
+    return Policy(PolicyConfig(**own, **shared), gtp.policy_tensors(state), state.step.device)
