@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.gpu import checks, learning, plan, settings
+from bench.gpu.__main__ import tests_failed
 from bench.gpu.results import Results
 from bench.gpu.supervise import REASON, measured
 from bench.gpu.tables import LINES, text
@@ -132,22 +133,25 @@ def test_a_part_measured_again_replaces_its_rows_and_keeps_the_others(tmp_path):
     second = Results(tmp_path, {"device": "Some GPU"}, "bbb")
     second.begin("floor")
     second.add("floor", {"what": "copy", "us": 2.0}, 1.0)
-    second.skip("latency", [{}], "no time")
+    assert second.skip("latency", [{"candidates": 1}], "no time") == [{"candidates": 1, REASON: "no time"}]
     parts = json.loads((tmp_path / "some-gpu.json").read_text())["parts"]
     assert [row["us"] for row in parts["floor"]["rows"]] == [2.0] and parts["floor"]["commit"] == "bbb"
     assert [row["us"] for row in parts["latency"]["rows"]] == [1.0] and parts["latency"]["commit"] == "aaa"
     assert "| copy | 2.00 |" in (tmp_path / "some-gpu.md").read_text()
 
 
-def test_a_file_with_a_failed_test_fails_the_call(tmp_path):
-    from bench.gpu.__main__ import _tests_failed
-
-    results = Results(tmp_path, {"device": "x"}, "aaa")
-    results.begin("tests-fused")
-    results.add("tests-fused", {"file": "a", "passed": 3, "failed": 0, "skipped": 1}, 1.0)
-    assert not _tests_failed(results)
-    results.add("tests-fused", {"file": "b", REASON: "crashed"}, 1.0)
-    assert _tests_failed(results)
+@pytest.mark.parametrize(
+    ("row", "fails"),
+    [
+        ({"file": "a", "passed": 3, "failed": 0}, False),
+        ({"file": "a", "passed": 3, "failed": 1}, True),
+        ({"file": "a", REASON: "the process ended with SIGSEGV"}, True),
+        ({"what": "copy", REASON: "no GPU"}, False),
+    ],
+    ids=["passed", "failed", "crashed", "no-test"],
+)
+def test_a_file_of_tests_that_failed_or_did_not_run_fails_the_call(row, fails):
+    assert tests_failed([{"file": "b", "passed": 1, "failed": 0}, row]) is fails
 
 
 @pytest.mark.slow
@@ -161,7 +165,7 @@ def test_the_dry_run_goes_through_every_part_and_keeps_no_figure(tmp_path):
     (path,) = tmp_path.glob("gtp-gpu-dry-*/cpu.json")
     results = json.loads(path.read_text())
     assert {name: len(part["rows"]) for name, part in results["parts"].items()} == {
-        part.name: max(1, len(part.rows())) for part in plan.PARTS
+        part.name: max(1, len(part.rows(True))) for part in plan.PARTS
     }
     rows = [row for part in results["parts"].values() for row in part["rows"]]
     assert all((row.get(REASON) or {"us", "passed", "kernels", "actor_loss"} & row.keys()) for row in rows)

@@ -37,12 +37,11 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="gtp-gpu-dry-")) if args.dry else args.results
     results = Results(folder, machine, args.commit or commit())
     until = started + (plan.DRY_CALL_S if args.dry else plan.CALL_S)
-    for part in plan.PARTS:
-        if not args.parts or part.name in args.parts:
-            _run(part, results, args.dry, until)
+    chosen = [part for part in plan.PARTS if not args.parts or part.name in args.parts]
+    rows = [row for part in chosen for row in _run(part, results, args.dry, until)]
     _say(text({"machine": results.machine, "parts": results.parts}))
     _say(f"{time.monotonic() - started:.0f} s; written: {results.path} and {results.path.with_suffix('.md').name}")
-    return 1 if _tests_failed(results) else 0
+    return 1 if tests_failed(rows) else 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -54,24 +53,25 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(part: plan.Part, results: Results, dry: bool, until: float) -> None:
-    """Measure one part within its own limit and the call's."""
-    rows, started = part.rows(), time.monotonic()
+def _run(part: plan.Part, results: Results, dry: bool, until: float) -> list[Row]:
+    """Measure one part within its own limit and the call's; return its rows."""
+    rows, started = part.rows(dry), time.monotonic()
     if not rows:
         return results.skip(part.name, [{}], "there is nothing of it in this version")
     if started >= until:
         return results.skip(part.name, rows, "no time was left for it")
     results.begin(part.name)
-    figures = 0
-    for row in measured(f"bench.gpu.{part.module}", rows, dry, part.row_limit_s, min(until, started + part.limit_s)):
+    done, limit_s = [], part.limit_s * (plan.DRY_CALL_S / plan.CALL_S if dry else 1.0)
+    for row in measured(f"bench.gpu.{part.module}", rows, dry, part.row_limit_s, min(until, started + limit_s)):
         results.add(part.name, row, time.monotonic() - started)
-        figures += REASON not in row
+        done.append(row)
+    figures = sum(REASON not in row for row in done)
     _say(f"{part.name}: {figures} of {len(rows)} rows, {time.monotonic() - started:.0f} s", sys.stderr)
-    return None
+    return done
 
 
-def _tests_failed(results: Results) -> bool:
-    rows: list[Row] = [row for name in results.parts if name.startswith("tests") for row in results.parts[name]["rows"]]
+def tests_failed(rows: list[Row]) -> bool:
+    """Say whether a file of tests failed or could not be run."""
     return any(REASON in row or row["failed"] for row in rows if "file" in row)
 
 

@@ -90,7 +90,7 @@ def mode_shares(actions_NA: np.ndarray) -> list[float]:
 
 def _resolved(cfg: TrainConfig, dry: bool) -> TrainConfig:
     if dry:
-        return replace(cfg, device="cpu", steps=8, **DRY)
+        return replace(cfg, device="cpu", steps=2, **DRY)
     return device.resolve(replace(cfg, device="cuda"))[0]
 
 

@@ -48,18 +48,20 @@ class Results:
         self.parts[part]["seconds"] = round(seconds, 1)
         self.write()
 
-    def skip(self, part: str, rows: list[Row], why: str) -> None:
-        """Say that a part was not begun, unless an earlier call has measured it."""
+    def skip(self, part: str, rows: list[Row], why: str) -> list[Row]:
+        """Return the rows with the reason why they were not begun; keep them unless an earlier call has figures."""
+        rows = [row | {REASON: why} for row in rows]
         if part not in self.parts:
             self.begin(part)
-            self.parts[part]["rows"] = [row | {REASON: why} for row in rows]
+            self.parts[part]["rows"] = rows
             self.write()
+        return rows
 
     def write(self) -> None:
         """Write JSON and Markdown, each whole or not at all."""
         known = {"machine": _rounded(self.machine), "parts": self.parts}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(self.path, json.dumps(known, indent=1) + "\n")
+        _replace(self.path, _one_row_a_line(known))
         _replace(self.path.with_suffix(".md"), markdown(known))
 
 
@@ -67,6 +69,16 @@ def _replace(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def _one_row_a_line(known: dict[str, Any]) -> str:
+    """Return JSON that a person can read and compare line by line."""
+    parts = []
+    for name, part in known["parts"].items():
+        rows = ",\n".join(f"   {json.dumps(row)}" for row in part["rows"])
+        head = json.dumps({key: value for key, value in part.items() if key != "rows"})
+        parts.append(f'  {json.dumps(name)}: {head[:-1]}, "rows": [\n{rows}\n  ]}}')
+    return f' {{"machine": {json.dumps(known["machine"])},\n "parts": {{\n'.lstrip() + ",\n".join(parts) + "\n }}\n"
 
 
 def _rounded(value: Any) -> Any:

@@ -26,7 +26,7 @@ def per_unit(
     Args: n is a multiple of chunk so that a repetition lasts at least least_s; the search for n is the warm-up.
     """
     if dry:
-        return spread([_once_us(run, chunk) / chunk for _ in range(2)])
+        return spread([_once_us(run, chunk) / chunk])
     n = chunk
     while (taken := _once_us(run, n)) < least_s * 1e6 and n < 1_000_000:
         n = chunk * math.ceil(n / chunk * min(max(1.2 * least_s * 1e6 / taken, 1.5), 20.0))
