@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
 TRAIN_FLAGS ?=
+RESULTS ?= bench/results
+COMMIT ?=
+PARTS ?=
 
-.PHONY: train test check lint bench crash gpu clean
+.PHONY: train test check lint bench crash gpu gpu-dry clean
 .DELETE_ON_ERROR:
 
 train: $(STAMP)
@@ -33,11 +36,14 @@ bench: $(STAMP)
 crash: $(STAMP)
 	$(BIN)/pytest -q -m crash
 
-# On a machine with a GPU: installs nothing, runs under the Python that is named.
+# On a machine with a GPU: installs nothing, runs under the Python that is named, at most ten minutes. PARTS chooses
+# some parts, RESULTS another folder, COMMIT names what is measured where the files are no git checkout.
 gpu:
-	@$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else \
-	  f"torch {torch.__version__} sees no NVIDIA GPU, so nothing would be tested; try: make gpu PYTHON=/path/to/python")'
-	PYTHONPATH=.:kernels $(PYTHON) -m pytest -q -m gpu tests
+	PYTHONPATH=.:kernels $(PYTHON) -m bench.gpu --results $(RESULTS) --commit "$(COMMIT)" $(if $(PARTS),--parts $(PARTS))
+
+# The same way without a GPU: toy sizes, no figure kept.
+gpu-dry:
+	PYTHONPATH=.:kernels $(PYTHON) -m bench.gpu --dry $(if $(PARTS),--parts $(PARTS))
 
 # The stamp comes last: an install that was interrupted is done again.
 $(STAMP): pyproject.toml constraints.txt

@@ -6,38 +6,15 @@ obs 17, action 6, batch 256, as HalfCheetah. A figure is worth something only be
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from gtp_fast.algorithms import gtp
-from gtp_fast.buffer import ReplayBuffer
+from bench.training import config, training
 from gtp_fast.config import TrainConfig
-from gtp_fast.graph import stepper
 
-OBS_DIM, ACTION_DIM, ROWS = 17, 6, 10_000
 pytestmark = pytest.mark.benchmark(timer=time.process_time, warmup=False)
-
-
-def _config(**changes) -> TrainConfig:
-    defaults = {"env": "bench", "steps": 2_000_000, "eta": 5.0, "device": "cpu", "backend": "eager"}
-    return TrainConfig(**(defaults | changes))
-
-
-def _training(cfg: TrainConfig):
-    rng = np.random.default_rng(0)
-    data = SimpleNamespace(
-        obs_ND=rng.normal(size=(ROWS, OBS_DIM)).astype(np.float32),
-        action_NA=rng.uniform(-1, 1, size=(ROWS, ACTION_DIM)).astype(np.float32),
-        reward_N=rng.normal(size=ROWS).astype(np.float32),
-        next_obs_ND=rng.normal(size=(ROWS, OBS_DIM)).astype(np.float32),
-        terminal_N=rng.random(ROWS) < 0.01,
-    )
-    buffer = ReplayBuffer.from_transitions(data, cfg, "cpu")  # pyright: ignore[reportArgumentType]
-    state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
-    return state, stepper(cfg, state, buffer)
 
 
 @pytest.mark.benchmark(group="kernel/product")
@@ -57,10 +34,10 @@ def bench_product(benchmark, machine):
 def bench_step(benchmark, machine, changes, backend):
     if backend == "compiled" and changes not in ({"sampling_steps": 5}, {"sampling_steps": 2}):
         pytest.skip("compiling takes most of a minute: the two settings of the paper's table only")
-    cfg = _config(backend=backend, **changes)
+    cfg = config(backend=backend, **changes)
     if backend == "compiled":
         _assert_agrees_with_eager(cfg)
-    state, run = _training(cfg)
+    state, run = training(cfg)
     run(3)
     benchmark.extra_info |= machine | {"backend": backend, "batch": cfg.batch_size, **changes}
     benchmark.pedantic(run, (5,), rounds=12, iterations=1, warmup_rounds=1)
@@ -70,10 +47,8 @@ def bench_step(benchmark, machine, changes, backend):
 
 def _assert_agrees_with_eager(cfg: TrainConfig) -> None:
     """Refuse to time a step that computes something else."""
-    (eager, run_eager), (compiled, run_compiled) = (
-        _training(_config(**{**vars(cfg), "backend": "eager"})),
-        _training(cfg),
-    )
+    eager, run_eager = training(replace(cfg, backend="eager"))
+    compiled, run_compiled = training(cfg)
     start = eager.actor.param.clone()
     run_eager(2)
     run_compiled(2)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
-import nvtx
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -20,17 +20,26 @@ class _Recorder:
     on = False
 
 
+def _nvtx_range(name: str) -> AbstractContextManager[Any]:
+    """Return an NVTX range, or nothing on a machine without the package, where only torch's profiler sees phases."""
+    try:
+        import nvtx
+    except ImportError:
+        return _QUIET
+    return nvtx.annotate(name)
+
+
 class _Phase:
     """One range for Nsight Systems and torch's profiler alike."""
 
     def __init__(self, name: str):
-        self._name, self._ranges = name, (record_function(name), nvtx.annotate(name))
+        self._name, self._ranges = name, (record_function(name), _nvtx_range(name))
 
     def __enter__(self) -> None:
         for part in self._ranges:
             part.__enter__()
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *exc: Any) -> None:
         for part in reversed(self._ranges):
             part.__exit__(*exc)
 

@@ -1,4 +1,4 @@
-"""Many steps from one: by call, compiled, or captured where a GPU is present."""
+"""Many steps from one: by call or compiled. `test_graph_gpu.py` captures them."""
 
 from __future__ import annotations
 
@@ -32,15 +32,3 @@ def test_the_compiled_step_agrees_with_eager(changes):
     for name, tensor in eager.tensors().items():
         # The compiler fuses and reorders float32 sums; Adam turns that into up to 1e-3 of a step of 1e-3.
         assert torch.allclose(tensor.double(), compiled.tensors()[name].double(), rtol=1e-3, atol=2e-5), name
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["eager", "compiled"])
-def test_capture_changes_no_state_and_replays_the_step(backend):
-    cfg = replace(small_config(), device="cuda", backend=backend, graph=True, unroll=4)
-    fresh = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
-    captured = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
-    run = stepper(cfg, captured, buffer_of(cfg, device="cuda"))
-    assert captured.digest() == fresh.digest()
-    run(11)
-    assert captured.digest() == _run(replace(cfg, graph=False), [11], "cuda").digest()

@@ -1,0 +1,1 @@
+"""Measurements. Nothing here is installed: `make bench` and `make gpu` run it from a checkout."""

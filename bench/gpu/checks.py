@@ -1,0 +1,83 @@
+"""The tests that carry the mark gpu, one file a process: an illegal address in one file spares the others."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SHOWN_FAILURES = 12
+OUTCOMES = ("failure", "error", "skipped")
+GRACE_S = 15.0  # for the report of an interrupted run
+
+
+def files() -> list[str]:
+    """Return the test files that hold such a test. Others may import what this machine lacks, and are not read."""
+    names = sorted(ROOT.glob("tests/test_*.py"))
+    return [str(path.relative_to(ROOT)) for path in names if "mark.gpu" in path.read_text(encoding="utf-8")]
+
+
+def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
+    """Run pytest on row["file"] for row["limit_s"] seconds; count outcomes and name the failures.
+
+    A file that takes longer is interrupted, which pytest answers with a report of what ran: that counts as a failure.
+    Raises: RuntimeError when pytest brought no report, or collected nothing.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        code, stopped = _pytest(row["file"], report, row["limit_s"])
+        if not report.exists():
+            raise RuntimeError(f"pytest ended with exit code {code} and no report")
+        # A test that was interrupted stands there without a name, and else like one that passed.
+        cases = [case for case in ElementTree.parse(report).iter("testcase") if case.get("name")]
+    if not cases and not stopped:
+        raise RuntimeError(f"pytest collected no test (exit code {code})")
+    outcomes = [(case, next((part for part in case if part.tag in OUTCOMES), None)) for case in cases]
+    failed = [f"{case.get('name')}: {_said(why)}" for case, why in outcomes if why is not None and why.tag != "skipped"]
+    skipped = [_said(why) for _, why in outcomes if why is not None and why.tag == "skipped"]
+    passed = sum(why is None for _, why in outcomes)
+    if stopped:
+        last = cases[-1].get("name") if cases else "the start"
+        failed.insert(0, f"stopped after {row['limit_s']:.0f} s: nothing ended after {last}")
+    return {
+        "passed": passed,
+        "failed": len(failed),
+        "skipped": len(skipped),
+        "seconds": time.monotonic() - started,
+        "failures": failed[:SHOWN_FAILURES],
+        "skip_reasons": sorted(set(skipped)),
+    }
+
+
+def _pytest(file: str, report: Path, limit_s: float) -> tuple[int, bool]:
+    """Return pytest's exit code, and whether it had to be stopped."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={report}",
+        file,
+    ]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        return process.wait(limit_s), False
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        return process.wait(GRACE_S), True
+
+
+def _said(outcome: ElementTree.Element) -> str:
+    """Return the first line of what a test that did not pass says."""
+    return ((outcome.get("message") or outcome.text or "").strip().splitlines() or [""])[0][:300]

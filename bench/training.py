@@ -1,0 +1,54 @@
+"""A training on synthetic data that every measurement of the step shares.
+
+obs 17, action 6, batch 256, as HalfCheetah.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gtp_fast.algorithms import gtp
+from gtp_fast.buffer import ReplayBuffer
+from gtp_fast.config import TrainConfig
+from gtp_fast.graph import stepper
+from gtp_fast.policy import Policy, PolicyConfig
+from gtp_fast.state import TrainState
+
+OBS_DIM, ACTION_DIM, ROWS = 17, 6, 10_000
+
+
+def config(**changes: Any) -> TrainConfig:
+    """Return the settings of a measured run: the defaults on the CPU, eta 5 and 2M steps, with changes."""
+    defaults = {"env": "bench", "steps": 2_000_000, "eta": 5.0, "device": "cpu", "backend": "eager"}
+    return TrainConfig(**(defaults | changes))
+
+
+def transitions(rows: int = ROWS) -> SimpleNamespace:
+    """Return random transitions with the fields of `dataset.Transitions` that the buffer reads."""
+    rng = np.random.default_rng(0)
+    return SimpleNamespace(
+        obs_ND=rng.normal(size=(rows, OBS_DIM)).astype(np.float32),
+        action_NA=rng.uniform(-1, 1, size=(rows, ACTION_DIM)).astype(np.float32),
+        reward_N=rng.normal(size=rows).astype(np.float32),
+        next_obs_ND=rng.normal(size=(rows, OBS_DIM)).astype(np.float32),
+        terminal_N=rng.random(rows) < 0.01,
+    )
+
+
+def training(cfg: TrainConfig, rows: int = ROWS) -> tuple[TrainState, Callable[[int], None]]:
+    """Return a fresh state on cfg.device and the function that makes n steps on it."""
+    buffer = ReplayBuffer.from_transitions(transitions(rows), cfg, cfg.device)  # pyright: ignore[reportArgumentType]
+    state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
+    return state, stepper(cfg, state, buffer)
+
+
+def policy(cfg: TrainConfig, state: TrainState, obs_dim: int, action_dim: int) -> Policy:
+    """Return the policy that acts with a state's EMA actors, on their device."""
+    own = {"obs_dim": obs_dim, "action_dim": action_dim, "seeds": tuple(gtp.member_seeds(cfg))}
+    shared = {field.name: getattr(cfg, field.name) for field in fields(PolicyConfig) if field.name not in own}
+    return Policy(PolicyConfig(**own, **shared), gtp.policy_tensors(state), state.step.device)

@@ -1,0 +1,175 @@
+"""`make gpu` without a GPU: no fault of a row costs another row, nothing wrong is timed, and all parts answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.gpu import checks, learning, plan, settings
+from bench.gpu.__main__ import tests_failed
+from bench.gpu.results import Results
+from bench.gpu.supervise import REASON, measured
+from bench.gpu.tables import LINES, text
+from bench.training import config, training
+
+ROOT = Path(__file__).parent.parent
+
+
+def _rows(*names: str, row_limit_s: float = 60.0, until_s: float = 60.0, **more: str) -> list[dict]:
+    rows = [{"what": name, **more} for name in names]
+    return list(measured("gpu_faults", rows, True, row_limit_s, time.monotonic() + until_s))
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("raise", "ValueError: first line"),
+        ("die", "the process ended with SIGSEGV"),
+        ("exit", "the process ended with exit code 7; its last line: last words"),
+    ],
+)
+def test_a_row_that_fails_says_why_and_costs_no_other_row(fault, reason):
+    rows = _rows("good", fault, "good")
+    assert [row["what"] for row in rows] == ["good", fault, "good"]
+    assert rows[1][REASON].startswith(reason) and "us" not in rows[1]
+    assert rows[0]["us"] == rows[2]["us"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_row_that_hangs_is_ended_with_its_children(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.gpu.supervise.START_S", 0.0)
+    rows = _rows("hang", "good", row_limit_s=4.0, pids=str(tmp_path / "pids"))
+    assert rows[0][REASON].startswith("stopped after 4 s") and rows[1]["us"] == 1.0
+    for pid in map(int, (tmp_path / "pids").read_text().split()):
+        assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    """Say whether a process runs; a dead child that nobody has waited for does not."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_rows_that_no_time_is_left_for_say_so():
+    assert [row[REASON] for row in _rows("good", "good", until_s=-1.0)] == ["no time was left for it"] * 2
+
+
+def test_a_part_whose_module_is_broken_answers_every_row():
+    rows = list(measured("bench.gpu.no_such_module", [{"what": "a"}, {"what": "b"}], True, 30.0, time.monotonic() + 60))
+    assert len(rows) == 2 and all("ModuleNotFoundError" in row[REASON] for row in rows)
+
+
+def test_a_step_that_computes_something_else_is_not_timed(monkeypatch):
+    cfg = config(**settings.DRY, graph=True)  # what it is held to is opened without a graph
+    settings.open_training(cfg, dry=False)
+    monkeypatch.setattr(settings, "training", lambda c: training(replace(c, sigma_data=0.4) if c.graph else c))
+    with pytest.raises(ValueError, match="losses differ from eager fp32"):
+        settings.open_training(cfg, dry=False)
+
+
+def test_a_precision_that_the_backend_does_not_read_is_not_timed():
+    with pytest.raises(ValueError, match="does not read precision"):
+        settings.open_training(config(**settings.DRY, precision="tf32"), dry=False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("backend", "fastest"), ("precision", "fp8")])
+def test_a_setting_that_this_version_lacks_is_refused(name, value):
+    row = {"backend": "eager", "graph": True, "precision": "fp32", "sampling_steps": 2, "seeds": 1} | {name: value}
+    with pytest.raises(Exception, match=value):
+        settings.of_row(row, dry=True)
+
+
+def test_shares_of_the_four_modes_are_those_of_the_data():
+    shares = learning.mode_shares(learning.four_modes().action_NA)
+    # 98.9 % of each quarter lie within three deviations; 20,000 draws spread by 0.003.
+    assert shares == pytest.approx([0.9889 / 4] * 4, abs=0.01)
+
+
+MARKED = """
+import time
+import pytest
+pytestmark = pytest.mark.MARK
+def test_passes(): pass
+def test_fails(): assert 1 == 2
+def test_skips(): pytest.skip("no such card")
+""".replace("MARK", "gpu")  # this file holds no such test itself
+
+
+def test_outcomes_of_the_marked_tests_are_counted(tmp_path):
+    file = tmp_path / "test_it.py"
+    file.write_text(MARKED)
+    found = checks.measure({"file": str(file), "limit_s": 60.0}, True)
+    assert (found["passed"], found["failed"], found["skipped"]) == (1, 1, 1)
+    assert found["failures"] == ["test_fails: assert 1 == 2"] and found["skip_reasons"] == ["no such card"]
+
+
+@pytest.mark.slow
+def test_a_file_of_tests_that_takes_too_long_fails_with_what_had_run(tmp_path):
+    file = tmp_path / "test_it.py"
+    file.write_text(MARKED + "def test_waits(): time.sleep(600)\n")
+    found = checks.measure({"file": str(file), "limit_s": 8.0}, True)
+    assert (found["passed"], found["failed"]) == (1, 2)
+    assert found["failures"][0].startswith("stopped after 8 s: nothing ended after test_skips")
+
+
+def test_a_file_without_a_test_is_an_error(tmp_path):
+    (tmp_path / "test_it.py").write_text("def test_unmarked(): pass\n")
+    with pytest.raises(RuntimeError, match="collected no test"):
+        checks.measure({"file": str(tmp_path / "test_it.py"), "limit_s": 60.0}, True)
+
+
+def test_a_part_measured_again_replaces_its_rows_and_keeps_the_others(tmp_path):
+    first = Results(tmp_path, {"device": "Some GPU"}, "aaa")
+    for part in ("floor", "latency"):
+        first.begin(part)
+        first.add(part, {"what": "copy", "candidates": 1, "sampling_steps": 1, "us": 1.0}, 1.0)
+    second = Results(tmp_path, {"device": "Some GPU"}, "bbb")
+    second.begin("floor")
+    second.add("floor", {"what": "copy", "us": 2.0}, 1.0)
+    assert second.skip("latency", [{"candidates": 1}], "no time") == [{"candidates": 1, REASON: "no time"}]
+    parts = json.loads((tmp_path / "some-gpu.json").read_text())["parts"]
+    assert [row["us"] for row in parts["floor"]["rows"]] == [2.0] and parts["floor"]["commit"] == "bbb"
+    assert [row["us"] for row in parts["latency"]["rows"]] == [1.0] and parts["latency"]["commit"] == "aaa"
+    assert "| copy | 2.00 |" in (tmp_path / "some-gpu.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("row", "fails"),
+    [
+        ({"file": "a", "passed": 3, "failed": 0}, False),
+        ({"file": "a", "passed": 3, "failed": 1}, True),
+        ({"file": "a", REASON: "the process ended with SIGSEGV"}, True),
+        ({"what": "copy", REASON: "no GPU"}, False),
+    ],
+    ids=["passed", "failed", "crashed", "no-test"],
+)
+def test_a_file_of_tests_that_failed_or_did_not_run_fails_the_call(row, fails):
+    assert tests_failed([{"file": "b", "passed": 1, "failed": 0}, row]) is fails
+
+
+@pytest.mark.slow
+def test_the_dry_run_goes_through_every_part_and_keeps_no_figure(tmp_path):
+    kept = sorted((ROOT / "bench").glob("results/*"))
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = ["make", "gpu-dry", f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "device: cpu (dry run)" in done.stdout
+    (path,) = tmp_path.glob("gtp-gpu-dry-*/cpu.json")
+    results = json.loads(path.read_text())
+    assert {name: len(part["rows"]) for name, part in results["parts"].items()} == {
+        part.name: max(1, len(part.rows(True))) for part in plan.PARTS
+    }
+    rows = [row for part in results["parts"].values() for row in part["rows"]]
+    assert all((row.get(REASON) or {"us", "passed", "kernels", "actor_loss"} & row.keys()) for row in rows)
+    assert all("us" in row for row in results["parts"]["floor"]["rows"] + results["parts"]["latency"]["rows"])
+    assert any("us" in row for row in results["parts"]["steps-eager"]["rows"])
+    assert len(text(results).splitlines()) <= LINES
+    assert sorted((ROOT / "bench").glob("results/*")) == kept
