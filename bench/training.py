@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from gtp_fast.config import TrainConfig
 from gtp_fast.graph import stepper
 from gtp_fast.policy import Policy, PolicyConfig
 from gtp_fast.state import TrainState
+
+if TYPE_CHECKING:
+    from gtp_kernels.launch import Tuning
+
+    from gtp_fast.algorithms.fused import FusedStep
 
 OBS_DIM, ACTION_DIM, ROWS = 17, 6, 10_000
 
@@ -45,6 +50,14 @@ def training(cfg: TrainConfig, rows: int = ROWS) -> tuple[TrainState, Callable[[
     buffer = ReplayBuffer.from_transitions(transitions(rows), cfg, cfg.device)  # pyright: ignore[reportArgumentType]
     state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
     return state, stepper(cfg, state, buffer)
+
+
+def fused_step(cfg: TrainConfig, shapes: Tuning) -> FusedStep:
+    """Return a fused step on the CPU, to be compiled ahead of time or interpreted."""
+    from gtp_fast.algorithms.fused import make_step
+
+    buffer = ReplayBuffer.from_transitions(transitions(), cfg, "cpu")  # pyright: ignore[reportArgumentType]
+    return make_step(cfg, gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu"), buffer, shapes)
 
 
 def policy(cfg: TrainConfig, state: TrainState, obs_dim: int, action_dim: int) -> Policy:

@@ -10,6 +10,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Before the first import of Triton, which reads it once: without a GPU its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 settings.register_profile("gtp-fast", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("gtp-fast")
 

@@ -36,7 +36,11 @@ def test_short_runs_on_a_cpu_are_eager_and_long_ones_compiled_where_a_compiler_i
 @no_gpu
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"device": "cuda"}, "sees no NVIDIA GPU"), ({"precision": "tf32"}, "needs a GPU"), ({"precision": "bf16"}, "needs --backend fused")],
+    [
+        ({"device": "cuda"}, "sees no NVIDIA GPU"),
+        ({"precision": "tf32"}, "needs a GPU"),
+        ({"precision": "bf16"}, "needs --backend fused"),
+    ],
 )
 def test_what_this_machine_has_not_is_refused(changes, words):
     with pytest.raises(UsageError, match=words):

@@ -26,6 +26,11 @@ class Launch:
     warps: int = 8
     stages: int = 2
 
+    @property
+    def name(self) -> str:
+        """Name of the kernel, as a profile shows it."""
+        return self.kernel.fn.__name__
+
     def __call__(self) -> None:
         """Launch on the current stream."""
         self.kernel[self.grid](**self.args, num_warps=self.warps, num_stages=self.stages)

@@ -1,0 +1,189 @@
+"""The fused step against the eager one on the same random numbers, and what it promises beyond.
+
+Without a GPU the kernels are interpreted; on one the same tests run the compiled kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from fused_cases import STABLE, Guarded, fused_config, prepared, trained, trained_eagerly, way_apart
+from gtp_kernels.launch import Launch, Tuning
+from learn_cases import ACTION_DIM, OBS_DIM
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gtp_fast.algorithms import gtp
+
+VARIANTS = [
+    pytest.param(STABLE, id="stable"),
+    pytest.param({"bc": True}, id="bc"),
+    pytest.param({"max_q_backup": True, "sampling_steps": 2, "batch_size": 21}, id="max-q-backup"),
+    pytest.param({"value_samples": 2, "lr_schedule": "cosine", "weight_cap": 2.0}, id="two-values-cosine"),
+    pytest.param({"grad_norm": 0.0, "weight_cap": 0.0, "lambda_flow": 0.0}, id="no-clip-no-cap-no-flow"),
+]
+
+
+def _start(cfg):
+    return gtp.init_state(replace(cfg, device="cpu"), OBS_DIM, ACTION_DIM, "cpu")
+
+
+def test_twenty_steps_follow_the_eager_step():
+    cfg = fused_config(steps=40)  # three stages of N(k), and five updates of the EMA
+    shares = way_apart(trained(cfg, 20), trained_eagerly(cfg, 20), _start(cfg))
+    # Sums in another order: Adam turns the sign of a gradient near zero into a whole step.
+    assert max(shares.values()) < 1e-3, shares
+    assert shares["step"] == 0.0 and shares["first_bad"] == 0.0
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_every_variant_follows_the_eager_step(changes):
+    cfg = fused_config(**changes)
+    shares = way_apart(trained(cfg, 4), trained_eagerly(cfg, 4), _start(cfg))
+    assert max(shares.values()) < 1e-3, shares
+
+
+@pytest.mark.parametrize(("precision", "share"), [("tf32", 0.06), ("bf16", 0.3)])
+def test_rounded_operands_stay_near_the_eager_step(precision, share):
+    # Adam's first steps have the sign of the gradient: what rounding flips of it counts whole.
+    cfg = fused_config(precision=precision, seeds=1)
+    shares = way_apart(trained(cfg, 3), trained_eagerly(cfg, 3), _start(cfg))
+    assert 1e-5 < max(shares["actor.param"], shares["critic.param"]) < share, shares
+    assert shares["metric_sums"] < share
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_seed_among_others_is_bitwise_the_seed_alone(precision):
+    together = trained(fused_config(seed=3, seeds=3, precision=precision), 3)
+    for i in range(3):
+        alone = trained(fused_config(seed=3 + i, seeds=1, precision=precision), 3)
+        for name, tensor in alone.tensors().items():
+            whole = together.tensors()[name]
+            rows = len(whole) // 3 if whole.dim() else 0
+            own = whole[i * rows : (i + 1) * rows] if whole.dim() else whole
+            assert torch.equal(own, tensor), (i, name)
+
+
+def test_the_same_steps_make_the_same_bits():
+    assert trained(fused_config(), 3).digest() == trained(fused_config(), 3).digest()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_state_loaded_at_any_step_goes_on_bitwise(precision):
+    cfg = fused_config(seeds=1, precision=precision, **STABLE)
+    whole = trained(cfg, 4)
+    state, step = prepared(cfg)
+    state.load_(trained(cfg, 2).tensors())
+    step.refresh()
+    step()
+    step()
+    assert state.digest() == whole.digest()
+
+
+def test_the_operand_copies_of_a_run_are_those_of_its_state():
+    state, step = prepared(fused_config(precision="bf16", **STABLE))
+    step()
+    copies = {
+        name: launch.args[name]
+        for launch in step.launches
+        for name in ("pair_ptr", "slow_pair_ptr")
+        if name in launch.args
+    }
+    before = {name: tensor.clone() for name, tensor in copies.items()}
+    step.refresh()
+    assert all(torch.equal(copies[name], before[name]) for name in copies) and state.step == 1
+
+
+def test_small_blocks_and_odd_sizes_change_nothing_but_the_order_of_sums():
+    cfg = fused_config(batch_size=19, seeds=1)
+    shapes = Tuning(rows=16, units=16, tile=32, tile_rows=16, block=1_000 // 8 * 8 + 24, keep=False)
+    shares = way_apart(trained(cfg, 2, replace(shapes, block=1_024)), trained_eagerly(cfg, 2), _start(cfg))
+    assert max(shares.values()) < 1e-3, shares
+
+
+@pytest.mark.parametrize(("changes", "launches"), [({}, 10), ({"bc": True}, 4)])
+def test_a_step_is_ten_launches_and_nothing_else(changes, launches, monkeypatch):
+    state, step = prepared(fused_config(seeds=1, **changes))
+    counted, operations = [], []
+    launch = Launch.__call__
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            operations.append(func)
+            return func(*args, **(kwargs or {}))
+
+    class Kernel:
+        """A kernel that is launched as itself, and counted."""
+
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            return lambda **args: counted.append((self.kernel, grid, args))
+
+    def count_only(self):
+        replaced = replace(self, kernel=Kernel(self.kernel))
+        launch(replaced)
+
+    monkeypatch.setattr(Launch, "__call__", count_only)
+    with Watch():
+        step()
+    assert len(counted) == len(step.launches) == launches
+    # No tensor operation runs beside the launches, so that nothing can reach the host or allocate.
+    assert operations == [] and int(state.step) == 0
+
+
+def test_nothing_a_launch_is_given_changes_from_step_to_step():
+    # Scalars and addresses are frozen into a graph: what moves must be device memory.
+    _, step = prepared(fused_config(seeds=1, ema_every=2, ema_start=1, lr_schedule="cosine"))
+
+    def signature():
+        return [
+            {
+                name: value.data_ptr() if isinstance(value, torch.Tensor) else value
+                for name, value in launch.args.items()
+            }
+            for launch in step.launches
+        ]
+
+    before = signature()
+    for _ in range(3):
+        step()
+    assert signature() == before
+
+
+@pytest.mark.parametrize("changes", [{}, {"bc": True}, {"precision": "bf16", "batch_size": 21, "max_q_backup": True}])
+def test_no_launch_touches_memory_beside_its_tensors(changes):
+    cfg = fused_config(seeds=2, **changes)
+    state, step = prepared(cfg)
+    guarded = Guarded(step.launches)
+    for _ in range(2):
+        for launch in guarded.launches:
+            launch()
+        step()
+    assert guarded.untouched()
+    last = guarded.launches[-1].args
+    # Reading a guard would have made NaN of what follows from it.
+    assert torch.equal(last["param_ptr"], state.actor.param) and torch.equal(last["sum_ptr"], state.metric_sums_SQ)
+
+
+def test_what_a_step_leaves_behind_is_not_read_by_the_next():
+    cfg = fused_config(seeds=1)
+    state, step = prepared(cfg)
+    step()
+    for name, tensor in step.scratch.items():
+        if tensor.is_floating_point() and not name.endswith(".grad"):  # a gradient's padding is zero by promise
+            tensor.fill_(float("nan"))
+    step()
+    assert state.digest() == trained(cfg, 2).digest()
+
+
+@pytest.mark.parametrize("net", ["actor", "critic"])
+def test_a_value_that_is_not_finite_is_seen_with_its_step(net):
+    state, step = prepared(fused_config(seeds=2))
+    step()
+    getattr(state, net).param[0, 5_000 if net == "actor" else 100] = float("nan")
+    step()
+    assert (state.first_bad_SQ[0] == 1).any()
+    assert (state.first_bad_SQ[1] == -1).all(), "the other member is untouched"
