@@ -36,7 +36,8 @@ class _Count:
             self.stored += int(mask.data.sum()) * value.data.itemsize
             return store(this, pointers, value, mask, *rest)
 
-        builder.create_masked_load, builder.create_masked_store = counted_load, counted_store
+        for name, counted in (("create_masked_load", counted_load), ("create_masked_store", counted_store)):
+            setattr(builder, name, counted)
 
     def of(self, launch: Launch) -> dict[str, Any]:
         """Run a launch; return its bytes."""

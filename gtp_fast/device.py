@@ -76,19 +76,23 @@ def _choose_backend(
 
 
 def missing_for_fused(cfg: TrainConfig, device: str) -> str | None:
-    """Return what the fused kernels lack on this machine or in these settings, in words, or None."""
+    """Return what the fused step lacks on this machine or in these settings, in words, or None."""
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
+        return "a GPU (TRITON_INTERPRET=1 interprets its kernels on the CPU, slowly)"
+    return missing_for_kernels(cfg.hidden, cfg.sampling_steps)
+
+
+def missing_for_kernels(hidden: int, sampling_steps: int) -> str | None:
+    """Return what the kernels lack for a network of this width and a chain of so many steps, in words, or None."""
     if not importlib.util.find_spec("triton"):
         return "the package triton (pip install 'gtp-fast[gpu]')"
-    if cfg.hidden & (cfg.hidden - 1) or not SMALLEST_HIDDEN <= cfg.hidden <= LARGEST_HIDDEN:
-        return f"--hidden a power of two from {SMALLEST_HIDDEN} to {LARGEST_HIDDEN}, not {cfg.hidden}"
-    if cfg.sampling_steps > LARGEST_K:
-        return f"--sampling-steps of at most {LARGEST_K}, not {cfg.sampling_steps}"
-    if device == "cpu":
-        interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
-        return None if interpreted else "a GPU (TRITON_INTERPRET=1 interprets its kernels on the CPU, slowly)"
+    if hidden & (hidden - 1) or not SMALLEST_HIDDEN <= hidden <= LARGEST_HIDDEN:
+        return f"--hidden a power of two from {SMALLEST_HIDDEN} to {LARGEST_HIDDEN}, not {hidden}"
+    if sampling_steps > LARGEST_K:
+        return f"--sampling-steps of at most {LARGEST_K}, not {sampling_steps}"
     import torch
 
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (8, 0)
     return None if major >= 8 else f"a GPU of compute capability 8.0 or newer, not {major}.{minor}"
 
 

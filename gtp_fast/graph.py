@@ -105,3 +105,27 @@ def _capture(step: Callable[[], None], steps: int) -> torch.cuda.CUDAGraph:
 def _restore(state: TrainState, saved: dict[str, Tensor]) -> None:
     torch.cuda.synchronize()
     state.load_(saved)
+
+
+def capture_once(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Capture a step that depends on nothing before it; return the function that replays it and waits for its end.
+
+    Without a GPU the step itself is returned.
+    """
+    if device.type != "cuda":
+        return step
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        step()  # compiles and loads the kernels
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        step()
+
+    def run() -> None:
+        with torch.cuda.stream(stream):
+            graph.replay()
+        stream.synchronize()
+
+    return run

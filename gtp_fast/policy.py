@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gtp_fast import checkpoint, rng
 from gtp_fast.act_cpu import CpuSampler
+from gtp_fast.device import missing_for_kernels
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.networks import actor_layout, critic_layout, views
 from gtp_fast.noise import CallNoise
@@ -24,6 +25,8 @@ from gtp_fast.policy_config import PolicyConfig, check
 from gtp_fast.rundir import RunDir
 from gtp_fast.sampler import Sampler, TorchSampler
 from gtp_fast.trajectory import sample_path, sampling_grid
+
+PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 class Policy:
@@ -33,9 +36,16 @@ class Policy:
     anew draws the same actions again.
     """
 
-    def __init__(self, config: PolicyConfig, tensors: dict[str, Tensor], device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        config: PolicyConfig,
+        tensors: dict[str, Tensor],
+        device: torch.device | str = "cpu",
+        precision: str = "tf32",
+    ):
         """Take a policy's description and its flat parameters {"actor": (S, Pa), "critic": (2 S, Pc)}.
 
+        precision ("fp32", "tf32" or "bf16") is that of the operands of products on a GPU; a CPU acts in fp32.
         Raises: UsageError where candidates cannot be judged; CheckpointError where shapes do not fit.
         """
         check(config, tensors)
@@ -47,10 +57,20 @@ class Policy:
         self._grid = sampling_grid(
             config.sampling_steps, config.sigma_min, config.sigma_max, config.rho, device=self.device
         )
-        kind = CpuSampler if self.device.type == "cpu" else TorchSampler
-        self._sampler: Sampler = kind(self._actor, critic, self._grid, config.sigma_data, config.sigma_min)
+        self._sampler = self._make_sampler(tensors, critic, precision)
         self._noise = CallNoise(config.seeds, rng.ACT, config.action_dim)
         self._choice = CallNoise(config.seeds, rng.SELECT, 1, gumbel=True) if config.select == "softmax" else None
+
+    def _make_sampler(self, tensors: dict[str, Tensor], critic: dict[str, Tensor] | None, precision: str) -> Sampler:
+        config = self.config
+        if precision not in PRECISIONS:
+            raise UsageError(f"precision={precision!r} is none of {', '.join(PRECISIONS)}")
+        if self.device.type == "cuda" and missing_for_kernels(config.hidden, config.sampling_steps) is None:
+            from gtp_fast.act_cuda import CudaSampler  # Triton is not needed elsewhere
+
+            return CudaSampler(config, tensors, self.device, precision)
+        kind = CpuSampler if self.device.type == "cpu" else TorchSampler
+        return kind(self._actor, critic, self._grid, config.sigma_data, config.sigma_min)
 
     @property
     def members(self) -> int:
@@ -138,11 +158,12 @@ def load_policy(
     sampling_steps: int | None = None,
     candidates: int | None = None,
     select: str | None = None,
+    precision: str = "tf32",
 ) -> Policy:
     """Load a policy from a run directory (its newest valid checkpoint, or its best) or from a checkpoint directory.
 
     Args: seed picks one member of a run of several; without it all are loaded, and a run of one member acts at once.
-    sampling_steps, candidates, select override what the run was trained with.
+    sampling_steps, candidates, select override what the run was trained with. precision is that of products on a GPU.
     Raises: CheckpointError when there is no usable checkpoint; UsageError for a seed that the run has not.
     """
     policy_tensors, meta = checkpoint.load_policy(_checkpoint_path(Path(path), best))
@@ -153,7 +174,7 @@ def load_policy(
         config = replace(config, select=("none" if candidates == 1 else "softmax"))
     if seed is not None:
         config, policy_tensors = _member(config, policy_tensors, seed)
-    return Policy(config, policy_tensors, _device(device))
+    return Policy(config, policy_tensors, _device(device), precision)
 
 
 def _device(name: str) -> torch.device:

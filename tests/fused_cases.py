@@ -15,7 +15,7 @@ from gtp_fast.algorithms.fused import FusedStep
 from gtp_fast.config import TrainConfig
 from gtp_fast.state import TrainState
 
-GUARD = 1_024  # elements before and after each tensor
+GUARD = 1 << 16  # elements before and after each tensor
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STABLE: dict[str, Any] = {"weighting": "stable", "sigma_max": 10.0, "s1": 40, "ema_every": 1, "ema_start": 0}
 

@@ -135,6 +135,6 @@ def test_a_policy_on_a_gpu_acts_as_on_the_cpu():
         "actor": networks.init_flat(networks.actor_layout(D, A, H), [0, 1]),
         "critic": networks.init_flat(networks.critic_layout(D, A, H), [0, 1], 2, 1),
     }
-    here, there = Policy(config, flat), Policy(config, flat, "cuda")
+    here, there = Policy(config, flat), Policy(config, flat, "cuda", "fp32")
     obs, _ = inputs(2, 16, 1)
     assert np.abs(here.act_members(obs) - there.act_members(obs)).max() < 2e-5

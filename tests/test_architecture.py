@@ -19,7 +19,10 @@ RIVER = (
     ("learn", ("rng", "networks", "trajectory", "losses", "optimizer", "profiling", "buffer", "state")),
     ("algorithms", ("algorithms", "algorithms.gtp", "algorithms.binding", "algorithms.fused", "graph", "device")),
     ("keep", ("disk", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
-    ("act", ("policy_config", "noise", "sampler", "act_cpu", "policy", "environments", "evaluate", "evaluator")),
+    (
+        "act",
+        ("policy_config", "noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "evaluate", "evaluator"),
+    ),
     ("run", ("results", "loop", "profile_run", "eval_run")),
     ("ask", ("aggregate", "report", "figures", "doctor", "screen", "cli", "__main__")),
 )

@@ -38,7 +38,7 @@ def of_row(row: dict[str, Any], dry: bool) -> TrainConfig:
     Raises: UsageError for a backend or a precision that this version or this machine does not have.
     """
     changes = {name: row[name] for name in NAMES if name in row}
-    config_files.check_names(changes, "make gpu")
+    config_files.checked(changes, "make gpu")
     if row["backend"] == "compiled":
         _allow_many_compilations(dry)
     if dry:

@@ -114,10 +114,11 @@ class Binding:
         cfg = self.cfg
         return self._network(
             "chain", gtp_chain, (blocks(self.chain_rows, self.shapes.rows), cfg.seeds), "actor.slow",
-            rows_ptr=self.buffer.rows, seed_ptr=self.seed, step_ptr=self.state.step, grid_ptr=self.grid,
+            rows_ptr=self.buffer.rows, noise_ptr=self.buffer.rows, seed_ptr=self.seed, step_ptr=self.state.step,
+            grid_ptr=self.grid,
             action_ptr=self.scratch["actions"], batch_ptr=self.scratch["batch"], size=self.buffer.size,
             sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, BATCH=cfg.batch_size, NEXT=self.next_rows,
-            ROWS=self.chain_rows, REPEAT=1, STREAM=0, AP=padded(self.buffer.action_dim), K=cfg.sampling_steps,
+            ROWS=self.chain_rows, REPEAT=1, AP=padded(self.buffer.action_dim), K=cfg.sampling_steps,
             KEEP=self.shapes.keep,
         )  # fmt: skip
 

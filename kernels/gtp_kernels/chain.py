@@ -13,9 +13,9 @@ from gtp_kernels import draws, mlp
 
 @triton.jit
 def gtp_chain(
-    rows_ptr, seed_ptr, step_ptr, param_ptr, w1_ptr, w2_ptr, grid_ptr, action_ptr, batch_ptr,
+    rows_ptr, noise_ptr, seed_ptr, step_ptr, param_ptr, w1_ptr, w2_ptr, grid_ptr, action_ptr, batch_ptr,
     size, param_stride, pair_stride, sigma_min, sigma_data,
-    BATCH: tl.constexpr, NEXT: tl.constexpr, ROWS: tl.constexpr, REPEAT: tl.constexpr, STREAM: tl.constexpr,
+    BATCH: tl.constexpr, NEXT: tl.constexpr, ROWS: tl.constexpr, REPEAT: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, W: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, KEEP: tl.constexpr, PREC: tl.constexpr,
     INTERP: tl.constexpr,
@@ -25,15 +25,15 @@ def gtp_chain(
     Training (BATCH > 0): rows_ptr float32 (size, W) is the replay buffer; the first NEXT rows act at the next
     observations of the batch, in blocks of BATCH, the others at its observations; batch_ptr (S, BATCH, W) receives the
     transitions. Acting (BATCH 0): rows_ptr (S, ROWS / REPEAT, W) holds the observations, REPEAT candidates each, and
-    the noise is that of `STREAM` at the call number in step_ptr. action_ptr: float32 (S, ROWS, A), clamped. KEEP holds
-    the first and last weights in shared memory along the chain.
+    noise_ptr (S, ROWS, A) standard normals. action_ptr: float32 (S, ROWS, A), clamped. KEEP holds the first and last
+    weights in shared memory along the chain.
     """
     r = tl.program_id(0) * BM + tl.arange(0, BM)
     member = tl.program_id(1)
     live = r < ROWS
-    seed, step = tl.load(seed_ptr + member), tl.load(step_ptr)
     column = tl.arange(0, AP)[None, :]
     if BATCH > 0:
+        seed, step = tl.load(seed_ptr + member), tl.load(step_ptr)
         bits, _, _, _ = draws.words(seed, step, draws.INDEX, r % BATCH)
         source = rows_ptr + draws.below(bits, size).to(tl.int64) * W
         for first in tl.static_range(0, W, 32):
@@ -47,7 +47,8 @@ def gtp_chain(
         z = draws.normals(seed, step, stream, tl.where(is_next, r, r - NEXT)[:, None], column, A)
     else:
         obs = rows_ptr + (member * (ROWS // REPEAT) + r // REPEAT) * W
-        z = draws.normals(seed, step, STREAM, r[:, None], column, A)
+        given = noise_ptr + (member * ROWS + r)[:, None] * A + column
+        z = tl.load(given, mask=live[:, None] & (column < A), other=0.0)
     z = tl.where(column < A, z, 0.0)
 
     param = param_ptr + member * param_stride

@@ -1,0 +1,72 @@
+"""Acting by the fused kernels: the sampler of a GPU, interpreted where there is none, held to float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fused_cases import DEVICE
+from test_act_cpu import A, D, H, double, inputs
+
+from gtp_fast import networks, trajectory
+from gtp_fast.act_cuda import KEPT_GRAPHS, CudaSampler
+from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.sampler import TorchSampler
+
+CONFIG = PolicyConfig(D, A, H, 0.002, 80.0, 0.5, 7.0, 5, 1, "none", (3,))
+
+
+def pair(config: PolicyConfig, precision: str = "fp32"):
+    """Return the sampler under test, and its twin in float64."""
+    import torch
+
+    layouts = networks.actor_layout(D, A, H), networks.critic_layout(D, A, H)
+    seeds = list(config.seeds)
+    tensors = {"actor": networks.init_flat(layouts[0], seeds), "critic": networks.init_flat(layouts[1], seeds, 2, 1)}
+    grid = trajectory.sampling_grid(config.sampling_steps, config.sigma_min, config.sigma_max, config.rho)
+    views = [double(networks.views(tensors[name], layout)) for name, layout in zip(tensors, layouts, strict=True)]
+    critic = views[1] if config.candidates > 1 else None
+    twin = TorchSampler(views[0], critic, grid.double(), config.sigma_data, config.sigma_min)
+    return CudaSampler(config, tensors, torch.device(DEVICE), precision), twin
+
+
+@pytest.mark.parametrize("steps", range(1, 11))
+def test_one_candidate_is_the_chain_in_one_launch(steps):
+    sampler, twin = pair(replace(CONFIG, sampling_steps=steps))
+    obs, z = inputs(1, 1, 1)
+    # The chain starts at 80 z: what a float32 loses there is the scale of the error.
+    assert np.abs(sampler.actions(obs, z, None) - twin.actions(obs, z, None)).max() < 2e-5
+    assert [launch.name for launch in sampler.launches(sampler._calls[1])] == ["gtp_chain"]
+
+
+@pytest.mark.parametrize(("members", "batch", "candidates"), [(1, 1, 50), (2, 3, 7)])
+@pytest.mark.parametrize("select", ["argmax", "softmax"])
+def test_the_best_candidate_is_chosen_on_the_device(members, batch, candidates, select):
+    config = replace(CONFIG, seeds=tuple(range(members)), candidates=candidates, select=select)
+    sampler, twin = pair(config)
+    obs, z = inputs(members, batch, candidates)
+    gumbel = None
+    if select == "softmax":
+        gumbel = np.random.default_rng(0).gumbel(size=(members, batch * candidates)).astype(np.float32)
+    found, expected = sampler.actions(obs, z, gumbel), twin.actions(obs, z, gumbel)
+    assert found.shape == (members, batch, A) and np.abs(found - expected).max() < 2e-5
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("tf32", 2e-2), ("bf16", 1e-1)])
+def test_rounded_operands_act_alike(precision, bound):
+    sampler, twin = pair(CONFIG, precision)
+    obs, z = inputs(1, 200, 1)
+    apart = np.abs(sampler.actions(obs, z, None) - twin.actions(obs, z, None))
+    assert 1e-6 < apart.mean() < bound / 4 and apart.max() < bound
+
+
+def test_calls_of_any_size_share_a_sampler_and_own_their_results():
+    sampler, twin = pair(CONFIG)
+    first = sampler.actions(*inputs(1, 1, 1), None)
+    kept = first.copy()
+    for batch in [*range(1, KEPT_GRAPHS + 3), 1]:
+        obs, z = inputs(1, batch, 1)
+        assert np.abs(sampler.actions(obs, z, None) - twin.actions(obs, z, None)).max() < 2e-5
+    assert len(sampler._calls) == KEPT_GRAPHS
+    assert np.array_equal(first, kept), "a later call wrote into an earlier result"
