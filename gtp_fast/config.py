@@ -78,6 +78,9 @@ class TrainConfig:
     eta: float = 1.0
     value_samples: int = 1  # M, the policy's samples whose mean Q is V(o) in the advantage
     weight_cap: float = 100.0  # 0: no cap, Eq. 14 to the letter
+    # A sweep across the members of one run: "1,5,10" gives each its own value in place of eta or lr.
+    etas: str | None = None
+    lrs: str | None = None
 
 
 # Fields that decide where and how a run is watched, not what it computes: they may change when it is resumed.
@@ -137,6 +140,10 @@ def validate(cfg: TrainConfig) -> TrainConfig:
         raise UsageError(f"--sigma-max {cfg.sigma_max} must be above --sigma-min {cfg.sigma_min}")
     if cfg.s1 < cfg.s0:
         raise UsageError(f"--s1 {cfg.s1} must be at least --s0 {cfg.s0}: the grid grows from s0 to s1")
+    for name in ("eta", "lr"):
+        member_values(cfg, name)
+    if cfg.bc and cfg.etas is not None:
+        raise UsageError(f"--bc means eta = 0 for every member; leave out --etas {shown(cfg.etas)}")
     if cfg.bc and cfg.candidates > 1:
         raise UsageError(f"--bc trains no critic to choose among --candidates {cfg.candidates}; pass --candidates 1")
     if (cfg.candidates > 1) != (cfg.select != "none"):
@@ -156,6 +163,25 @@ def check_range(name: str, value: float, typed: str | None = None) -> None:
     low, high = _RANGES[name]
     if not low <= value <= high:
         raise UsageError(f"{typed or flag(name)} {shown(value)} is outside [{low:g}, {high:g}]")
+
+
+def member_values(cfg: TrainConfig, name: str) -> list[float]:
+    """Return the value of "eta" or "lr" for each member: one for all, or those of --etas or --lrs.
+
+    Raises: UsageError when there are not as many numbers as members, or one is out of range.
+    """
+    listed = getattr(cfg, f"{name}s")
+    if listed is None:
+        return [getattr(cfg, name)] * cfg.seeds
+    try:
+        values = [float(part) for part in listed.split(",")]
+    except ValueError:
+        raise UsageError(f"--{name}s {shown(listed)} is no list of numbers; write --{name}s 1,5,10") from None
+    if len(values) != cfg.seeds:
+        raise UsageError(f"--{name}s {shown(listed)} has {len(values)} values for --seeds {cfg.seeds}; give one each")
+    for value in values:
+        check_range(name, value, f"--{name}s")
+    return values
 
 
 def shown(value: object) -> str:

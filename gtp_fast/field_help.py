@@ -55,4 +55,6 @@ FIELD_HELP = {
     "eta": "strength of value guidance (Eq. 14)",
     "value_samples": "policy samples whose mean Q is V(o)",
     "weight_cap": "largest weight of Eq. 14; 0: no cap",
+    "etas": "one --eta for each of the --seeds members, as 1,5,10",
+    "lrs": "one --lr for each of the --seeds members, as 1e-4,3e-4",
 }

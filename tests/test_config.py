@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtp_fast import catalog, config
-from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6, validate
+from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6, member_values, validate
 from gtp_fast.config_files import dump_yaml, merge, read_yaml
 from gtp_fast.errors import UsageError
 from gtp_fast.field_help import FIELD_HELP
@@ -261,10 +261,31 @@ def test_every_setting_has_a_line_of_help():
 
 def test_the_list_of_flags_is_frozen():
     # A new flag needs a reason: say in the commit why the existing ones cannot serve, then raise this number.
-    assert len(asdict(TrainConfig())) == 52
+    assert len(asdict(TrainConfig())) == 54
 
 
 def test_defaults_are_those_of_the_default_preset():
     default = merge({"env": "HalfCheetah-v5"})
     assert default.preset == TrainConfig.preset
     assert validate(default) == default
+
+
+def test_a_sweep_across_members_has_one_value_each():
+    cfg = validate(TrainConfig(env="x", seeds=3, etas="1,5,10", lrs="1e-4, 3e-4,1e-3"))
+    assert member_values(cfg, "eta") == [1.0, 5.0, 10.0] and member_values(cfg, "lr") == [1e-4, 3e-4, 1e-3]
+    assert member_values(TrainConfig(env="x", seeds=2, eta=4.0), "eta") == [4.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"etas": "1,5"}, "has 2 values for --seeds 3"),
+        ({"etas": "1,,5"}, "is no list of numbers"),
+        ({"lrs": "1,2,nan"}, "--lrs nan is outside"),
+        ({"etas": "1,2,-3"}, "--etas -3.0 is outside"),
+        ({"etas": "1,2,3", "bc": True}, "leave out --etas"),
+    ],
+)
+def test_a_sweep_that_does_not_fit_the_members_is_refused(changes, words):
+    with pytest.raises(UsageError, match=words):
+        validate(TrainConfig(env="x", seeds=3, **changes))

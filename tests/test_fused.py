@@ -65,6 +65,13 @@ def test_a_seed_among_others_is_bitwise_the_seed_alone(precision):
             assert torch.equal(own, tensor), (i, name)
 
 
+def test_members_of_a_sweep_are_bitwise_the_runs_of_their_own_eta_and_learning_rate():
+    together = trained(fused_config(seeds=2, etas="0.5,8", lrs="1e-3,2e-4"), 3)
+    for i, (eta, lr) in enumerate([(0.5, 1e-3), (8.0, 2e-4)]):
+        alone = trained(fused_config(seed=i, seeds=1, eta=eta, lr=lr), 3)
+        assert torch.equal(together.actor.param[i : i + 1], alone.actor.param)
+
+
 def test_the_same_steps_make_the_same_bits():
     assert trained(fused_config(), 3).digest() == trained(fused_config(), 3).digest()
 

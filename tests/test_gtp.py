@@ -110,3 +110,10 @@ def test_the_weight_cap_holds():
     state = _train(cfg, 1)
     largest = state.metric_sums_SQ[:, gtp.metric_names(cfg).index("weight_max")]
     assert (largest == 7.0).all()
+
+
+def test_members_of_a_sweep_train_as_alone_with_their_own_eta_and_learning_rate():
+    together = _train(replace(small_config(), seeds=2, etas="0.5,8", lrs="1e-3,2e-4"), 6)
+    for i, (eta, lr) in enumerate([(0.5, 1e-3), (8.0, 2e-4)]):
+        alone = _train(replace(small_config(), seed=i, seeds=1, eta=eta, lr=lr), 6)
+        assert torch.allclose(together.actor.param[i], alone.actor.param[0], atol=1e-6)

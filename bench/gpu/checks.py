@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -68,6 +70,7 @@ def _pytest(file: str, report: Path, limit_s: float) -> tuple[int, bool]:
         "-p",
         "no:cacheprovider",
         f"--junitxml={report}",
+        *_workers(),
         file,
     ]
     process = subprocess.Popen(command, cwd=ROOT)
@@ -76,6 +79,12 @@ def _pytest(file: str, report: Path, limit_s: float) -> tuple[int, bool]:
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
         return process.wait(GRACE_S), True
+
+
+def _workers() -> list[str]:
+    """Spread the tests over the cores where pytest-xdist is there: most of their time is compiling kernels."""
+    cores = os.cpu_count() or 1
+    return ["-n", str(min(12, cores))] if cores > 2 and importlib.util.find_spec("xdist") else []
 
 
 def _said(outcome: ElementTree.Element) -> str:

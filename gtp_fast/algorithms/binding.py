@@ -21,7 +21,7 @@ from torch import Tensor
 from gtp_fast import trajectory
 from gtp_fast.algorithms import gtp
 from gtp_fast.buffer import ReplayBuffer
-from gtp_fast.config import TrainConfig
+from gtp_fast.config import TrainConfig, member_values
 from gtp_fast.networks import actor_layout, critic_layout
 from gtp_fast.rng import seed_keys
 from gtp_fast.state import Net, TrainState
@@ -58,8 +58,8 @@ class Binding:
         self.grid = trajectory.sampling_grid(cfg.sampling_steps, cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
         keys_S2 = seed_keys(gtp.member_seeds(cfg), device)
         self.seed = keys_S2[:, 0] | (keys_S2[:, 1] << 32)
-        self.eta = torch.full((cfg.seeds,), cfg.eta, device=device)
-        self.lr = torch.full((cfg.seeds,), cfg.lr, device=device)
+        self.eta = torch.tensor(member_values(cfg, "eta"), device=device)
+        self.lr = torch.tensor(member_values(cfg, "lr"), device=device)
         self.scratch = self._scratch(device)
 
     def refresh(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gtp_fast import losses, optimizer, rng, trajectory
 from gtp_fast.buffer import Batch, ReplayBuffer
-from gtp_fast.config import TrainConfig
+from gtp_fast.config import TrainConfig, member_values
 from gtp_fast.networks import Layout, actor_layout, critic_layout, init_flat, q_values, views
 from gtp_fast.profiling import phase
 from gtp_fast.state import Net, TrainState
@@ -90,8 +90,8 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
         plan=rng.plan(counts, device),
         schedule=trajectory.schedule(cfg.steps, cfg.s0, cfg.s1, cfg.sigma_min, cfg.sigma_max, cfg.rho, device),
         sampling_grid=trajectory.sampling_grid(cfg.sampling_steps, cfg.sigma_min, cfg.sigma_max, cfg.rho, device),
-        eta_S=torch.full((cfg.seeds,), cfg.eta, device=device),
-        lr_S=torch.full((cfg.seeds,), cfg.lr, device=device),
+        eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
+        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
         actor=actor_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
         critic=critic_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
     )
