@@ -32,6 +32,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/pytest bench/ --benchmark-only
+	PYTHONPATH=.:kernels $(BIN)/python -m bench.resources --precision tf32
 
 crash: $(STAMP)
 	$(BIN)/pytest -q -m crash

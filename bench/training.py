@@ -29,7 +29,14 @@ OBS_DIM, ACTION_DIM, ROWS = 17, 6, 10_000
 
 def config(**changes: Any) -> TrainConfig:
     """Return the settings of a measured run: the defaults on the CPU, eta 5 and 2M steps, with changes."""
-    defaults = {"env": "bench", "steps": 2_000_000, "eta": 5.0, "device": "cpu", "backend": "eager"}
+    defaults = {
+        "env": "bench",
+        "steps": 2_000_000,
+        "eta": 5.0,
+        "device": "cpu",
+        "backend": "eager",
+        "precision": "fp32",
+    }
     return TrainConfig(**(defaults | changes))
 
 
