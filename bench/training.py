@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gtp_fast.algorithms import gtp
+from gtp_fast.algorithms import gtp, pieces
 from gtp_fast.buffer import ReplayBuffer
-from gtp_fast.config import TrainConfig
+from gtp_fast.config import TrainConfig, member_seeds
 from gtp_fast.graph import stepper
 from gtp_fast.policy import Policy, PolicyConfig
 from gtp_fast.state import TrainState
@@ -69,6 +69,6 @@ def fused_step(cfg: TrainConfig, shapes: Tuning) -> FusedStep:
 
 def policy(cfg: TrainConfig, state: TrainState, obs_dim: int, action_dim: int) -> Policy:
     """Return the policy that acts with a state's EMA actors, on their device."""
-    own = {"obs_dim": obs_dim, "action_dim": action_dim, "seeds": tuple(gtp.member_seeds(cfg))}
+    own = {"obs_dim": obs_dim, "action_dim": action_dim, "seeds": tuple(member_seeds(cfg))}
     shared = {field.name: getattr(cfg, field.name) for field in fields(PolicyConfig) if field.name not in own}
-    return Policy(PolicyConfig(**own, **shared), gtp.policy_tensors(state), state.step.device)
+    return Policy(PolicyConfig(**own, **shared), pieces.policy_tensors(state), state.step.device)

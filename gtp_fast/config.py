@@ -23,7 +23,7 @@ class TrainConfig:
     dataset: str | None = None  # a file or directory that takes the place of the named data
     clip_actions: bool = False  # clip actions that lie outside [-1, 1] and say how many
     # What to train.
-    algo: Literal["gtp"] = "gtp"
+    algo: Literal["gtp", "dql", "cac", "fql"] = "gtp"
     bc: bool = False  # behaviour cloning: eta = 0 and no critic
     preset: Literal["paper", "stable"] = "stable"
     steps: int = 2_000_000
@@ -54,6 +54,7 @@ class TrainConfig:
     profile: bool = False
     # Networks and optimisation (SPEC 1, 5).
     hidden: int = 256
+    layers: int = 3  # hidden layers; other than 3 for fql alone
     lr: float = 3e-4
     lr_schedule: Literal["constant", "cosine"] = "constant"
     grad_norm: float = 9.0  # largest gradient norm, each network; 0: no clipping
@@ -78,6 +79,7 @@ class TrainConfig:
     eta: float = 1.0
     value_samples: int = 1  # M, the policy's samples whose mean Q is V(o) in the advantage
     weight_cap: float = 100.0  # 0: no cap, Eq. 14 to the letter
+    alpha: float = 10.0  # weight of fql's distillation
     # A sweep across the members of one run: "1,5,10" gives each its own value in place of eta or lr.
     etas: str | None = None
     lrs: str | None = None
@@ -124,6 +126,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "eta": (0, _FINITE),
     "value_samples": (1, 1000),
     "weight_cap": (0, _FINITE),
+    "alpha": (0, _FINITE),
+    "layers": (1, 16),
 }
 
 
@@ -144,6 +148,8 @@ def validate(cfg: TrainConfig) -> TrainConfig:
         member_values(cfg, name)
     if cfg.bc and cfg.etas is not None:
         raise UsageError(f"--bc means eta = 0 for every member; leave out --etas {shown(cfg.etas)}")
+    if cfg.layers != 3 and cfg.algo != "fql":
+        raise UsageError(f"--layers {cfg.layers} is for --algo fql; the networks of {cfg.algo} have 3")
     if cfg.bc and cfg.candidates > 1:
         raise UsageError(f"--bc trains no critic to choose among --candidates {cfg.candidates}; pass --candidates 1")
     if (cfg.candidates > 1) != (cfg.select != "none"):
@@ -163,6 +169,11 @@ def check_range(name: str, value: float, typed: str | None = None) -> None:
     low, high = _RANGES[name]
     if not low <= value <= high:
         raise UsageError(f"{typed or flag(name)} {shown(value)} is outside [{low:g}, {high:g}]")
+
+
+def member_seeds(cfg: TrainConfig) -> list[int]:
+    """Return the seed of each member."""
+    return [cfg.seed + i for i in range(cfg.seeds)]
 
 
 def member_values(cfg: TrainConfig, name: str) -> list[float]:

@@ -30,15 +30,17 @@ def merge(flags: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
     """
     typed = (read_yaml(file) if file else {}) | checked(flags, "the flags")
     saved = _saved(typed.get("resume", TrainConfig.resume))
-    return validate(replace(TrainConfig(), **_of_bc((saved or _presets(typed)) | typed)))
+    return validate(replace(TrainConfig(), **_implied((saved or _presets(typed)) | typed, typed)))
 
 
 def _presets(typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the algorithm's preset and, above them, of the data set's task."""
+    """Return the settings of GTP's preset, above them of the data set's task, and above those of another algorithm."""
     spec = catalog.resolve(typed["env"]) if typed.get("env") else None
     task = read_yaml(_root() / "tasks" / f"{spec.task}.yaml") if spec and spec.task else {}
     preset = typed.get("preset", task.get("preset", TrainConfig.preset))
-    return read_yaml(_root() / "presets" / f"{preset}.yaml") | task | {"preset": preset}
+    algo = typed.get("algo", TrainConfig.algo)
+    own = {} if algo == TrainConfig.algo else read_yaml(_root() / "algorithms" / f"{algo}.yaml")
+    return read_yaml(_root() / "presets" / f"{preset}.yaml") | task | own | {"preset": preset}
 
 
 def _saved(resume: str) -> dict[str, Any]:
@@ -68,8 +70,13 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _of_bc(values: dict[str, Any]) -> dict[str, Any]:
-    return values | {"eta": 0.0} if values.get("bc") else values
+def _implied(values: dict[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with what --bc and --candidates 1 mean for others that were not typed."""
+    if values.get("bc"):
+        values = values | {"eta": 0.0} | ({} if "candidates" in typed else {"candidates": 1})
+    if values.get("candidates", 1) == 1 and "select" not in typed:
+        values = values | {"select": "none"}
+    return values
 
 
 def _root() -> Path:

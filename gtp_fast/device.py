@@ -77,6 +77,8 @@ def _choose_backend(
 
 def missing_for_fused(cfg: TrainConfig, device: str) -> str | None:
     """Return what the fused step lacks on this machine or in these settings, in words, or None."""
+    if cfg.algo != "gtp":
+        return f"--algo gtp: the step of {cfg.algo} is not fused"
     if device == "cpu" and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return "a GPU (TRITON_INTERPRET=1 interprets its kernels on the CPU, slowly)"
     return missing_for_kernels(cfg.hidden, cfg.sampling_steps)

@@ -33,6 +33,7 @@ FIELD_HELP = {
     "wandb": "also log to Weights & Biases (extra: track)",
     "profile": "NVTX ranges around the phases of each step",
     "hidden": "width of the networks",
+    "layers": "hidden layers (of fql; the others have 3)",
     "lr": "Adam's learning rate",
     "lr_schedule": "constant, or a cosine to 0 at the last step",
     "grad_norm": "largest gradient norm of each network; 0: no clipping",
@@ -55,6 +56,7 @@ FIELD_HELP = {
     "eta": "strength of value guidance (Eq. 14)",
     "value_samples": "policy samples whose mean Q is V(o)",
     "weight_cap": "largest weight of Eq. 14; 0: no cap",
+    "alpha": "weight of fql's distillation",
     "etas": "one --eta for each of the --seeds members, as 1,5,10",
     "lrs": "one --lr for each of the --seeds members, as 1e-4,3e-4",
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gtp_fast.algorithms import gtp
+from gtp_fast import algorithms
 from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
@@ -46,7 +46,7 @@ def _step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> tuple[Ca
 
         step = fused.make_step(cfg, state, buffer)
         return step, step.refresh
-    step = gtp.make_step(cfg, state, buffer)
+    step = algorithms.of(cfg.algo).make_step(cfg, state, buffer)
     return (compile_step(step) if cfg.backend == "compiled" else step), lambda: None
 
 

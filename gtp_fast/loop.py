@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from gtp_fast import catalog, checkpoint, dataset, device, guards, metrics, profiling, results
-from gtp_fast.algorithms import gtp
+from gtp_fast import algorithms, catalog, checkpoint, dataset, device, guards, metrics, profiling, results
+from gtp_fast.algorithms import pieces
 from gtp_fast.buffer import ReplayBuffer, row_width
-from gtp_fast.config import TrainConfig, hash6
+from gtp_fast.config import TrainConfig, hash6, member_seeds
 from gtp_fast.disk import Disk
 from gtp_fast.errors import DiskError
 from gtp_fast.evaluate import EvalResult, check_environment
@@ -49,11 +49,11 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
         check_environment(spec, data.obs_ND.shape[1], data.action_NA.shape[1])
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
-        parameters = gtp.parameter_count(cfg, data.obs_ND.shape[1], data.action_NA.shape[1])
+        parameters = algorithms.of(cfg.algo).parameter_count(cfg, data.obs_ND.shape[1], data.action_NA.shape[1])
         width = row_width(data.obs_ND.shape[1], data.action_NA.shape[1])
         device.check_memory(cfg, parameters, len(data.obs_ND) * width * 4)
         buffer = ReplayBuffer.from_transitions(data, cfg, cfg.device)
-        state = gtp.init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+        state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
         if start.checkpoint is not None:
             state.load_(start.checkpoint.tensors)
         describe(run, cfg, data)
@@ -130,7 +130,7 @@ class _Training:
                 logged = (step, spent)
             if _at(cfg, step, cfg.eval_every) and not self.run.evaluation(step).exists():
                 self.check(step)
-                self.evaluator.submit(step, gtp.policy_tensors(self.state))
+                self.evaluator.submit(step, pieces.policy_tensors(self.state))
             if interrupt.signal or _at(cfg, step, cfg.save_every) or step == cfg.steps:
                 self.save(step)
             if interrupt.signal:
@@ -146,7 +146,7 @@ class _Training:
     def log(self, step: int, steps_per_second: float) -> None:
         """Read the metrics from the device, write them, and start the next interval."""
         self.check(step)
-        names = gtp.metric_names(self.cfg)
+        names = algorithms.of(self.cfg.algo).metric_names(self.cfg)
         values = metrics.means(self.state.metric_sums_SQ.tolist(), names, step - self.logged)
         self.state.metric_sums_SQ.zero_()
         self.logged = step
@@ -155,7 +155,7 @@ class _Training:
 
     def check(self, step: int) -> None:
         """Stop on a value that is not finite, before it is written anywhere."""
-        names, seeds = gtp.metric_names(self.cfg), gtp.member_seeds(self.cfg)
+        names, seeds = algorithms.of(self.cfg.algo).metric_names(self.cfg), member_seeds(self.cfg)
         guards.check_finite(self.state.first_bad_SQ.tolist(), names, seeds, self.run.path, self.saved)
         guards.check_tensors(self.state.tensors(), step, seeds, self.run.path, self.saved)
 
@@ -165,7 +165,7 @@ class _Training:
 
         def write() -> None:
             self.writer.settle()
-            policy = gtp.policy_tensors(self.state)
+            policy = pieces.policy_tensors(self.state)
             pending = self.evaluator.pending()
             self.saved = checkpoint.save(self.run, step, self.state.tensors(), policy, meta, pending)
             checkpoint.prune(self.run, self.cfg.keep, step)
@@ -229,5 +229,8 @@ def _policy_config(cfg: TrainConfig, buffer: ReplayBuffer) -> PolicyConfig:
         sampling_steps=cfg.sampling_steps,
         candidates=cfg.candidates,
         select=cfg.select,
-        seeds=tuple(gtp.member_seeds(cfg)),
+        seeds=tuple(member_seeds(cfg)),
+        algo=cfg.algo,
+        bc=cfg.bc,
+        layers=cfg.layers,
     )

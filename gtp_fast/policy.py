@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtp_fast import checkpoint, rng
+from gtp_fast import algorithms, checkpoint, rng
 from gtp_fast.act_cpu import CpuSampler
 from gtp_fast.device import missing_for_kernels
 from gtp_fast.errors import CheckpointError, UsageError
-from gtp_fast.networks import actor_layout, critic_layout, views
+from gtp_fast.networks import views
 from gtp_fast.noise import CallNoise
 from gtp_fast.policy_config import PolicyConfig, check
 from gtp_fast.rundir import RunDir
-from gtp_fast.sampler import Sampler, TorchSampler
-from gtp_fast.trajectory import sample_path, sampling_grid
+from gtp_fast.sampler import AlgorithmSampler, Sampler, TorchSampler
+from gtp_fast.trajectory import sampling_grid
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
@@ -48,29 +48,31 @@ class Policy:
         precision ("fp32", "tf32" or "bf16") is that of the operands of products on a GPU; a CPU acts in fp32.
         Raises: UsageError where candidates cannot be judged; CheckpointError where shapes do not fit.
         """
-        check(config, tensors)
+        self._algorithm = algorithms.of(config.algo)
+        layouts = self._algorithm.layouts(config)
+        check(config, tensors, layouts)
         self.config, self.device, self._calls = config, torch.device(device), 0
-        dims = config.obs_dim, config.action_dim, config.hidden
-        self._actor, critic = views(tensors["actor"].to(device), actor_layout(*dims)), None
+        self._actor, critic = views(tensors["actor"].to(device), layouts["actor"]), None
         if config.candidates > 1:
-            critic = views(tensors["critic"].to(device), critic_layout(*dims))
-        self._grid = sampling_grid(
-            config.sampling_steps, config.sigma_min, config.sigma_max, config.rho, device=self.device
-        )
+            critic = views(tensors["critic"].to(device), layouts["critic"])
+        self._columns = self._algorithm.noise_columns(config)
         self._sampler = self._make_sampler(tensors, critic, precision)
-        self._noise = CallNoise(config.seeds, rng.ACT, config.action_dim)
+        self._noise = CallNoise(config.seeds, rng.ACT, self._columns)
         self._choice = CallNoise(config.seeds, rng.SELECT, 1, gumbel=True) if config.select == "softmax" else None
 
     def _make_sampler(self, tensors: dict[str, Tensor], critic: dict[str, Tensor] | None, precision: str) -> Sampler:
         config = self.config
         if precision not in PRECISIONS:
             raise UsageError(f"precision={precision!r} is none of {', '.join(PRECISIONS)}")
+        if config.algo != "gtp":
+            return AlgorithmSampler(config, self._actor, critic)
         if self.device.type == "cuda" and missing_for_kernels(config.hidden, config.sampling_steps) is None:
             from gtp_fast.act_cuda import CudaSampler  # Triton is not needed elsewhere
 
             return CudaSampler(config, tensors, self.device, precision)
         kind = CpuSampler if self.device.type == "cpu" else TorchSampler
-        return kind(self._actor, critic, self._grid, config.sigma_data, config.sigma_min)
+        grid = sampling_grid(config.sampling_steps, config.sigma_min, config.sigma_max, config.rho, self.device)
+        return kind(self._actor, critic, grid, config.sigma_data, config.sigma_min)
 
     @property
     def members(self) -> int:
@@ -86,8 +88,8 @@ class Policy:
     def act(self, obs: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         """Choose actions for one observation (D,) or several (B, D).
 
-        Args: obs float; noise, float32 (B * candidates, A) standard normals, candidates of a state in a row; drawn
-        when absent. Returns float32 (A,) or (B, A) in [-1, 1].
+        Args: obs float; noise, float32 (B * candidates, N) standard normals, candidates of a state in a row, N = A but
+        for algorithms whose steps add noise of their own (`noise_columns`); drawn when absent. Returns float32 (A,) or (B, A) in [-1, 1].
         Raises: UsageError for another shape, for what holds no finite numbers, or for a policy of several members:
         load it with a seed.
         """
@@ -120,8 +122,8 @@ class Policy:
             z = self._noise.of_call(self._calls, rows)
         else:
             z = _numbers(noise, "noise")
-            if z.shape != (self.members, rows, config.action_dim):
-                raise UsageError(f"noise of shape {z.shape[1:]}, expected {(rows, config.action_dim)}")
+            if z.shape != (self.members, rows, self._columns):
+                raise UsageError(f"noise of shape {z.shape[1:]}, expected {(rows, self._columns)}")
         gumbel = None if self._choice is None else self._choice.of_call(self._calls, rows)[..., 0]
         return self._sampler.actions(obs_SBD, z, gumbel)
 
@@ -131,7 +133,7 @@ class Policy:
         self._calls += 1
         z = torch.tensor(self._noise.of_call(self._calls, obs_SBD.shape[1])).to(self.device)
         obs = torch.as_tensor(obs_SBD, dtype=torch.float32).to(self.device)
-        path = sample_path(self._actor, obs, z, self._grid, self.config.sigma_data, self.config.sigma_min)
+        path = self._algorithm.path(self._actor, obs, z, self.config)
         return torch.stack(path).cpu().numpy()
 
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from gtp_fast.errors import CheckpointError, UsageError
-from gtp_fast.networks import actor_layout, critic_layout
+from gtp_fast.networks import Layout
 
 SELECTS = ("none", "softmax", "argmax")
-_COUNTS = ("obs_dim", "action_dim", "hidden", "sampling_steps", "candidates")
+ALGORITHMS = ("gtp", "dql", "cac", "fql")
+_COUNTS = ("obs_dim", "action_dim", "hidden", "layers", "sampling_steps", "candidates")
+_LATER = {"algo": "gtp", "bc": False, "layers": 3}  # what a description without them meant
 _LEVELS = ("sigma_min", "sigma_max", "sigma_data", "rho")
 
 
@@ -32,6 +34,9 @@ class PolicyConfig:
     candidates: int
     select: str
     seeds: tuple[int, ...]
+    algo: str = "gtp"
+    bc: bool = False
+    layers: int = 3
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -41,12 +46,16 @@ class PolicyConfig:
     def from_json(cls, values: dict[str, Any]) -> PolicyConfig:
         """Read `to_json`'s values; raises CheckpointError when one is missing, of another kind or out of range."""
         try:
-            known: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
+            known: dict[str, Any] = {
+                field.name: values[field.name] for field in fields(cls) if field.name not in _LATER
+            }
+            known |= {name: values.get(name, default) for name, default in _LATER.items()}
             known["seeds"] = tuple(known["seeds"])
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"the checkpoint's policy description is incomplete ({error!r})") from None
         wrong = [name for name in _COUNTS if type(known[name]) is not int or known[name] < 1]
         wrong += [name for name in _LEVELS if type(known[name]) not in (int, float) or not 0 < known[name] < math.inf]
+        wrong += ["algo"] * (known["algo"] not in ALGORITHMS) + ["bc"] * (type(known["bc"]) is not bool)
         wrong += ["select"] * (known["select"] not in SELECTS)
         wrong += ["seeds"] * (not known["seeds"] or any(type(s) is not int or s < 0 for s in known["seeds"]))
         if wrong or known["sigma_max"] <= known["sigma_min"]:
@@ -55,7 +64,7 @@ class PolicyConfig:
         return cls(**known)
 
 
-def check(config: PolicyConfig, tensors: dict[str, Tensor]) -> None:
+def check(config: PolicyConfig, tensors: dict[str, Tensor], layouts: dict[str, Layout]) -> None:
     """Refuse settings that no sampler has, and parameters {"actor": (S, Pa), "critic": (2 S, Pc)} of another shape.
 
     Raises: UsageError where candidates cannot be drawn or judged; CheckpointError where shapes do not fit.
@@ -72,10 +81,10 @@ def check(config: PolicyConfig, tensors: dict[str, Tensor]) -> None:
             f"--candidates {config.candidates} with --select {config.select}; several candidates need softmax or "
             "argmax, one candidate needs none"
         )
-    members, dims = len(config.seeds), (config.obs_dim, config.action_dim, config.hidden)
-    expected = {"actor": (members, actor_layout(*dims).size)}
+    members = len(config.seeds)
+    expected = {"actor": (members, layouts["actor"].size)}
     if config.candidates > 1:
-        expected["critic"] = (2 * members, critic_layout(*dims).size)
+        expected["critic"] = (2 * members, layouts["critic"].size)
     for name, shape in expected.items():
         found = tensors.get(name, torch.empty(0))
         if tuple(found.shape) != shape or found.dtype != torch.float32:

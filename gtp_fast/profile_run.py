@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gtp_fast import catalog, dataset, device, profiling
-from gtp_fast.algorithms import gtp
+from gtp_fast import algorithms, catalog, dataset, device, profiling
 from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig
 from gtp_fast.graph import stepper
@@ -25,7 +24,7 @@ def profile_run(cfg: TrainConfig, out: Path, steps: int = STEPS) -> dict[str, An
     buffer = ReplayBuffer.from_transitions(
         dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions), cfg, cfg.device
     )
-    state = gtp.init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+    state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
     out.mkdir(parents=True, exist_ok=True)
     phases = profiling.profile_steps(stepper(cfg, state, buffer), steps, out / "trace.json")
     return {

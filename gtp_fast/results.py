@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from gtp_fast.algorithms import gtp
-from gtp_fast.config import TrainConfig
+from gtp_fast.config import TrainConfig, member_seeds
 from gtp_fast.errors import GtpError
 from gtp_fast.evaluate import EvalResult
 from gtp_fast.events import Result
@@ -27,7 +26,7 @@ def of_run(cfg: TrainConfig, source: str, run: RunDir, seconds: float, steps_don
         algo=cfg.algo,
         bc=cfg.bc,
         preset=cfg.preset,
-        seeds=gtp.member_seeds(cfg),
+        seeds=member_seeds(cfg),
         steps=cfg.steps,
         steps_per_second=steps_done / seconds if seconds else 0.0,
         seconds=seconds,

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gtp_fast import algorithms
 from gtp_fast.networks import q_values
+from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.trajectory import sample_actions
 
 
@@ -25,6 +27,35 @@ class Sampler(Protocol):
         one with the largest min(Q1, Q2) is taken, or of min(Q1, Q2) + gumbel_SR: a draw from softmax (SPEC 6).
         """
         ...
+
+
+class AlgorithmSampler:
+    """An algorithm's own `path` and `judge` as they stand, on any device."""
+
+    def __init__(self, config: PolicyConfig, actor: dict[str, Tensor], critic: dict[str, Tensor] | None):
+        """Take parameters by name, (S, in, out) and (2 S, in, out), on one device."""
+        self._config, self._actor, self._critic = config, actor, critic
+        self._algorithm = algorithms.of(config.algo)
+
+    @torch.inference_mode()
+    def actions(self, obs_SBD: np.ndarray, z_SRA: np.ndarray, gumbel_SR: np.ndarray | None) -> np.ndarray:
+        """See `Sampler.actions`; z has the algorithm's `noise_columns` in place of A."""
+        like = next(iter(self._actor.values()))
+        obs, z = torch.as_tensor(obs_SBD).to(like), torch.as_tensor(z_SRA).to(like)
+        candidates = z.shape[1] // obs.shape[1]
+        obs = obs.repeat_interleave(candidates, dim=1)
+        actions = self._algorithm.path(self._actor, obs, z, self._config)[-1].clamp(-1.0, 1.0)
+        if self._critic is None:
+            return actions.cpu().numpy()
+        q_SR = self._algorithm.judge(self._critic, obs, actions).amin(dim=1)
+        return _chosen(q_SR if gumbel_SR is None else q_SR + torch.as_tensor(gumbel_SR).to(like), actions, candidates)
+
+
+def _chosen(q_SR: Tensor, actions_SRA: Tensor, candidates: int) -> np.ndarray:
+    """Return the action of the largest value of each observation, (S, B, A)."""
+    best = q_SR.unflatten(-1, (-1, candidates)).argmax(-1)[..., None, None]
+    chosen = actions_SRA.unflatten(1, (-1, candidates)).gather(2, best.expand(-1, -1, 1, actions_SRA.shape[-1]))
+    return chosen[:, :, 0].cpu().numpy()
 
 
 class TorchSampler:
@@ -54,9 +85,7 @@ class TorchSampler:
         q_SR = q_values(self._critic, obs, actions).amin(dim=1)
         if gumbel_SR is not None:
             q_SR = q_SR + self._tensor(gumbel_SR)
-        best = q_SR.unflatten(-1, (-1, candidates)).argmax(-1)[..., None, None]
-        chosen = actions.unflatten(1, (-1, candidates)).gather(2, best.expand(-1, -1, 1, actions.shape[-1]))
-        return chosen[:, :, 0].cpu().numpy()
+        return _chosen(q_SR, actions, candidates)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values).to(self._grid)

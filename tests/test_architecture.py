@@ -16,12 +16,26 @@ PRODUCT = sorted([*ROOT.glob("gtp_fast/**/*.py"), *ROOT.glob("kernels/gtp_kernel
 RIVER = (
     ("base", ("gtp_fast", "errors", "config", "rundir", "field_help", "events")),
     ("data", ("published", "catalog", "download", "episodes", "minari_data", "embedded", "dataset", "config_files")),
-    ("learn", ("rng", "networks", "trajectory", "losses", "optimizer", "profiling", "buffer", "state")),
-    ("algorithms", ("algorithms", "algorithms.gtp", "algorithms.binding", "algorithms.fused", "graph", "device")),
+    (
+        "learn",
+        ("rng", "networks", "policy_config", "trajectory", "losses", "optimizer", "profiling", "buffer", "state"),
+    ),
+    (
+        "algorithms",
+        (
+            "algorithms",
+            "algorithms.pieces",
+            "algorithms.gtp",
+            "algorithms.binding",
+            "algorithms.fused",
+            "graph",
+            "device",
+        ),
+    ),
     ("keep", ("disk", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
     (
         "act",
-        ("policy_config", "noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "evaluate", "evaluator"),
+        ("noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "evaluate", "evaluator"),
     ),
     ("run", ("results", "loop", "profile_run", "eval_run")),
     ("ask", ("aggregate", "runs", "report", "figures", "doctor", "screen", "cli", "__main__")),

@@ -10,7 +10,7 @@ import torch
 from gtp_oracle import Trainer, flatten
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config, transitions
 
-from gtp_fast.algorithms import gtp
+from gtp_fast.algorithms import gtp, pieces
 
 
 def _train(cfg, steps, data=None):
@@ -98,7 +98,7 @@ def test_metrics_add_up_over_steps():
 
 def test_policy_tensors_are_copies_of_ema_and_target():
     state = _train(small_config(), 3)
-    saved = gtp.policy_tensors(state)
+    saved = pieces.policy_tensors(state)
     assert state.critic is not None
     assert torch.equal(saved["actor"], state.actor.slow) and torch.equal(saved["critic"], state.critic.slow)
     state.actor.slow.zero_()

@@ -22,10 +22,10 @@ from learn_cases import buffer_of, transitions
 from torch import Tensor
 
 from gtp_fast import losses, optimizer, rng, trajectory
-from gtp_fast.algorithms import gtp
+from gtp_fast.algorithms import gtp, pieces
 from gtp_fast.algorithms.binding import Binding
 from gtp_fast.buffer import Batch, ReplayBuffer
-from gtp_fast.config import TrainConfig
+from gtp_fast.config import TrainConfig, member_seeds
 from gtp_fast.networks import actor_layout, critic_layout, q_values, views
 from gtp_fast.state import TrainState
 
@@ -64,7 +64,7 @@ class Case:
         counts = {rng.INDEX: self.cfg.batch_size, rng.ACTION_NOISE: self._counters(self.cfg.batch_size)}
         counts |= {rng.TARGET_NOISE: self._counters(self.bind.next_rows)}
         counts |= {rng.VALUE_NOISE: self._counters(self.cfg.batch_size * self.cfg.value_samples)}
-        keys = rng.seed_keys(gtp.member_seeds(self.cfg), DEVICE)
+        keys = rng.seed_keys(member_seeds(self.cfg), DEVICE)
         return rng.words(rng.plan(counts, DEVICE), keys, self.state.step)
 
     def _counters(self, rows: int) -> int:
@@ -87,7 +87,7 @@ class Case:
 
 
 def _chain_inputs(case: Case) -> tuple[Tensor, Tensor]:
-    backup, samples = gtp.backup_samples(case.cfg), case.cfg.value_samples
+    backup, samples = pieces.backup_samples(case.cfg), case.cfg.value_samples
     obs = torch.cat([case.batch.next_obs_SBD.repeat(1, backup, 1), case.batch.obs_SBD.repeat(1, samples, 1)], dim=1)
     noise = [case.normals(rng.TARGET_NOISE, case.bind.next_rows)]
     noise.append(case.normals(rng.VALUE_NOISE, case.cfg.batch_size * samples))

@@ -19,9 +19,9 @@ from gtp_kernels.update import gtp_update
 from torch import Tensor
 
 from gtp_fast import trajectory
-from gtp_fast.algorithms import gtp
+from gtp_fast.algorithms import gtp, pieces
 from gtp_fast.buffer import ReplayBuffer
-from gtp_fast.config import TrainConfig, member_values
+from gtp_fast.config import TrainConfig, member_seeds, member_values
 from gtp_fast.networks import actor_layout, critic_layout
 from gtp_fast.rng import seed_keys
 from gtp_fast.state import Net, TrainState
@@ -52,11 +52,11 @@ class Binding:
             name: torch.tensor(saved.tiles(layouts[name].places, shapes.tile), dtype=torch.int32, device=device)
             for name, saved in self.saved.items()
         }
-        self.next_rows = cfg.batch_size * gtp.backup_samples(cfg)
+        self.next_rows = cfg.batch_size * pieces.backup_samples(cfg)
         self.chain_rows = self.next_rows + cfg.batch_size * cfg.value_samples
         self.times = trajectory.schedule(cfg.steps, cfg.s0, cfg.s1, cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
         self.grid = trajectory.sampling_grid(cfg.sampling_steps, cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
-        keys_S2 = seed_keys(gtp.member_seeds(cfg), device)
+        keys_S2 = seed_keys(member_seeds(cfg), device)
         self.seed = keys_S2[:, 0] | (keys_S2[:, 1] << 32)
         self.eta = torch.tensor(member_values(cfg, "eta"), device=device)
         self.lr = torch.tensor(member_values(cfg, "lr"), device=device)
@@ -149,7 +149,7 @@ class Binding:
             "critic", gtp_critic, (blocks(cfg.batch_size, self.shapes.rows), 2, cfg.seeds), "critic.param",
             batch_ptr=self.scratch["batch"], next_q_ptr=self.scratch["next_q"], act_ptr=self.scratch["critic.acts"],
             slope_ptr=self.scratch["critic.slopes"], q_ptr=self.scratch["q"], target_ptr=self.scratch["target"],
-            gamma=cfg.gamma, BATCH=cfg.batch_size, SAMPLES=gtp.backup_samples(cfg),
+            gamma=cfg.gamma, BATCH=cfg.batch_size, SAMPLES=pieces.backup_samples(cfg),
             COLUMNS=self.saved["critic"].width, X=self.saved["critic"].inputs,
         )  # fmt: skip
 

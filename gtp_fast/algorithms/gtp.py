@@ -13,44 +13,29 @@ import torch
 from gtp_kernels.reference import integer_below
 from torch import Tensor
 
-from gtp_fast import losses, optimizer, rng, trajectory
+from gtp_fast import losses, rng, trajectory
+from gtp_fast.algorithms import pieces
 from gtp_fast.buffer import Batch, ReplayBuffer
-from gtp_fast.config import TrainConfig, member_values
-from gtp_fast.networks import Layout, actor_layout, critic_layout, init_flat, q_values, views
+from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.networks import Layout, actor_layout, critic_layout, q_values, views
+from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.profiling import phase
-from gtp_fast.state import Net, TrainState
+from gtp_fast.state import TrainState
 
-BACKUP_SAMPLES = 10  # actions a state of max_q_backup, as in the lineage
 ACTOR_METRICS = ("actor_loss", "traj_loss", "inst_loss", "actor_grad_norm")
-CRITIC_METRICS = ("critic_loss", "q", "td_target", "critic_grad_norm", "advantage", "advantage_std")
-WEIGHT_METRICS = ("weight", "weight_max", "effective_share")
+WEIGHT_METRICS = ("advantage", "advantage_std", "weight", "weight_max", "effective_share")
 
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
-    return ACTOR_METRICS if cfg.bc else ACTOR_METRICS + CRITIC_METRICS + WEIGHT_METRICS
+    return ACTOR_METRICS if cfg.bc else ACTOR_METRICS + pieces.CRITIC_METRICS + WEIGHT_METRICS
 
 
 def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state for seeds cfg.seed, cfg.seed + 1, ...; each member depends on its own seed alone."""
-    seeds = member_seeds(cfg)
-    shape = (len(seeds), len(metric_names(cfg)))
-    actor = init_flat(actor_layout(obs_dim, action_dim, cfg.hidden), seeds, network=0).to(device)
-    critic = None
-    if not cfg.bc:
-        critic = init_flat(critic_layout(obs_dim, action_dim, cfg.hidden), seeds, heads=2, network=1).to(device)
-    return TrainState(
-        actor=Net.fresh(actor),
-        critic=None if critic is None else Net.fresh(critic),
-        step=torch.zeros((), dtype=torch.int64, device=device),
-        metric_sums_SQ=torch.zeros(shape, device=device),
-        first_bad_SQ=torch.full(shape, -1, dtype=torch.int64, device=device),
-    )
-
-
-def member_seeds(cfg: TrainConfig) -> list[int]:
-    """Return the seed of each member."""
-    return [cfg.seed + i for i in range(cfg.seeds)]
+    sizes = obs_dim, action_dim, cfg.hidden
+    critic = None if cfg.bc else critic_layout(*sizes)
+    return pieces.fresh_state(cfg, actor_layout(*sizes), critic, len(metric_names(cfg)), device)
 
 
 def parameter_count(cfg: TrainConfig, obs_dim: int, action_dim: int) -> int:
@@ -59,10 +44,26 @@ def parameter_count(cfg: TrainConfig, obs_dim: int, action_dim: int) -> int:
     return actor_layout(obs_dim, action_dim, cfg.hidden).parameters + critics
 
 
-def policy_tensors(state: TrainState) -> dict[str, Tensor]:
-    """Return copies of what acting needs: the EMA actor (S, Pa) and, but for BC, the target critic (2 S, Pc)."""
-    tensors = {"actor": state.actor.slow.clone()}
-    return tensors if state.critic is None else tensors | {"critic": state.critic.slow.clone()}
+def layouts(config: PolicyConfig) -> dict[str, Layout]:
+    """Return where the parameters of an actor and of one head of its critic lie."""
+    sizes = config.obs_dim, config.action_dim, config.hidden
+    return {"actor": actor_layout(*sizes), "critic": critic_layout(*sizes)}
+
+
+def noise_columns(config: PolicyConfig) -> int:
+    """Return how many standard normals one action takes."""
+    return config.action_dim
+
+
+def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
+    """Return the points from noise to action, unclamped, each (S, R, A); z_SRN (S, R, noise_columns) ~ N(0, I)."""
+    grid = trajectory.sampling_grid(
+        config.sampling_steps, config.sigma_min, config.sigma_max, config.rho, z_SRN.device
+    ).to(z_SRN)
+    return trajectory.sample_path(p, obs_SRD, z_SRN, grid, config.sigma_data, config.sigma_min)
+
+
+judge = q_values  # both heads' values (S, 2, R) of observations (S, R, D) and actions (S, R, A)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
     device, rows = buffer.rows.device, cfg.batch_size
     counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
     if not cfg.bc:
-        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * backup_samples(cfg), buffer.action_dim)
+        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * pieces.backup_samples(cfg), buffer.action_dim)
         counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows * cfg.value_samples, buffer.action_dim)
     return _Constants(
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
@@ -95,11 +96,6 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
         actor=actor_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
         critic=critic_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
     )
-
-
-def backup_samples(cfg: TrainConfig) -> int:
-    """Return how many actions are drawn at each next observation."""
-    return BACKUP_SAMPLES if cfg.max_q_backup else 1
 
 
 def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
@@ -116,18 +112,15 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Call
             with phase("chain"):
                 next_SBA, value_SBA = _policy_actions(cfg, const, state, batch, words)
             with phase("critic"):
-                metrics += _update_critic(cfg, const, state, batch, next_SBA)
+                metrics += pieces.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
             with phase("advantage"):
                 weight_SB, more = _advantage_weights(cfg, const, state, batch, value_SBA)
                 metrics += more
         with phase("actor"):
             metrics = _update_actor(cfg, const, state, batch, words, weight_SB) + metrics
         with phase("average"):
-            rate = optimizer.ema_rate(state.step, cfg.ema_decay, cfg.ema_every, cfg.ema_start)
-            optimizer.average_(state.actor.slow, state.actor.param, rate)
-            if state.critic is not None:
-                optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
-            _record(state, torch.stack(metrics, dim=-1))
+            pieces.average(cfg, state)
+            pieces.record(state, torch.stack(metrics, dim=-1))
 
     return step
 
@@ -139,7 +132,7 @@ def _policy_actions(
 
     Several samples of a state follow one another in blocks of B rows. Returns (S, samples B, A) for each.
     """
-    backup, rows = backup_samples(cfg), cfg.batch_size
+    backup, rows = pieces.backup_samples(cfg), cfg.batch_size
     columns = batch.action_SBA.shape[-1]
     obs = torch.cat([batch.next_obs_SBD.repeat(1, backup, 1), batch.obs_SBD.repeat(1, cfg.value_samples, 1)], dim=1)
     z_next = rng.normals(words[rng.TARGET_NOISE], rows * backup, columns)
@@ -154,21 +147,6 @@ def _policy_actions(
     )
     next_SBA, value_SBA = actions.split([rows * backup, rows * cfg.value_samples], dim=1)
     return next_SBA, value_SBA
-
-
-def _update_critic(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, next_SBA: Tensor
-) -> list[Tensor]:
-    assert state.critic is not None
-    next_obs = batch.next_obs_SBD.repeat(1, backup_samples(cfg), 1)
-    next_q = losses.next_value(q_values(views(state.critic.slow, const.critic), next_obs, next_SBA), cfg.batch_size)
-    target_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, cfg.gamma)
-    params = _leaves(state.critic, const.critic)
-    with torch.enable_grad():
-        q_S2B = q_values(params, batch.obs_SBD, batch.action_SBA)
-        loss_S = losses.critic_loss(q_S2B, target_SB)
-    norm_S = _descend(cfg, const, state.critic, const.critic, params, loss_S, state.step)
-    return [loss_S.detach(), q_S2B.detach().mean((1, 2)), target_SB.mean(-1), norm_S]
 
 
 def _advantage_weights(
@@ -198,7 +176,7 @@ def _update_actor(
     teacher = trajectory.phi(views(state.actor.slow, const.actor), a_u, u, s, obs, cfg.sigma_data, cfg.sigma_min)
     target = trajectory.Phi(a_u, teacher, u, s)
     w_traj, w_inst = losses.time_weights(t, u, cfg.sigma_data, cfg.weighting)
-    params = _leaves(state.actor, const.actor)
+    params = pieces.leaves(state.actor, const.actor)
     with torch.enable_grad():
         # One forward of 2 B rows: (t, s) for the map, (t, t) for the denoiser.
         twice_t, t_then_s = t.repeat(1, 2), torch.cat([s, t], dim=1)
@@ -209,39 +187,5 @@ def _update_actor(
         traj_S = losses.trajectory_loss(student, target, weight_SB * w_traj)
         inst_S = losses.instantaneous_loss(action, both[:, rows:], weight_SB * w_inst)
         loss_S = losses.actor_loss(traj_S, inst_S, cfg.lambda_flow)
-    norm_S = _descend(cfg, const, state.actor, const.actor, params, loss_S, state.step)
+    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S]
-
-
-def _leaves(net: Net, layout: Layout) -> dict[str, Tensor]:
-    """Return the parameters as leaves that share the buffer's memory, so that gradients come one tensor each."""
-    return {name: view.detach().requires_grad_() for name, view in views(net.param, layout).items()}
-
-
-def _descend(
-    cfg: TrainConfig,
-    const: _Constants,
-    net: Net,
-    layout: Layout,
-    params: dict[str, Tensor],
-    loss_S: Tensor,
-    step: Tensor,
-) -> Tensor:
-    """Take one clipped Adam step on the sum of the members' losses, which share no parameter; return the norms (S,)."""
-    grads = torch.autograd.grad(loss_S, list(params.values()), grad_outputs=torch.ones_like(loss_S))
-    grad_MP = torch.zeros_like(net.param)
-    for view, grad in zip(views(grad_MP, layout).values(), grads, strict=True):
-        view.copy_(grad)
-    norm_S, scale_M1 = optimizer.clip_scale(grad_MP, cfg.seeds, cfg.grad_norm)
-    lr_S = optimizer.learning_rate(const.lr_S, step, cfg.steps, cfg.lr_schedule)
-    lr_M1 = lr_S.repeat_interleave(net.param.shape[0] // cfg.seeds)[:, None]
-    optimizer.adam_(net.param, grad_MP, net.first, net.second, step, lr_M1, scale_M1)
-    return norm_S
-
-
-def _record(state: TrainState, metrics_SQ: Tensor) -> None:
-    """Add up the metrics, note the first step at which one was not finite, and count the step."""
-    bad = ~torch.isfinite(metrics_SQ) & (state.first_bad_SQ < 0)
-    state.first_bad_SQ.copy_(torch.where(bad, state.step, state.first_bad_SQ))
-    state.metric_sums_SQ.add_(metrics_SQ)
-    state.step.add_(1)
