@@ -89,7 +89,8 @@ class Policy:
         """Choose actions for one observation (D,) or several (B, D).
 
         Args: obs float; noise, float32 (B * candidates, N) standard normals, candidates of a state in a row, N = A but
-        for algorithms whose steps add noise of their own (`noise_columns`); drawn when absent. Returns float32 (A,) or (B, A) in [-1, 1].
+        for algorithms whose steps add noise of their own (`noise_columns`); drawn when absent. Returns float32 (A,) or
+        (B, A) in [-1, 1].
         Raises: UsageError for another shape, for what holds no finite numbers, or for a policy of several members:
         load it with a seed.
         """
