@@ -12,6 +12,6 @@ from types import ModuleType
 
 def of(name: str) -> ModuleType:
     """Return the module of an algorithm, "gtp", "dql", "cac" or "fql"."""
-    from gtp_fast.algorithms import gtp
+    from gtp_fast.algorithms import dql, gtp
 
-    return {"gtp": gtp}[name]
+    return {"dql": dql, "gtp": gtp}[name]
