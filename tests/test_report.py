@@ -42,10 +42,11 @@ def test_the_bootstrap_interval_holds_the_mean_and_needs_two_seeds():
 
 
 def test_the_papers_numbers_are_those_printed():
-    assert paper.gtp_score("halfcheetah-m", bc=False) == (53.9, 0.1)
-    assert paper.gtp_score("halfcheetah-m", bc=False, sampling_steps=2) == (53.1, 0.5)
-    assert paper.gtp_score("hopper-m", bc=True) == (83.7, 4.0)
-    assert paper.gtp_score(None, bc=False) is None and paper.gtp_score("nowhere", bc=False) is None
+    assert paper.score("halfcheetah-m", bc=False) == (53.9, 0.1)
+    assert paper.score("halfcheetah-m", bc=False, sampling_steps=2) == (53.1, 0.5)
+    assert paper.score("hopper-m", bc=True) == (83.7, 4.0)
+    assert paper.score("halfcheetah-m", "dql") == (51.1, None) and paper.score("halfcheetah-m", "fql") is None
+    assert paper.score(None, bc=False) is None and paper.score("nowhere", bc=False) is None
 
 
 def test_a_report_of_a_run_tells_last_and_best_apart_and_its_setting(tmp_path: Path):
