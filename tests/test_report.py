@@ -80,6 +80,14 @@ def test_runs_that_differ_in_more_than_seeds_are_lines_of_their_own_and_say_in_w
     assert found == {"GTP stable, K = 5, eta = 1.0": [0, 1], "GTP stable, K = 5, eta = 5.0": [2]}
 
 
+def test_members_of_a_sweep_are_lines_of_their_own_and_not_seeds(tmp_path: Path):
+    run = train(tiny(tmp_path, etas="0.5,8", eval_every=30)).run_dir
+    members = report.members_apart(report.read_run(Path(run)))
+    assert [(m.settings["seed"], m.settings["eta"], m.figures.shape[1]) for m in members] == [(0, 0.5, 1), (1, 8.0, 1)]
+    names = [name for _, name in report.group(members)]
+    assert names == ["GTP stable, K = 2, eta = 0.5", "GTP stable, K = 2, eta = 8.0"]
+
+
 def test_runs_on_other_data_are_lines_of_their_own():
     runs = [_run("hopper-medium-v2", "ab" * 32), _run("hopper-medium-v2", "cd" * 32, seed=1)]
     assert [name for _, name in report.group(runs)] == [f"GTP stable, K = 5, data = {x * 4}" for x in ("ab", "cd")]
