@@ -91,33 +91,39 @@ def _data_line(axes: Axes, run: Run) -> None:
 
 
 def multigoal(run: Path) -> tuple[dict[str, Any], bytes]:
-    """Draw Fig. 7 for a run on multigoal-v0: data, samples at K = 5 and 2, the sampler's paths, rollouts.
+    """Draw Fig. 7 for a run on multigoal-v0: data, samples, at K = 2 too where K is free, paths, rollouts.
 
     Returns the mass of each mode and off every mode, by sampler, and the picture.
     """
     from gtp_fast import embedded
     from gtp_fast.policy import load_policy
 
-    policies = {k: load_policy(run, sampling_steps=k, candidates=1, device="cpu") for k in (5, 2)}
+    trained = load_policy(run, candidates=1, device="cpu")
+    steps = trained.config.sampling_steps
+    policies = {steps: trained}
+    if trained.steps_are_free and steps != 2:
+        policies[2] = load_policy(run, sampling_steps=2, candidates=1, device="cpu")
     data = embedded.multigoal_arrays()
     near = np.linalg.norm(data.obs, axis=1) < 4 * embedded.START_STD
     clouds = {"data": data.action[near]}
-    origin = np.zeros((policies[5].members, GOAL_SAMPLES, 2), np.float32)
+    origin = np.zeros((trained.members, GOAL_SAMPLES, 2), np.float32)
     for k, policy in policies.items():
         clouds[f"K = {k}"] = policy.act_members(origin)[0]
     masses = {name: embedded.mode_masses(cloud) for name, cloud in clouds.items()}
-    figure, panels = plt.subplots(1, 5, figsize=(16, 3.6), layout="constrained")
+    name_of_ours = trained.config.algo.upper() + ("-BC" if trained.config.bc else "")
+    columns = len(clouds) + 2
+    figure, panels = plt.subplots(1, columns, figsize=(3.2 * columns, 3.6), layout="constrained")
     for axes, (name, cloud) in zip(panels, clouds.items(), strict=False):
         axes.scatter(
             *cloud[:GOAL_SAMPLES].T, s=2, color=COLOURS[0] if name != "data" else "#555555", alpha=0.35, linewidths=0
         )
-        kind = "actions of the data at the origin" if name == "data" else f"GTP samples, {name}"
+        kind = "actions of the data at the origin" if name == "data" else f"{name_of_ours} samples, {name}"
         _plane(axes, f"{kind}\noff the modes {masses[name][1]:.3f}", 1.0)
         for centre, mass in zip(embedded.MODE_CENTRES, masses[name][0], strict=True):
             axes.add_patch(Circle(centre, embedded.MODE_RADIUS, fill=False, color="#999999", linewidth=0.8))
             axes.annotate(f"{mass:.2f}", centre * 1.62, ha="center", va="center", fontsize=8)
-    _paths(panels[3], policies[5])
-    _rollouts(panels[4], policies[5])
+    _paths(panels[-2], trained)
+    _rollouts(panels[-1], trained)
     summary = {name: {"masses": m.tolist(), "off": off} for name, (m, off) in masses.items()}
     return summary, _png(figure)
 
@@ -135,7 +141,7 @@ def _paths(axes: Axes, policy: Any) -> None:
         axes.plot(*np.arcsinh(points).T, color=COLOURS[0], alpha=0.35, linewidth=0.8)
         axes.plot(*np.arcsinh(points[-1]), "o", color=COLOURS[1], markersize=2.5)
     axes.set_aspect("equal")
-    _tidy(axes, "paths from noise to action, K = 5\n(arcsinh scale)")
+    _tidy(axes, f"paths from noise to action, K = {policy.config.sampling_steps}\n(arcsinh scale)")
 
 
 def _rollouts(axes: Axes, policy: Any) -> None:

@@ -79,6 +79,11 @@ class Policy:
         """Number of members S."""
         return len(self.config.seeds)
 
+    @property
+    def steps_are_free(self) -> bool:
+        """Whether it may act in another number of steps than it was trained with."""
+        return self._algorithm.STEPS_ARE_FREE
+
     def anew(self) -> Policy:
         """Return this policy, its parameters shared, with its noise at the beginning."""
         other = copy.copy(self)
@@ -172,12 +177,21 @@ def load_policy(
     policy_tensors, meta = checkpoint.load_policy(_checkpoint_path(Path(path), best))
     config = PolicyConfig.from_json(meta.get("policy", {}))
     changes = {"sampling_steps": sampling_steps, "candidates": candidates, "select": select}
+    _check_steps(config, sampling_steps)
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     if candidates is not None and select is None:
         config = replace(config, select=("none" if candidates == 1 else "softmax"))
     if seed is not None:
         config, policy_tensors = _member(config, policy_tensors, seed)
     return Policy(config, policy_tensors, _device(device), precision)
+
+
+def _check_steps(config: PolicyConfig, sampling_steps: int | None) -> None:
+    if sampling_steps not in (None, config.sampling_steps) and not algorithms.of(config.algo).STEPS_ARE_FREE:
+        raise UsageError(
+            f"a policy of --algo {config.algo} acts in the {config.sampling_steps} steps that it was trained with, not "
+            f"in --sampling-steps {sampling_steps}; train another one"
+        )
 
 
 def _device(name: str) -> torch.device:

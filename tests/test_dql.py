@@ -19,6 +19,7 @@ import gtp_fast
 from gtp_fast import checkpoint, rng
 from gtp_fast.algorithms import dql
 from gtp_fast.config import TrainConfig
+from gtp_fast.errors import UsageError
 from gtp_fast.graph import compile_step
 from gtp_fast.loop import train
 from gtp_fast.networks import critic_layout, noise_layout
@@ -215,3 +216,9 @@ def test_a_run_is_evaluated_resumed_bitwise_and_acts(tmp_path: Path):
     one = gtp_fast.load_policy(tmp_path / "run", seed=0, candidates=1)
     noise = np.random.default_rng(0).normal(size=(5, 18)).astype(np.float32)
     assert np.array_equal(one.act(obs, noise), one.act(obs, noise))
+
+
+def test_a_diffusion_acts_in_the_steps_that_it_was_trained_with(tmp_path: Path):
+    run = train(tiny(tmp_path, algo="dql", sampling_steps=3)).run_dir
+    with pytest.raises(UsageError, match="in the 3 steps that it was trained with, not in --sampling-steps 5"):
+        gtp_fast.load_policy(run, sampling_steps=5)

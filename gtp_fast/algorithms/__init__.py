@@ -2,7 +2,8 @@
 
 A module of an algorithm has `metric_names(cfg)`, `init_state(cfg, obs_dim, action_dim, device)`, `parameter_count(cfg,
 obs_dim, action_dim)` and `make_step(cfg, state, buffer)` to train, and to act `layouts(config)`,
-`noise_columns(config)`, `path(p, obs, z, config)` and `judge(p, obs, actions)`; `gtp` says what each returns.
+`noise_columns(config)`, `path(p, obs, z, config)`, `judge(p, obs, actions)` and `STEPS_ARE_FREE`; `gtp` says what each
+is.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.profiling import phase
 from gtp_fast.state import TrainState
 
+STEPS_ARE_FREE = False  # the schedule of the noise is that of T
 BETA_MIN, BETA_MAX = 0.1, 10.0  # of the variance-preserving schedule
 ACTOR_METRICS = ("actor_loss", "denoising_loss", "actor_grad_norm")
 

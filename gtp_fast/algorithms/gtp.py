@@ -22,6 +22,7 @@ from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.profiling import phase
 from gtp_fast.state import TrainState
 
+STEPS_ARE_FREE = True  # the map takes any grid of times: a policy acts in any number of steps
 ACTOR_METRICS = ("actor_loss", "traj_loss", "inst_loss", "actor_grad_norm")
 WEIGHT_METRICS = ("advantage", "advantage_std", "weight", "weight_max", "effective_share")
 
