@@ -140,7 +140,8 @@ def _paths(axes: Axes, policy: Any) -> None:
     for points in policy.paths(np.zeros((policy.members, PATHS, 2), np.float32))[:, 0].transpose(1, 0, 2):
         axes.plot(*np.arcsinh(points).T, color=COLOURS[0], alpha=0.35, linewidth=0.8)
         axes.plot(*np.arcsinh(points[-1]), "o", color=COLOURS[1], markersize=2.5)
-    axes.set_aspect("equal")
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_box_aspect(1)  # as its neighbours, so that no title is cut off
     _tidy(axes, f"paths from noise to action, K = {policy.config.sampling_steps}\n(arcsinh scale)")
 
 
