@@ -59,6 +59,12 @@ def actor_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
     return _layout(times + _mlp(action_dim + 2 * TIME_WIDTH + obs_dim, hidden, action_dim))
 
 
+def one_time_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
+    """Return the layout of an actor that is told one time: input [a_t, e_t, o], three hidden layers, an action."""
+    time = [("t0", TIME_WIDTH, TIME_HIDDEN), ("t1", TIME_HIDDEN, TIME_WIDTH)]
+    return _layout(time + _mlp(action_dim + TIME_WIDTH + obs_dim, hidden, action_dim))
+
+
 def critic_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
     """Return the layout of one head of the critic: input [o, a], three hidden layers, one value."""
     return _layout(_mlp(obs_dim + action_dim, hidden, 1))

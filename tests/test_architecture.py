@@ -26,6 +26,7 @@ RIVER = (
             "algorithms",
             "algorithms.pieces",
             "algorithms.gtp",
+            "algorithms.cac",
             "algorithms.binding",
             "algorithms.fused",
             "graph",
