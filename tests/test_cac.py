@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from gtp_fast import catalog, checkpoint, dataset, networks, report
 from gtp_fast.algorithms import cac
+from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig, member_seeds
 from gtp_fast.config_files import merge
 from gtp_fast.graph import stepper
@@ -219,7 +220,8 @@ def test_cloning_the_four_goals_lowers_the_loss():
     settings = {"env": "multigoal-v0", "algo": "cac", "bc": True, "device": "cpu", "hidden": 64, "ema_start": 0}
     cfg = merge(settings)
     state = cac.init_state(cfg, 2, 2, "cpu")
-    step = cac.make_step(cfg, state, buffer_of(cfg, dataset.load(catalog.resolve(cfg.env), None)))
+    data = dataset.load(catalog.resolve(cfg.env), None)
+    step = cac.make_step(cfg, state, ReplayBuffer.from_transitions(data, cfg, "cpu"))
     before, means = 0.0, []
     for _ in range(6):
         for _ in range(100):
