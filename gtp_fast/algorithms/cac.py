@@ -6,8 +6,9 @@ published with it. What differs from that code, each on purpose:
 - N(k) is the doubling schedule, s0 to s1, over the whole run; theirs starts its slower one anew every 50,000 steps.
 - The network is given c_in a_t and 0.25 ln t (EDM), theirs a_t and t as they are.
 - The EMA actor acts at evaluation, theirs the trained one; both choose by the target critic.
-- The learning rate is one for both networks, and constant or stepped each step. Targets are never divided by their
-  deviation (their q_norm of some tasks). The weight 100 / (t - u) is `weighting: stable`; `paper` has none.
+- One learning rate for both networks, constant or stepped each step; theirs, of the actor alone, once in 50,000.
+- Targets are never divided by their deviation (their q_norm of some tasks).
+- The weight 100 / (t - u), which theirs always has, is `weighting: stable`; `paper` has none.
 - With one sampling step the level is sigma_max; theirs embeds 2.
 
 Legend: S members (seeds), B batch rows, R rows, D observation, A action, T sampling steps, N = T A columns of noise. As
@@ -34,8 +35,7 @@ from gtp_fast.state import TrainState
 
 ACTOR_METRICS = ("actor_loss", "consistency_loss", "actor_grad_norm")
 Q_METRICS = ("q_loss",)
-LAST_LEVEL = 2.0  # the lowest noise level of sampling, and
-WEIGHT = 100.0  # the factor of 1 / (t - u), both of the published code
+LAST_LEVEL, WEIGHT = 2.0, 100.0  # of the published code: lowest level of sampling, factor of 1 / (t - u)
 
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
@@ -129,11 +129,9 @@ def consistency_weights(t_SB: Tensor, u_SB: Tensor, weighting: str) -> Tensor:
     return WEIGHT / (t_SB - u_SB) if weighting == "stable" else torch.ones_like(t_SB)
 
 
-def q_loss(q_S2B: Tensor, coin_S: Tensor) -> Tensor:
-    """Return -mean Q_i / mean |Q_j|, (S,): the head i by a member's coin (0 or 1), j the other, without gradient."""
-    raised, scale = q_S2B.mean(-1), q_S2B.detach().abs().mean(-1)
-    first = coin_S == 0
-    return -torch.where(first, raised[:, 0], raised[:, 1]) / torch.where(first, scale[:, 1], scale[:, 0])
+def q_loss(raised_SB: Tensor, other_SB: Tensor) -> Tensor:
+    """Return -mean Q_i / mean |Q_j|, (S,): the head i is raised, the other gives the scale, without gradient."""
+    return -raised_SB.mean(-1) / other_SB.detach().abs().mean(-1)
 
 
 @dataclass(frozen=True)
@@ -234,9 +232,20 @@ def _guidance(
     words: dict[int, Tensor],
     params: dict[str, Tensor],
 ) -> Tensor:
-    """Return q_loss of the actor's own samples at o under the heads just updated; gradients pass all T steps."""
+    """Return q_loss of the actor's own samples at o under the heads just updated; gradients pass all T steps.
+
+    Which head is raised is a member's coin. The other runs forward alone: heads are picked as rows of parameters.
+    """
     assert state.critic is not None
     z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, batch.action_SBA.shape[-1] * cfg.sampling_steps)
     actions = _follow(params, batch.obs_SBD, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
-    q_S2B = q_values(views(state.critic.param, const.critic), batch.obs_SBD, actions)
-    return q_loss(q_S2B, integer_below(words[rng.COIN][:, 0, 0], 2))
+    inputs, coin_S1 = torch.cat([batch.obs_SBD, actions], dim=-1), integer_below(words[rng.COIN][:, 0, :1], 2) == 0
+    first, second = state.critic.param.view(cfg.seeds, 2, -1).unbind(1)
+    raised = views(torch.where(coin_S1, first, second), const.critic)
+    other = views(torch.where(coin_S1, second, first), const.critic)
+    return q_loss(_head(raised, inputs), _head(other, inputs.detach()))
+
+
+def _head(p: dict[str, Tensor], inputs_SBI: Tensor) -> Tensor:
+    """Return one head's values, (S, B), of [o, a]."""
+    return mlp_tail(p, torch.baddbmm(p["mlp0.b"], inputs_SBI, p["mlp0.w"]))[..., 0]
