@@ -59,12 +59,12 @@ def training(cfg: TrainConfig, rows: int = ROWS) -> tuple[TrainState, Callable[[
     return state, stepper(cfg, state, buffer)
 
 
-def fused_step(cfg: TrainConfig, shapes: Tuning) -> FusedStep:
-    """Return a fused step on the CPU, to be compiled ahead of time or interpreted."""
+def fused_step(cfg: TrainConfig, shapes: Tuning | None) -> FusedStep:
+    """Return a fused step on cfg.device; on the CPU it can be compiled ahead of time or interpreted."""
     from gtp_fast.algorithms.fused import make_step
 
-    buffer = ReplayBuffer.from_transitions(transitions(), cfg, "cpu")  # pyright: ignore[reportArgumentType]
-    return make_step(cfg, gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu"), buffer, shapes)
+    buffer = ReplayBuffer.from_transitions(transitions(), cfg, cfg.device)  # pyright: ignore[reportArgumentType]
+    return make_step(cfg, gtp.init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device), buffer, shapes)
 
 
 def policy(cfg: TrainConfig, state: TrainState, obs_dim: int, action_dim: int) -> Policy:

@@ -59,10 +59,10 @@ def actor_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
     return _layout(times + _mlp(action_dim + 2 * TIME_WIDTH + obs_dim, hidden, action_dim))
 
 
-def one_time_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
-    """Return the layout of an actor that is told one time: input [a_t, e_t, o], three hidden layers, an action."""
-    time = [("t0", TIME_WIDTH, TIME_HIDDEN), ("t1", TIME_HIDDEN, TIME_WIDTH)]
-    return _layout(time + _mlp(action_dim + TIME_WIDTH + obs_dim, hidden, action_dim))
+def noise_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
+    """Return the layout of a network of one time: input [a_t, e_t, o], one time embedding, three hidden layers."""
+    times = [("t0", TIME_WIDTH, TIME_HIDDEN), ("t1", TIME_HIDDEN, TIME_WIDTH)]
+    return _layout(times + _mlp(action_dim + TIME_WIDTH + obs_dim, hidden, action_dim))
 
 
 def critic_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
@@ -114,10 +114,20 @@ def time_embedding(p: dict[str, Tensor], name: str, time_SB: Tensor, sigma_min: 
 
     `name` is "t" or "s". Times below sigma_min, which stands for 0, are embedded as sigma_min.
     """
-    phase_SB1 = 0.25 * time_SB.clamp(min=sigma_min).log()[..., None]
-    index = torch.arange(TIME_WIDTH // 2, dtype=phase_SB1.dtype, device=phase_SB1.device)
+    return _embed(p, name, 0.25 * time_SB.clamp(min=sigma_min).log())
+
+
+def step_embeddings(p: dict[str, Tensor], steps: int) -> Tensor:
+    """Embed the numbers 0 .. steps - 1 of a diffusion's steps, (S, steps, E), by the network "t"."""
+    weight = p["t0.w"]
+    numbers = torch.arange(steps, dtype=weight.dtype, device=weight.device)
+    return _embed(p, "t", numbers.expand(weight.shape[0], -1))
+
+
+def _embed(p: dict[str, Tensor], name: str, phase_SB: Tensor) -> Tensor:
+    index = torch.arange(TIME_WIDTH // 2, dtype=phase_SB.dtype, device=phase_SB.device)
     frequency = torch.exp(index * (-math.log(10_000.0) / (TIME_WIDTH // 2 - 1)))
-    angle = phase_SB1 * frequency
+    angle = phase_SB[..., None] * frequency
     sinusoids = torch.cat([angle.sin(), angle.cos()], dim=-1)
     return _dense(p, name + "1", mish(_dense(p, name + "0", sinusoids)))
 

@@ -7,6 +7,16 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+# The paper's columns for our algorithms, (name, behaviour cloning): the baselines' figures are those it prints.
+COLUMNS = {
+    ("gtp", False): "GTP (Ours)",
+    ("gtp", True): "GTP-BC (Ours)",
+    ("dql", False): "D-QL",
+    ("dql", True): "D-BC",
+    ("cac", False): "C-AC",
+    ("cac", True): "C-BC",
+}
+
 
 @cache
 def tables() -> dict[str, Any]:
@@ -14,13 +24,15 @@ def tables() -> dict[str, Any]:
     return json.loads((files("gtp_fast") / "paper" / "tables.json").read_text())
 
 
-def gtp_score(row: str | None, bc: bool, sampling_steps: int = 5) -> tuple[float, float | None] | None:
-    """Return the paper's GTP score (mean, standard deviation) of a row such as "halfcheetah-m", None where absent.
+def score(
+    row: str | None, algo: str = "gtp", bc: bool = False, sampling_steps: int = 5
+) -> tuple[float, float | None] | None:
+    """Return the paper's score (mean, standard deviation) of a row such as "halfcheetah-m", None where absent.
 
-    Behaviour cloning is Table 1, K = 2 Table 7, everything else Table 2.
+    Behaviour cloning is Table 1, GTP with K = 2 Table 7, everything else Table 2.
     """
-    table, column = ("bc", "GTP-BC (Ours)") if bc else ("rl", "GTP (Ours)")
-    if not bc and sampling_steps == 2:
+    table, column = ("bc" if bc else "rl"), COLUMNS.get((algo, bc))
+    if algo == "gtp" and not bc and sampling_steps == 2:
         table, column = "sampling_steps", "GTP (K=2)"
     cell = tables()[table].get(row, {}).get(column) if row else None
     return None if cell is None else (cell[0], cell[1])

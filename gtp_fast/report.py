@@ -25,9 +25,9 @@ ONE_SETTING = ("seed", "seeds", "device", "backend", "clip_actions", *RUN_ONLY_F
 def label(run: Run) -> str:
     """Name a setting: what differs between the lines of a picture."""
     s = run.settings
-    algo = s["algo"].upper() + ("-BC" if s["bc"] else "")
+    algo = s["algo"].upper() + ("-BC" if s["bc"] else "") + (f" {s['preset']}" if s["algo"] == "gtp" else "")
     chosen = "" if s["candidates"] == 1 else f", {s['candidates']} candidates ({s['select']})"
-    return f"{algo} {s['preset']}, K = {s['sampling_steps']}{chosen}"
+    return f"{algo}, K = {s['sampling_steps']}{chosen}"
 
 
 def group(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
@@ -90,7 +90,7 @@ def _paper_score(runs: Sequence[Run]) -> dict[str, Any]:
     other = next((run for run in runs if run.environment.get("data_sha256") != spec.sha256), None)
     if other is not None:
         return {"absent": f"trained on {_data(other)}, not D4RL's {spec.name}"}
-    found = paper.gtp_score(spec.paper_row, first["bc"], first["sampling_steps"])
+    found = paper.score(spec.paper_row, first["algo"], first["bc"], first["sampling_steps"])
     return {"absent": "not legible in our copy"} if found is None else {"mean": found[0], "std": found[1]}
 
 

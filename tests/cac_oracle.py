@@ -51,7 +51,7 @@ class Trainer:
 
     def __init__(self, cfg: TrainConfig, data, obs_dim: int, action_dim: int, seed: int):
         self.cfg, self.data, self.seed, self.step, self.action_dim = cfg, data, seed, 0, action_dim
-        self.actor_layout = networks.one_time_layout(obs_dim, action_dim, cfg.hidden)
+        self.actor_layout = networks.noise_layout(obs_dim, action_dim, cfg.hidden)
         self.critic_layout = networks.critic_layout(obs_dim, action_dim, cfg.hidden)
         self.actor, self.ema = (Actor(obs_dim, action_dim, cfg.hidden) for _ in range(2))
         self.q, self.q_target = (
@@ -130,7 +130,7 @@ class Trainer:
         if not cfg.bc:
             noise = self._noise(rng.VALUE_NOISE, len(obs), self.action_dim * cfg.sampling_steps)
             inputs = torch.cat([obs, self.sample(self.actor, obs, noise)], -1)
-            raised = int(self._words(rng.COIN, 1)[0, 0]) >> 31
+            raised = int(bits[0, 3] >> 31)
             self.heads.append(raised)
             other = self.q[1 - raised](inputs).detach().abs().mean()
             loss = loss - cfg.eta * self.q[raised](inputs).mean() / other

@@ -20,7 +20,7 @@ class Actor(nn.Module):
         super().__init__()
         self.t = nn.Sequential(nn.Linear(16, 32), nn.Mish(), nn.Linear(32, 16))
         self.s = nn.Sequential(nn.Linear(16, 32), nn.Mish(), nn.Linear(32, 16))
-        self.mlp = _mlp(action_dim + 32 + obs_dim, hidden, action_dim)
+        self.mlp = mlp(action_dim + 32 + obs_dim, hidden, action_dim)
 
     def phi(self, x: Tensor, t: Tensor, s: Tensor, obs: Tensor) -> Tensor:
         c_in = 1 / (t**2 + 0.25).sqrt()
@@ -29,7 +29,8 @@ class Actor(nn.Module):
         return c_skip[:, None] * x + c_out[:, None] * self.mlp(torch.cat(inputs, -1))
 
 
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Return three hidden layers with Mish, and a linear one."""
     widths = [inputs, hidden, hidden, hidden, outputs]
     layers: list[nn.Module] = []
     for i in range(4):
@@ -81,7 +82,7 @@ class Trainer:
         for net in (self.actor, self.ema):
             fill(net, self.ACTOR, actor_flat, self.actor_layout)
         self.q, self.q_target = (
-            nn.ModuleList([_mlp(obs_dim + action_dim, cfg.hidden, 1).double() for _ in range(2)]) for _ in range(2)
+            nn.ModuleList([mlp(obs_dim + action_dim, cfg.hidden, 1).double() for _ in range(2)]) for _ in range(2)
         )
         for nets in (self.q, self.q_target):
             for head, net in enumerate(nets):

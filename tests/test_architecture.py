@@ -25,6 +25,7 @@ RIVER = (
         (
             "algorithms",
             "algorithms.pieces",
+            "algorithms.dql",
             "algorithms.gtp",
             "algorithms.cac",
             "algorithms.binding",

@@ -79,7 +79,7 @@ def test_steps_follow_the_slow_implementation(changes, sampling_steps):
 def test_the_map_is_the_identity_at_the_lowest_level_and_its_scalings_are_those_written():
     cfg = _config()
     state = cac.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
-    p = networks.views(state.actor.param, networks.one_time_layout(OBS_DIM, ACTION_DIM, cfg.hidden))
+    p = networks.views(state.actor.param, networks.noise_layout(OBS_DIM, ACTION_DIM, cfg.hidden))
     x, obs = torch.randn(2, 7, ACTION_DIM), torch.randn(2, 7, OBS_DIM)
     assert torch.equal(cac.consistency_map(p, x, torch.full((2, 7), cfg.sigma_min), obs, cfg), x)
     skip, out, scale = cac.scalings(torch.tensor([0.502, 12.002]), 0.5, 0.002)

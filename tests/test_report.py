@@ -42,10 +42,11 @@ def test_the_bootstrap_interval_holds_the_mean_and_needs_two_seeds():
 
 
 def test_the_papers_numbers_are_those_printed():
-    assert paper.gtp_score("halfcheetah-m", bc=False) == (53.9, 0.1)
-    assert paper.gtp_score("halfcheetah-m", bc=False, sampling_steps=2) == (53.1, 0.5)
-    assert paper.gtp_score("hopper-m", bc=True) == (83.7, 4.0)
-    assert paper.gtp_score(None, bc=False) is None and paper.gtp_score("nowhere", bc=False) is None
+    assert paper.score("halfcheetah-m", bc=False) == (53.9, 0.1)
+    assert paper.score("halfcheetah-m", bc=False, sampling_steps=2) == (53.1, 0.5)
+    assert paper.score("hopper-m", bc=True) == (83.7, 4.0)
+    assert paper.score("halfcheetah-m", "dql") == (51.1, None) and paper.score("halfcheetah-m", "fql") is None
+    assert paper.score(None, bc=False) is None and paper.score("nowhere", bc=False) is None
 
 
 def test_a_report_of_a_run_tells_last_and_best_apart_and_its_setting(tmp_path: Path):
@@ -77,6 +78,14 @@ def test_runs_that_differ_in_more_than_seeds_are_lines_of_their_own_and_say_in_w
     runs = [_run("hopper-medium-v2", D4RL, seed=seed, eta=eta) for seed, eta in ((0, 1.0), (1, 1.0), (2, 5.0))]
     found = {name: [run.settings["seed"] for run in members] for (_, name), members in report.group(runs).items()}
     assert found == {"GTP stable, K = 5, eta = 1.0": [0, 1], "GTP stable, K = 5, eta = 5.0": [2]}
+
+
+def test_members_of_a_sweep_are_lines_of_their_own_and_not_seeds(tmp_path: Path):
+    run = train(tiny(tmp_path, etas="0.5,8", eval_every=30)).run_dir
+    members = report.members_apart(report.read_run(Path(run)))
+    assert [(m.settings["seed"], m.settings["eta"], m.figures.shape[1]) for m in members] == [(0, 0.5, 1), (1, 8.0, 1)]
+    names = [name for _, name in report.group(members)]
+    assert names == ["GTP stable, K = 2, eta = 0.5", "GTP stable, K = 2, eta = 8.0"]
 
 
 def test_runs_on_other_data_are_lines_of_their_own():

@@ -56,6 +56,15 @@ def _launches(*shapes: tuple[str, str, int]) -> Rows:
     return [shared | {"backend": b, "precision": p, "sampling_steps": k} for b, p, k in shapes]
 
 
+def _kernels(dry: bool) -> Rows:
+    """Each precision at its default shapes, then one shape changed at a time; eight seeds as they are."""
+    rows = [{"precision": precision, "shapes": {}, "seeds": 1} for precision in reversed(PRECISIONS)]
+    rows += [{"precision": precision, "shapes": {}, "seeds": 8} for precision in ("bf16", "tf32")]
+    others = ({"rows": 32}, {"units": 64}, {"units": 16}, {"warps": 4}, {"stages": 3}, {"stages": 1}, {"tile_rows": 64})
+    rows += [{"precision": p, "shapes": shapes, "seeds": 1} for shapes in others for p in ("bf16", "tf32")]
+    return rows[:1] if dry else rows
+
+
 def _latency() -> Rows:
     return [{"candidates": candidates, "sampling_steps": k} for candidates in (1, 50) for k in range(1, 11)]
 
@@ -75,6 +84,7 @@ def _floor() -> Rows:
 PARTS = (
     Part("tests-kernels", "checks", lambda _: _tests(False, 140), 160, 170),
     Part("steps-fused", "steps", lambda dry: _steps("fused", dry), 60, 170),
+    Part("kernels", "kernels", _kernels, 45, 110),
     Part("floor", "floor", lambda _: _floor(), 15, 40),
     Part("launches", "steps", lambda _: _launches(*COUNTED), 40, 60),
     Part("seeds-fused", "steps", lambda dry: _seeds("fused", ("bf16", "tf32"), dry), 40, 70),

@@ -89,6 +89,7 @@ def _tables(results: dict[str, Any], full: bool) -> tuple[list[Table], list[str]
         _tests(joined("tests"), reasons, full),
         _steps([row for row in steps if not row.get("launches")], reasons, full),
         _seeds(joined("seeds"), reasons),
+        _kernels(joined("kernels"), reasons),
         _launches([*joined("launches"), *(row for row in steps if row.get("launches"))], reasons),
         _floor(joined("floor"), reasons),
         _latency(joined("latency"), reasons),
@@ -137,6 +138,20 @@ def _steps(rows: list[Row], reasons: _Reasons, full: bool) -> Table:
 
 def _model(backend: str, graph: bool, k: int) -> str:
     return STEP_MODEL.get((backend, graph), {}).get(k, "")
+
+
+def _kernels(rows: list[Row], reasons: _Reasons) -> Table:
+    """One line a trial of shapes, one column a launch in the order of the step."""
+    names = next(([name for name in row if name[0].isdigit()] for row in rows if REASON not in row), [])
+    cells = []
+    for row in rows:
+        shapes = ", ".join(f"{name} {value}" for name, value in row["shapes"].items()) or "default"
+        figures = [f"{row[name]:.1f}" for name in ("us", *names)] if REASON not in row else []
+        cells.append(
+            [f"{row['precision']} x {row['seeds']}", shapes, *(figures or [reasons.cell(row), *[""] * len(names)])]
+        )
+    heads = [name.replace("gtp_", "") for name in names]
+    return Table("us of each launch by itself, K = 5", ["operands x seeds", "shapes", "sum", *heads], cells)
 
 
 def _seeds(rows: list[Row], reasons: _Reasons) -> Table:

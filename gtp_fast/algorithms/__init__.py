@@ -12,6 +12,6 @@ from types import ModuleType
 
 def of(name: str) -> ModuleType:
     """Return the module of an algorithm, "gtp", "dql", "cac" or "fql"."""
-    from gtp_fast.algorithms import cac, gtp
+    from gtp_fast.algorithms import cac, dql, gtp
 
-    return {"gtp": gtp, "cac": cac}[name]
+    return {"cac": cac, "dql": dql, "gtp": gtp}[name]

@@ -28,38 +28,37 @@ from gtp_fast import losses, rng, trajectory
 from gtp_fast.algorithms import pieces
 from gtp_fast.buffer import Batch, ReplayBuffer
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.networks import Layout, critic_layout, mlp_tail, one_time_layout, q_values, time_embedding, views
+from gtp_fast.networks import Layout, critic_layout, mlp_tail, noise_layout, q_values, time_embedding, views
 from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.profiling import phase
 from gtp_fast.state import TrainState
 
 ACTOR_METRICS = ("actor_loss", "consistency_loss", "actor_grad_norm")
-Q_METRICS = ("q_loss",)
 LAST_LEVEL, WEIGHT = 2.0, 100.0  # of the published code: lowest level of sampling, factor of 1 / (t - u)
 
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
-    return ACTOR_METRICS if cfg.bc else ACTOR_METRICS + Q_METRICS + pieces.CRITIC_METRICS
+    return ACTOR_METRICS if cfg.bc else (*ACTOR_METRICS, "q_loss", *pieces.CRITIC_METRICS)
 
 
 def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state for seeds cfg.seed, cfg.seed + 1, ...; each member depends on its own seed alone."""
     sizes = obs_dim, action_dim, cfg.hidden
     critic = None if cfg.bc else critic_layout(*sizes)
-    return pieces.fresh_state(cfg, one_time_layout(*sizes), critic, len(metric_names(cfg)), device)
+    return pieces.fresh_state(cfg, noise_layout(*sizes), critic, len(metric_names(cfg)), device)
 
 
 def parameter_count(cfg: TrainConfig, obs_dim: int, action_dim: int) -> int:
     """Return the trained parameters of one member: actor, and twin critic unless it is a BC run."""
     critics = 0 if cfg.bc else 2 * critic_layout(obs_dim, action_dim, cfg.hidden).parameters
-    return one_time_layout(obs_dim, action_dim, cfg.hidden).parameters + critics
+    return noise_layout(obs_dim, action_dim, cfg.hidden).parameters + critics
 
 
 def layouts(config: PolicyConfig) -> dict[str, Layout]:
     """Return where the parameters of an actor and of one head of its critic lie."""
     sizes = config.obs_dim, config.action_dim, config.hidden
-    return {"actor": one_time_layout(*sizes), "critic": critic_layout(*sizes)}
+    return {"actor": noise_layout(*sizes), "critic": critic_layout(*sizes)}
 
 
 def noise_columns(config: PolicyConfig) -> int:
@@ -154,7 +153,6 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
     if not cfg.bc:
         counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * pieces.backup_samples(cfg), columns)
         counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows, columns)
-        counts[rng.COIN] = 1
     return _Constants(
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
         plan=rng.plan(counts, device),
@@ -162,7 +160,7 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
         levels_T=sampling_levels(cfg, device),
         eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
         lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=one_time_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
+        actor=noise_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
         critic=critic_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
     )
 
@@ -205,7 +203,7 @@ def _next_actions(
 def _update_actor(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
 ) -> list[Tensor]:
-    """Descend L = mean w || f(a_t, t) - sg f^-(a_u, u) ||^2 + eta q_loss; return ACTOR_METRICS and Q_METRICS."""
+    """Descend L = mean w || f(a_t, t) - sg f^-(a_u, u) ||^2 + eta q_loss; return their metrics."""
     action, bits = batch.action_SBA, words[rng.INDEX]
     t, u, _ = trajectory.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
     z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, action.shape[-1])
@@ -239,7 +237,8 @@ def _guidance(
     assert state.critic is not None
     z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, batch.action_SBA.shape[-1] * cfg.sampling_steps)
     actions = _follow(params, batch.obs_SBD, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
-    inputs, coin_S1 = torch.cat([batch.obs_SBD, actions], dim=-1), integer_below(words[rng.COIN][:, 0, :1], 2) == 0
+    inputs = torch.cat([batch.obs_SBD, actions], dim=-1)
+    coin_S1 = words[rng.INDEX][:, :1, 3] >> 31 == 0  # the top bit of a word that nothing else reads
     first, second = state.critic.param.view(cfg.seeds, 2, -1).unbind(1)
     raised = views(torch.where(coin_S1, first, second), const.critic)
     other = views(torch.where(coin_S1, second, first), const.critic)

@@ -1,0 +1,239 @@
+"""Diffusion-QL (Wang, Hunt, Zhou; ICLR 2023), whole: a policy of T denoising steps that climbs Q through its chain.
+
+Loss of the actor: mean ||eps - eps_theta(a_t, t, o)||^2 - eta mean Q_i(o, pi(o)) / mean |Q_j(o, pi(o))|; a coin decides
+which head is i, and the gradient of the second term passes through all T steps of pi. Critic, EMA and target are GTP's
+lineage: the same pieces. T is `sampling_steps`, 5 in the paper.
+
+Deviations from the published code: its cosine schedule of the learning rate is --lr-schedule cosine here, and stepped
+every step; the coin is drawn on the device; the time embeddings of the T steps are computed once, not once a row.
+
+Legend: S members (seeds), B batch rows, R rows, D observation, A action, T denoising steps, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from gtp_kernels.reference import integer_below
+from torch import Tensor
+
+from gtp_fast import rng
+from gtp_fast.algorithms import pieces
+from gtp_fast.buffer import Batch, ReplayBuffer
+from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.networks import (
+    TIME_WIDTH,
+    Layout,
+    critic_layout,
+    mlp_tail,
+    noise_layout,
+    q_values,
+    step_embeddings,
+    views,
+)
+from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.profiling import phase
+from gtp_fast.state import TrainState
+
+BETA_MIN, BETA_MAX = 0.1, 10.0  # of the variance-preserving schedule
+ACTOR_METRICS = ("actor_loss", "denoising_loss", "actor_grad_norm")
+
+
+def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
+    """Return the columns of `TrainState.metric_sums_SQ`."""
+    return ACTOR_METRICS if cfg.bc else (*ACTOR_METRICS, "policy_q", *pieces.CRITIC_METRICS)
+
+
+def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
+    """Return a fresh state; each member depends on its own seed alone."""
+    sizes = obs_dim, action_dim, cfg.hidden
+    critic = None if cfg.bc else critic_layout(*sizes)
+    return pieces.fresh_state(cfg, noise_layout(*sizes), critic, len(metric_names(cfg)), device)
+
+
+def parameter_count(cfg: TrainConfig, obs_dim: int, action_dim: int) -> int:
+    """Return the trained parameters of one member: actor, and twin critic unless it is a BC run."""
+    critics = 0 if cfg.bc else 2 * critic_layout(obs_dim, action_dim, cfg.hidden).parameters
+    return noise_layout(obs_dim, action_dim, cfg.hidden).parameters + critics
+
+
+def layouts(config: PolicyConfig) -> dict[str, Layout]:
+    """Return where the parameters of an actor and of one head of its critic lie."""
+    sizes = config.obs_dim, config.action_dim, config.hidden
+    return {"actor": noise_layout(*sizes), "critic": critic_layout(*sizes)}
+
+
+def noise_columns(config: PolicyConfig) -> int:
+    """Return how many standard normals one action takes: the start, and what every step but the last adds."""
+    return config.action_dim * config.sampling_steps
+
+
+def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
+    """Return the T + 1 points from noise to action, unclamped, each (S, R, A); z_SRN (S, R, T A) ~ N(0, I)."""
+    return denoise(p, obs_SRD, z_SRN, diffusion(config.sampling_steps, z_SRN.device, z_SRN.dtype))
+
+
+judge = q_values
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """The constants of T steps, each (T,), step 0 the cleanest.
+
+    alpha_bar: share of the action's variance left; a_0 = recip a_t - recip_m1 eps; posterior mean = mean_0 a_0 + mean_t
+    a_t, standard deviation `spread`, which step 0 has not.
+    """
+
+    alpha_bar: Tensor
+    recip: Tensor
+    recip_m1: Tensor
+    mean_0: Tensor
+    mean_t: Tensor
+    spread: Tensor
+
+
+def diffusion(steps: int, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Diffusion:
+    """Return the variance-preserving schedule: alpha_t = exp(-b_min/T - (b_max - b_min)(2 t - 1)/(2 T^2)), t = 1..T."""
+    t = torch.arange(1, steps + 1, dtype=torch.float64)
+    alpha = torch.exp(-BETA_MIN / steps - 0.5 * (BETA_MAX - BETA_MIN) * (2 * t - 1) / steps**2)
+    beta, bar = 1.0 - alpha, alpha.cumprod(0)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
+    constants = (
+        bar,
+        bar.rsqrt(),
+        (1.0 / bar - 1.0).sqrt(),
+        beta * before.sqrt() / (1.0 - bar),
+        (1.0 - before) * alpha.sqrt() / (1.0 - bar),
+        (beta * (1.0 - before) / (1.0 - bar)).sqrt(),
+    )
+    return Diffusion(*(constant.to(device, dtype) for constant in constants))
+
+
+def _noise(p: dict[str, Tensor], fixed_SRH: Tensor, x_SRI: Tensor, weight_SIH: Tensor) -> Tensor:
+    """Return eps_theta, (S, R, A), from the observation's share of the first layer and what is left of its input."""
+    return mlp_tail(p, torch.baddbmm(fixed_SRH, x_SRI, weight_SIH))
+
+
+def _first_layer(p: dict[str, Tensor], obs_SRD: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the first layer's parts: of the observations (S, R, H), the action's weight, and the steps' shares."""
+    w_action, w_time, w_obs = p["mlp0.w"].split([p["mlp3.b"].shape[-1], TIME_WIDTH, obs_SRD.shape[-1]], dim=1)
+    times_STH = torch.bmm(step_embeddings(p, steps), w_time)
+    return torch.baddbmm(p["mlp0.b"], obs_SRD, w_obs), w_action, times_STH
+
+
+def denoise(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, constants: Diffusion) -> list[Tensor]:
+    """Follow a_(t-1) ~ N(posterior mean(a_0 clamped to [-1, 1], a_t), spread_t^2) from a_T ~ N(0, I)."""
+    steps = len(constants.alpha_bar)
+    fixed_SRH, w_action, times_STH = _first_layer(p, obs_SRD, steps)
+    noise = z_SRN.unflatten(-1, (steps, -1)).unbind(2)
+    points = [noise[0]]
+    ones = torch.ones_like(points[0][..., :1])
+    for k, t in enumerate(reversed(range(steps))):
+        a = points[-1]
+        weight = torch.cat([w_action, times_STH[:, t : t + 1]], dim=1)
+        eps = _noise(p, fixed_SRH, torch.cat([a, ones], dim=-1), weight)
+        start = (constants.recip[t] * a - constants.recip_m1[t] * eps).clamp(-1.0, 1.0)
+        mean = constants.mean_0[t] * start + constants.mean_t[t] * a
+        points.append(mean if t == 0 else mean + constants.spread[t] * noise[k + 1])
+    return points
+
+
+def denoising_loss(p: dict[str, Tensor], batch: Batch, t_SB: Tensor, eps_SBA: Tensor, constants: Diffusion) -> Tensor:
+    """Return mean ||eps - eps_theta(sqrt(bar) a + sqrt(1 - bar) eps, t, o)||^2, (S,); t_SB int64 in [0, T).
+
+    A row's step enters as one more column of its input, one for each step: no scatter in the gradient.
+    """
+    steps = len(constants.alpha_bar)
+    fixed_SRH, w_action, times_STH = _first_layer(p, batch.obs_SBD, steps)
+    chosen_SBT = (t_SB[..., None] == torch.arange(steps, device=t_SB.device)).to(eps_SBA.dtype)
+    bar = (chosen_SBT @ constants.alpha_bar)[..., None]
+    noisy = bar.sqrt() * batch.action_SBA + (1.0 - bar).sqrt() * eps_SBA
+    found = _noise(p, fixed_SRH, torch.cat([noisy, chosen_SBT], dim=-1), torch.cat([w_action, times_STH], dim=1))
+    return (found - eps_SBA).square().mean((1, 2))
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """What a step reads and never writes, on the device."""
+
+    keys_S2: Tensor
+    plan: rng.Plan
+    diffusion: Diffusion
+    eta_S: Tensor
+    lr_S: Tensor
+    actor: Layout
+    critic: Layout
+
+
+def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
+    device, rows, columns = buffer.rows.device, cfg.batch_size, buffer.action_dim
+    counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, columns)}
+    if not cfg.bc:
+        chain = columns * cfg.sampling_steps
+        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * pieces.backup_samples(cfg), chain)
+        counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows, chain)
+    return _Constants(
+        keys_S2=rng.seed_keys(member_seeds(cfg), device),
+        plan=rng.plan(counts, device),
+        diffusion=diffusion(cfg.sampling_steps, device),
+        eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
+        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
+        actor=noise_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
+        critic=critic_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
+    )
+
+
+def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
+    """Return a function that makes one train step in place: sample, critic, actor, average."""
+    const = _constants(cfg, buffer)
+
+    @torch.no_grad()
+    def step() -> None:
+        with phase("sample"):
+            words = rng.words(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size))
+        metrics: list[Tensor] = []
+        if state.critic is not None:
+            with phase("chain"):
+                next_SBA = _next_actions(cfg, const, state, batch, words[rng.TARGET_NOISE])
+            with phase("critic"):
+                metrics = pieces.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+        with phase("actor"):
+            metrics = _update_actor(cfg, const, state, batch, words) + metrics
+        with phase("average"):
+            pieces.average(cfg, state)
+            pieces.record(state, torch.stack(metrics, dim=-1))
+
+    return step
+
+
+def _next_actions(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Tensor) -> Tensor:
+    samples = pieces.backup_samples(cfg)
+    z = rng.normals(words, cfg.batch_size * samples, batch.action_SBA.shape[-1] * cfg.sampling_steps)
+    obs = batch.next_obs_SBD.repeat(1, samples, 1)
+    return denoise(views(state.actor.slow, const.actor), obs, z, const.diffusion)[-1].clamp(-1.0, 1.0)
+
+
+def _update_actor(
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
+) -> list[Tensor]:
+    rows, columns = cfg.batch_size, batch.action_SBA.shape[-1]
+    bits = words[rng.INDEX]
+    t_SB = integer_below(bits[..., 1], cfg.sampling_steps)
+    eps = rng.normals(words[rng.ACTION_NOISE], rows, columns)
+    params = pieces.leaves(state.actor, const.actor)
+    with torch.enable_grad():
+        denoising_S = denoising_loss(params, batch, t_SB, eps, const.diffusion)
+        loss_S, more = denoising_S, []
+        if state.critic is not None:
+            z = rng.normals(words[rng.VALUE_NOISE], rows, columns * cfg.sampling_steps)
+            action = denoise(params, batch.obs_SBD, z, const.diffusion)[-1].clamp(-1.0, 1.0)
+            q_S2 = q_values(views(state.critic.param, const.critic), batch.obs_SBD, action)
+            first_S = bits[:, 0, 3] >> 31 == 0  # a fair coin: the top bit of a word that nothing else reads
+            risen_S = torch.where(first_S, *q_S2.mean(-1).unbind(1))
+            scale_S = torch.where(first_S, *q_S2.detach().abs().mean(-1).flip(1).unbind(1))
+            loss_S, more = denoising_S - const.eta_S * risen_S / scale_S, [q_S2.detach().mean((1, 2))]
+    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    return [loss_S.detach(), denoising_S.detach(), norm_S, *more]
