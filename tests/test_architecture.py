@@ -27,6 +27,7 @@ RIVER = (
             "algorithms.pieces",
             "algorithms.dql",
             "algorithms.gtp",
+            "algorithms.cac",
             "algorithms.binding",
             "algorithms.fused",
             "graph",

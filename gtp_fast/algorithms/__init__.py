@@ -13,6 +13,6 @@ from types import ModuleType
 
 def of(name: str) -> ModuleType:
     """Return the module of an algorithm, "gtp", "dql", "cac" or "fql"."""
-    from gtp_fast.algorithms import dql, gtp
+    from gtp_fast.algorithms import cac, dql, gtp
 
-    return {"dql": dql, "gtp": gtp}[name]
+    return {"cac": cac, "dql": dql, "gtp": gtp}[name]

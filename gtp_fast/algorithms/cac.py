@@ -1,0 +1,250 @@
+"""Consistency-AC, whole: a consistency model as the actor, trained to agree with its EMA and to raise Q (SPEC 10).
+
+After "Consistency Models as a Rich and Efficient Policy Class for Reinforcement Learning" (Ding and Jin) and the code
+published with it. What differs from that code, each on purpose:
+
+- N(k) is the doubling schedule, s0 to s1, over the whole run; theirs starts its slower one anew every 50,000 steps.
+- The network is given c_in a_t and 0.25 ln t (EDM), theirs a_t and t as they are.
+- The EMA actor acts at evaluation, theirs the trained one; both choose by the target critic.
+- One learning rate for both networks, constant or stepped each step; theirs, of the actor alone, once in 50,000.
+- Targets are never divided by their deviation (their q_norm of some tasks).
+- The weight 100 / (t - u), which theirs always has, is `weighting: stable`; `paper` has none.
+- With one sampling step the level is sigma_max; theirs embeds 2.
+
+Legend: S members (seeds), B batch rows, R rows, D observation, A action, T sampling steps, N = T A columns of noise. As
+in `gtp`, a step touches only `TrainState` and the buffer, and returns nothing to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from gtp_kernels.reference import integer_below
+from torch import Tensor
+
+from gtp_fast import losses, rng, trajectory
+from gtp_fast.algorithms import pieces
+from gtp_fast.buffer import Batch, ReplayBuffer
+from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.networks import Layout, critic_layout, mlp_tail, noise_layout, q_values, time_embedding, views
+from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.profiling import phase
+from gtp_fast.state import TrainState
+
+ACTOR_METRICS = ("actor_loss", "consistency_loss", "actor_grad_norm")
+LAST_LEVEL, WEIGHT = 2.0, 100.0  # of the published code: lowest level of sampling, factor of 1 / (t - u)
+
+
+def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
+    """Return the columns of `TrainState.metric_sums_SQ`."""
+    return ACTOR_METRICS if cfg.bc else (*ACTOR_METRICS, "q_loss", *pieces.CRITIC_METRICS)
+
+
+def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
+    """Return a fresh state for seeds cfg.seed, cfg.seed + 1, ...; each member depends on its own seed alone."""
+    sizes = obs_dim, action_dim, cfg.hidden
+    critic = None if cfg.bc else critic_layout(*sizes)
+    return pieces.fresh_state(cfg, noise_layout(*sizes), critic, len(metric_names(cfg)), device)
+
+
+def parameter_count(cfg: TrainConfig, obs_dim: int, action_dim: int) -> int:
+    """Return the trained parameters of one member: actor, and twin critic unless it is a BC run."""
+    critics = 0 if cfg.bc else 2 * critic_layout(obs_dim, action_dim, cfg.hidden).parameters
+    return noise_layout(obs_dim, action_dim, cfg.hidden).parameters + critics
+
+
+def layouts(config: PolicyConfig) -> dict[str, Layout]:
+    """Return where the parameters of an actor and of one head of its critic lie."""
+    sizes = config.obs_dim, config.action_dim, config.hidden
+    return {"actor": noise_layout(*sizes), "critic": critic_layout(*sizes)}
+
+
+def noise_columns(config: PolicyConfig) -> int:
+    """Return how many standard normals one action takes: A for the start and A for each noising after it."""
+    return config.action_dim * config.sampling_steps
+
+
+judge = q_values  # both heads' values (S, 2, R) of observations (S, R, D) and actions (S, R, A)
+
+
+def scalings(t: Tensor, sigma_data: float, sigma_min: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return c_skip, c_out and c_in at noise levels of any shape; at sigma_min the map is the identity.
+
+    c_skip = sd^2/((t-smin)^2+sd^2), c_out = sd (t-smin)/sqrt(t^2+sd^2), c_in = 1/sqrt(t^2+sd^2).
+    """
+    beyond, c_in = t - sigma_min, (t * t + sigma_data**2).rsqrt()
+    return sigma_data**2 / (beyond * beyond + sigma_data**2), sigma_data * beyond * c_in, c_in
+
+
+def consistency_map(
+    p: dict[str, Tensor], x_SBA: Tensor, t_SB: Tensor, obs_SBD: Tensor, config: TrainConfig | PolicyConfig
+) -> Tensor:
+    """Return f(x_t, t) = c_skip x_t + c_out F(c_in x_t, emb(t), o), the action that x_t came from, (S, B, A)."""
+    c_skip, c_out, c_in = scalings(t_SB[..., None], config.sigma_data, config.sigma_min)
+    inputs = torch.cat([c_in * x_SBA, time_embedding(p, "t", t_SB, config.sigma_min), obs_SBD], dim=-1)
+    return c_skip * x_SBA + c_out * mlp_tail(p, torch.baddbmm(p["mlp0.b"], inputs, p["mlp0.w"]))
+
+
+def sampling_levels(config: TrainConfig | PolicyConfig, device: torch.device | str) -> Tensor:
+    """Return the T descending noise levels of sampling, float32: evenly spaced from sigma_max to 2."""
+    last = max(config.sigma_min, min(LAST_LEVEL, config.sigma_max))
+    return torch.linspace(config.sigma_max, last, config.sampling_steps).to(device)
+
+
+def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
+    """Return the noise and the T actions made of it, unclamped, each (S, R, A); z_SRN (S, R, noise_columns)."""
+    return _follow(p, obs_SRD, z_SRN, sampling_levels(config, z_SRN.device).to(z_SRN), config)
+
+
+def _follow(
+    p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, levels_T: Tensor, config: TrainConfig | PolicyConfig
+) -> list[Tensor]:
+    """Map noise of the first level to an action; noise it to the next level, a + sqrt(t^2 - smin^2) z; and so on.
+
+    What does not change along the chain is computed once: the observation's share of the first layer is one product
+    for all steps, and a level's time embedding, the same for every row, is one more row of bias.
+    """
+    noises = z_SRN.split(z_SRN.shape[-1] // len(levels_T), dim=-1)
+    w_action, w_time, w_obs = p["mlp0.w"].split([noises[0].shape[-1], p["t1.w"].shape[-1], obs_SRD.shape[-1]], dim=1)
+    fixed_SRH = torch.baddbmm(p["mlp0.b"], obs_SRD, w_obs)
+    e_STE = time_embedding(p, "t", levels_T.expand(z_SRN.shape[0], -1), config.sigma_min)
+    times_STH = torch.bmm(e_STE, w_time)
+    c_skip, c_out, c_in = scalings(levels_T, config.sigma_data, config.sigma_min)
+    again = (levels_T * levels_T - config.sigma_min**2).clamp(min=0.0).sqrt()
+    ones_SR1 = torch.ones_like(z_SRN[..., :1])
+    points = [levels_T[0] * noises[0]]
+    for k, z_SRA in enumerate(noises):
+        x_SRA = points[0] if k == 0 else torch.addcmul(points[-1], again[k], z_SRA)
+        weight = torch.cat([w_action, times_STH[:, k : k + 1]], dim=1)
+        hidden = torch.baddbmm(fixed_SRH, torch.cat([c_in[k] * x_SRA, ones_SR1], dim=-1), weight)
+        points.append(c_skip[k] * x_SRA + c_out[k] * mlp_tail(p, hidden))
+    return points
+
+
+def consistency_weights(t_SB: Tensor, u_SB: Tensor, weighting: str) -> Tensor:
+    """Return the loss's factors over t, (S, B): 100 / (t - u) for `stable`, 1 for `paper`."""
+    return WEIGHT / (t_SB - u_SB) if weighting == "stable" else torch.ones_like(t_SB)
+
+
+def q_loss(raised_SB: Tensor, other_SB: Tensor) -> Tensor:
+    """Return -mean Q_i / mean |Q_j|, (S,): the head i is raised, the other gives the scale, without gradient."""
+    return -raised_SB.mean(-1) / other_SB.detach().abs().mean(-1)
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """What a step reads and never writes, on the device."""
+
+    keys_S2: Tensor
+    plan: rng.Plan
+    schedule: trajectory.Schedule
+    levels_T: Tensor
+    eta_S: Tensor
+    lr_S: Tensor
+    actor: Layout
+    critic: Layout
+
+
+def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
+    device, rows, columns = buffer.rows.device, cfg.batch_size, buffer.action_dim * cfg.sampling_steps
+    counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
+    if not cfg.bc:
+        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * pieces.backup_samples(cfg), columns)
+        counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows, columns)
+    return _Constants(
+        keys_S2=rng.seed_keys(member_seeds(cfg), device),
+        plan=rng.plan(counts, device),
+        schedule=trajectory.schedule(cfg.steps, cfg.s0, cfg.s1, cfg.sigma_min, cfg.sigma_max, cfg.rho, device),
+        levels_T=sampling_levels(cfg, device),
+        eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
+        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
+        actor=noise_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
+        critic=critic_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
+    )
+
+
+def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
+    """Return a function that makes one train step in place: sample, critic, actor, average (SPEC 5)."""
+    const = _constants(cfg, buffer)
+
+    @torch.no_grad()
+    def step() -> None:
+        with phase("sample"):
+            words = rng.words(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size))
+        metrics = []
+        if state.critic is not None:
+            with phase("chain"):
+                next_SBA = _next_actions(cfg, const, state, batch, words)
+            with phase("critic"):
+                metrics = pieces.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+        with phase("actor"):
+            metrics = _update_actor(cfg, const, state, batch, words) + metrics
+        with phase("average"):
+            pieces.average(cfg, state)
+            pieces.record(state, torch.stack(metrics, dim=-1))
+
+    return step
+
+
+def _next_actions(
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
+) -> Tensor:
+    """Sample the EMA actor at o', (S, samples B, A); several samples of a state follow in blocks of B rows."""
+    samples = pieces.backup_samples(cfg)
+    columns = batch.action_SBA.shape[-1] * cfg.sampling_steps
+    z = rng.normals(words[rng.TARGET_NOISE], cfg.batch_size * samples, columns)
+    slow = views(state.actor.slow, const.actor)
+    return _follow(slow, batch.next_obs_SBD.repeat(1, samples, 1), z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
+
+
+def _update_actor(
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
+) -> list[Tensor]:
+    """Descend L = mean w || f(a_t, t) - sg f^-(a_u, u) ||^2 + eta q_loss; return their metrics."""
+    action, bits = batch.action_SBA, words[rng.INDEX]
+    t, u, _ = trajectory.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
+    z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, action.shape[-1])
+    a_t, a_u = trajectory.perturb(action, t, z), trajectory.perturb(action, u, z)
+    target = consistency_map(views(state.actor.slow, const.actor), a_u, u, batch.obs_SBD, cfg)
+    params, more = pieces.leaves(state.actor, const.actor), []
+    with torch.enable_grad():
+        student = consistency_map(params, a_t, t, batch.obs_SBD, cfg)
+        consistency_S = losses.weighted_square(student - target, consistency_weights(t, u, cfg.weighting))
+        loss_S = consistency_S
+        if state.critic is not None:
+            guide_S = _guidance(cfg, const, state, batch, words, params)
+            loss_S = consistency_S + const.eta_S * guide_S
+            more = [guide_S.detach()]
+    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    return [loss_S.detach(), consistency_S.detach(), norm_S, *more]
+
+
+def _guidance(
+    cfg: TrainConfig,
+    const: _Constants,
+    state: TrainState,
+    batch: Batch,
+    words: dict[int, Tensor],
+    params: dict[str, Tensor],
+) -> Tensor:
+    """Return q_loss of the actor's own samples at o under the heads just updated; gradients pass all T steps.
+
+    Which head is raised is a member's coin. The other runs forward alone: heads are picked as rows of parameters.
+    """
+    assert state.critic is not None
+    z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, batch.action_SBA.shape[-1] * cfg.sampling_steps)
+    actions = _follow(params, batch.obs_SBD, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
+    inputs = torch.cat([batch.obs_SBD, actions], dim=-1)
+    coin_S1 = words[rng.INDEX][:, :1, 3] >> 31 == 0  # the top bit of a word that nothing else reads
+    first, second = state.critic.param.view(cfg.seeds, 2, -1).unbind(1)
+    raised = views(torch.where(coin_S1, first, second), const.critic)
+    other = views(torch.where(coin_S1, second, first), const.critic)
+    return q_loss(_head(raised, inputs), _head(other, inputs.detach()))
+
+
+def _head(p: dict[str, Tensor], inputs_SBI: Tensor) -> Tensor:
+    """Return one head's values, (S, B), of [o, a]."""
+    return mlp_tail(p, torch.baddbmm(p["mlp0.b"], inputs_SBI, p["mlp0.w"]))[..., 0]
