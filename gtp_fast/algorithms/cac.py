@@ -33,7 +33,7 @@ from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.profiling import phase
 from gtp_fast.state import TrainState
 
-ACTOR_METRICS = ("actor_loss", "consistency_loss", "actor_grad_norm")
+STEPS_ARE_FREE, ACTOR_METRICS = True, ("actor_loss", "consistency_loss", "actor_grad_norm")
 LAST_LEVEL, WEIGHT = 2.0, 100.0  # of the published code: lowest level of sampling, factor of 1 / (t - u)
 
 
