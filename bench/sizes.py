@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.gpu import machine as described
-from bench.gpu.results import _replace, _rounded, commit
+from bench.gpu.results import commit, rounded
+from bench.table import keep, slug
 from bench.timing import ceilings, seconds
 from bench.training import config, training
 from gtp_fast import device
@@ -124,7 +124,7 @@ def measure(backend: str) -> dict[str, Any]:
             print(f"{TITLES[axis]} {value:,}: {found.get('ms', last[-1])}", file=sys.stderr)
     torch.set_num_threads(1)
     machine = described.measure({}, False) | {"commit": version} | ceilings("cuda" if GPU else "cpu")
-    return _rounded({"machine": machine, "rows": rows})
+    return rounded({"machine": machine, "rows": rows})
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -194,13 +194,8 @@ def main() -> None:
         print(json.dumps(point(asked.point, asked.backend)))
         return
     found = measure(asked.backend)
-    slug = re.sub(r"[^a-z0-9]+", "-", str(found["machine"]["device"]).lower()).strip("-")
-    asked.out.mkdir(parents=True, exist_ok=True)
-    stem = asked.out / f"{slug}-sizes.json"
-    rows = ",\n".join(f"  {json.dumps(row)}" for row in found["rows"])
-    _replace(stem, f'{{"machine": {json.dumps(found["machine"])},\n "rows": [\n{rows}\n ]}}\n')
-    _replace(stem.with_suffix(".md"), markdown(found))
-    picture(found, stem.with_suffix(".png"))
+    path = keep(found, asked.out / f"{slug(found)}-sizes.json", markdown(found))
+    picture(found, path.with_suffix(".png"))
     print(markdown(found))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bench.gpu.machine import GPU_FIELDS
-from bench.gpu.results import _replace, _rounded
+from bench.gpu.results import replace_file, rounded
 from gtp_fast import paper
 
 Row = dict[str, Any]
@@ -44,7 +44,7 @@ def gathered(benchmarks: Iterable[Row]) -> dict[str, Any]:
         info = dict(item["extra_info"])
         machine = {name: info[name] for name in (*MACHINE, *GPU_FIELDS) if name in info}
         rows.append({"group": item["group"], "name": item["name"], **_spread(item["stats"])} | _without(info, machine))
-    return _rounded({"machine": machine, "rows": rows})
+    return rounded({"machine": machine, "rows": rows})
 
 
 def _spread(stats: Row) -> Row:
@@ -63,16 +63,24 @@ def whole(found: dict[str, Any]) -> bool:
 
 
 def write(found: dict[str, Any], folder: Path) -> Path:
-    """Write <folder>/<device>.json, a row a line, and <device>.md; return the latter.
+    """Write <folder>/<device>.json and .md; return the latter.
 
     `make gpu` keeps the plain name of a GPU for its own parts, hence <gpu>-bench.
     """
-    slug = re.sub(r"[^a-z0-9]+", "-", str(found["machine"]["device"]).lower()).strip("-")
-    path = folder / f"{slug if slug == 'cpu' else slug + '-bench'}.json"
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in found["rows"])
+    return keep(found, folder / f"{slug(found)}{'' if slug(found) == 'cpu' else '-bench'}.json", markdown(found))
+
+
+def slug(found: dict[str, Any]) -> str:
+    """Return the device's name as it stands in the name of a file."""
+    return re.sub(r"[^a-z0-9]+", "-", str(found["machine"]["device"]).lower()).strip("-")
+
+
+def keep(found: dict[str, Any], path: Path, text: str) -> Path:
+    """Write {"machine", "rows"} as JSON, a row a line, and its table beside it; return where the table is."""
+    rows = ",\n".join(f"  {json.dumps(row)}" for row in found["rows"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, f'{{"machine": {json.dumps(found["machine"])},\n "rows": [\n{lines}\n ]}}\n')
-    _replace(path.with_suffix(".md"), markdown(found))
+    replace_file(path, f'{{"machine": {json.dumps(found["machine"])},\n "rows": [\n{rows}\n ]}}\n')
+    replace_file(path.with_suffix(".md"), text)
     return path.with_suffix(".md")
 
 

@@ -1,0 +1,65 @@
+"""Where a step's time goes, by phase and backend: `python -m bench.phases` writes <device>-phases.json and .md.
+
+What `gtp-fast profile` says of hopper-demo-v0 (obs 11, action 3, batch 256, width 256). A phase's time is the host's:
+on a CPU that is where the work is done, on a GPU where it is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.gpu import machine as described
+from bench.gpu.results import commit, rounded
+from bench.table import keep, slug
+from gtp_fast.config_files import merge
+from gtp_fast.profile_run import profile_run
+from gtp_fast.profiling import PHASES
+
+GPU = torch.cuda.is_available()
+ENV = "hopper-demo-v0"
+SETTINGS: tuple[dict[str, Any], ...] = tuple(
+    {"backend": backend, "sampling_steps": k} for k in (5, 2) for backend in ("eager", "fused" if GPU else "compiled")
+)
+
+
+def measure() -> dict[str, Any]:
+    """Profile each setting on one thread, uncaptured."""
+    version, rows = commit(), []
+    for setting in SETTINGS:
+        cfg = merge({"env": ENV, "steps": 2_000_000, "graph": False, "threads": 1, "eta": 5.0} | setting)
+        with tempfile.TemporaryDirectory() as folder:
+            found = profile_run(cfg, Path(folder))
+        times = {name.removesuffix(" us"): value for name, value in found.items() if name.endswith(" us")}
+        rows.append({**setting, "us": times})
+    return rounded({"machine": described.measure({}, False) | {"commit": version}, "rows": rows})
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Return the table: milliseconds of each phase, under the profiler, and of the whole step without it."""
+    m = found["machine"]
+    lines = [f"device: {m['device']} ({m['processor']}), torch {m['torch']}, commit {m['commit']}; {ENV}", ""]
+    lines.append("| backend | K | " + " | ".join(PHASES) + " | step, not profiled |")
+    lines.append("|---" * (3 + len(PHASES)) + "|")
+    for row in found["rows"]:
+        cells = [f"{row['us'][name] / 1e3:.2f}" if name in row["us"] else "-" for name in (*PHASES, "step")]
+        lines.append(f"| {row['backend']} | {row['sampling_steps']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, write both files and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.phases", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    asked = parser.parse_args()
+    found = measure()
+    keep(found, asked.out / f"{slug(found)}-phases.json", markdown(found))
+    print(markdown(found))
+
+
+if __name__ == "__main__":
+    main()
