@@ -41,13 +41,14 @@ def measure() -> dict[str, Any]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Return the table: milliseconds of each phase, under the profiler, and of the whole step without it."""
+    """Return the table: the share of each phase in their sum, which a busy machine changes less than their times."""
     m = found["machine"]
     lines = [f"device: {m['device']} ({m['processor']}), torch {m['torch']}, commit {m['commit']}; {ENV}", ""]
-    lines.append("| backend | K | " + " | ".join(PHASES) + " | step, not profiled |")
-    lines.append("|---" * (3 + len(PHASES)) + "|")
+    lines.append("| backend | K | " + " | ".join(PHASES) + " |")
+    lines.append("|---" * (2 + len(PHASES)) + "|")
     for row in found["rows"]:
-        cells = [f"{row['us'][name] / 1e3:.2f}" if name in row["us"] else "-" for name in (*PHASES, "step")]
+        own = {name: row["us"].get(name, 0.0) for name in PHASES}
+        cells = [f"{100 * value / sum(own.values()):.0f} %" for value in own.values()]
         lines.append(f"| {row['backend']} | {row['sampling_steps']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

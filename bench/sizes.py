@@ -170,6 +170,10 @@ def picture(found: dict[str, Any], path: Path) -> None:
         axes.loglog(x, [row["ms"] for row in own], "o-", color="#1f5fa8", label="ms a step")
         axes.loglog(x, [row["memory_mib"] for row in own], "s--", color="#d1661f", label="MiB")
         axes.set_xlabel(TITLES[axis])
+        axes.set_xticks(x, [f"{value / 1000:g}k" if value >= 10_000 else str(value) for value in x], fontsize=7)
+        axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         axes.legend(fontsize=8, frameon=False)
     roof, points = panels[4], [(_roofline(row, m), row) for row in rows]
     x = np.geomspace(0.5, 2 * max(p[0][1] for p in points), 50)
@@ -177,6 +181,9 @@ def picture(found: dict[str, Any], path: Path) -> None:
     for axis, colour in zip(SIZES, ("#1f5fa8", "#d1661f", "#2f8f4e", "#8a4fa3"), strict=True):
         own = [p for p, row in points if row["axis"] == axis]
         roof.loglog([p[1] for p in own], [p[0] for p in own], "o", color=colour, markersize=4, label=TITLES[axis])
+    for axis in (roof.xaxis, roof.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     roof.set(xlabel="FLOP a byte of the eager step", ylabel="GFLOP / s")
     roof.legend(fontsize=7, frameon=False)
     figure.suptitle(f"{m['processor'] if m['device'] == 'cpu' else m['device']}, batch 256, width 256, one seed, K = 5")
