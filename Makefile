@@ -30,6 +30,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
+# The first prints the timing table and writes it to bench/results.
 bench: $(STAMP)
 	$(BIN)/pytest bench/ --benchmark-only
 	PYTHONPATH=.:kernels $(BIN)/python -m bench.resources --precision tf32

@@ -1,78 +1,70 @@
-"""Time of one action on one CPU thread, noise and checks included: obs 17, action 6, hidden 256, as HalfCheetah.
+"""Time of one action, noise and checks included, from NumPy to NumPy: obs 17, action 6, as HalfCheetah.
 
-`plain` is what `Policy.act` did before it had a path for the CPU: the twin of the tests in torch, noise drawn call by
-call. One run holds both, so that their ratio is a figure. NumPy's products take the cores that OMP_NUM_THREADS allows:
-OMP_NUM_THREADS=1 pytest bench/bench_latency.py --benchmark-only
+`torch` is the algorithm's formulas as they stand, the twin of the tests; the other is the policy's own way. On a CPU
+both have one thread.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from gtp_fast import networks, rng
-from gtp_fast.policy import Policy
-from gtp_fast.policy_config import PolicyConfig
-from gtp_fast.sampler import TorchSampler
-from gtp_fast.trajectory import sampling_grid
+from bench.training import ACTION_DIM, OBS_DIM, config, policy, registered
+from gtp_fast import algorithms
 
-CONFIG = PolicyConfig(17, 6, 256, 0.002, 80.0, 0.5, 7.0, 5, 1, "none", (0,))
-LAYOUTS = {"actor": networks.actor_layout(17, 6, 256), "critic": networks.critic_layout(17, 6, 256)}
-
-
-class _PlainNoise:
-    def of_call(self, call: int, rows: int) -> np.ndarray:
-        return rng.standard_normals([0], rng.ACT, call, rows, 6).numpy()
-
-
-def _policies(changes: dict[str, Any]) -> tuple[Policy, Policy]:
-    """Return the policy, and one of the same parameters that acts the plain way."""
-    config = replace(CONFIG, **changes)
-    flat = {
-        name: networks.init_flat(LAYOUTS[name], [0], heads, heads - 1) for name, heads in (("actor", 1), ("critic", 2))
-    }
-    policy, plain = Policy(config, flat), Policy(config, flat)
-    p = {name: networks.views(tensor, LAYOUTS[name]) for name, tensor in flat.items()}
-    grid = sampling_grid(config.sampling_steps, config.sigma_min, config.sigma_max, config.rho)
-    critic = p["critic"] if config.candidates > 1 else None
-    plain._sampler = TorchSampler(p["actor"], critic, grid, config.sigma_data, config.sigma_min)
-    plain._noise = _PlainNoise()  # pyright: ignore[reportAttributeAccessIssue]
-    return policy, plain
-
-
-CASES = {
-    "k1": {"sampling_steps": 1},
-    "k2": {"sampling_steps": 2},
-    "k5": {},
-    "k10": {"sampling_steps": 10},
-    "k5-50candidates": {"candidates": 50, "select": "argmax"},
-    "k5-batch256": {},
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+METHODS: dict[str, dict[str, Any]] = {f"gtp-k{k}": {"sampling_steps": k} for k in (1, 2, 5, 10)} | {
+    "dql": {"algo": "dql"},
+    "cac": {"algo": "cac"},
+    "fql-4x512": {"algo": "fql"},
+    "fql-3x256": {"algo": "fql", "hidden": 256, "layers": 3},
 }
+PLACES = ((1, 1), (1, 50), (256, 1))  # batch, candidates
 
 
-@pytest.mark.parametrize("way", ["plain", "cpu"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("way", ["torch", "own"])
+@pytest.mark.parametrize(("batch", "candidates"), PLACES, ids=lambda n: str(n))
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.benchmark(warmup=False)
-def bench_act(benchmark, machine, case, way):
-    benchmark.group = f"latency/gtp/{case}"
-    changes, batch = CASES[case], 256 if "batch256" in case else 1
-    obs = np.random.default_rng(0).normal(size=(batch, 17)).astype(np.float32)
-    policy, plain = _policies(changes)
-    for _ in range(3):
-        # 80 z at the start, 24 bits: 5e-6. A slip in the formula or the noise would be a thousand times larger.
-        assert np.abs(policy.act(obs) - plain.act(obs)).max() < 2e-5
-    acting = policy if way == "cpu" else plain
-    rounds = 200 if case in ("k5-50candidates", "k5-batch256") else 1_000
+def bench_act(benchmark, machine, method, batch, candidates, way):
+    changes = METHODS[method]
+    algo = changes.get("algo", "gtp")
+    if not registered(algo):
+        pytest.skip(f"gtp_fast.algorithms has no {algo} in this version")
+    select = "none" if candidates == 1 else "argmax"
+    cfg = config(**{**changes, "candidates": candidates, "select": select, "device": DEVICE})
+    own = policy(cfg, algorithms.of(algo).init_state(cfg, OBS_DIM, ACTION_DIM, DEVICE), OBS_DIM, ACTION_DIM)
+    if way == "own" and own.runtime == "torch":
+        pytest.skip(f"{algo} acts by its formulas in torch here: timed as that")
+    benchmark.group = f"latency/{algo}/{cfg.sampling_steps}"
+    obs = np.random.default_rng(0).normal(size=(batch, OBS_DIM)).astype(np.float32)
+    _assert_acts_as_its_formulas(own, obs)
+    acting = own if way == "own" else own.plain()
+    rounds = 1_000 if batch * candidates == 1 else 100
     benchmark.pedantic(acting.act, (obs,), rounds=rounds, iterations=1, warmup_rounds=20)
-    times = np.percentile(benchmark.stats.stats.data, [20, 50, 80, 99]) * 1e3
+    low, middle, high, slow = (np.percentile(benchmark.stats.stats.data, [20, 50, 80, 99]) * 1e6).tolist()
     benchmark.extra_info |= machine | {
-        "way": way,
-        "batch": batch,
-        "omp_threads": os.environ.get("OMP_NUM_THREADS"),
-        **changes,
+        "method": method,
+        "algo": algo,
+        "way": acting.runtime,
+        "sampling_steps": cfg.sampling_steps,
+        "batch_size": batch,
+        "candidates": candidates,
+        "hidden": cfg.hidden,
+        "layers": cfg.layers,
+        "precision": "fp32" if DEVICE == "cpu" else "tf32",
+        "us": middle,
+        "p20_us": low,
+        "p80_us": high,
+        "p99_us": slow,
     }
-    benchmark.extra_info |= dict(zip(("p20_ms", "median_ms", "p80_ms", "p99_ms"), times.round(4).tolist(), strict=True))
+
+
+def _assert_acts_as_its_formulas(own, obs):
+    """Refuse to time what acts otherwise. Candidates whose values nearly tie may be chosen otherwise: almost all."""
+    same = [np.abs(own.anew().act(obs) - own.plain().act(obs)).max(axis=-1) for _ in range(3)]
+    # 80 z at the start, 24 bits: 5e-6 in fp32. A slip in the formula or the noise would be a thousand times larger.
+    assert np.mean(np.concatenate(same) < (2e-5 if DEVICE == "cpu" else 0.05)) > 0.9

@@ -1,45 +1,78 @@
-"""What every benchmark shares: one thread, and the machine written beside each figure."""
+"""What every benchmark shares: one thread, the machine and its ceilings beside each figure, the table at the end."""
 
 from __future__ import annotations
 
-import platform
-import subprocess
+import os
+
+# Before NumPy: one core, so that ratios between machines and codes need no account of scaling.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from bench import table
+from bench.gpu import machine as described
+from bench.gpu.results import commit
+from bench.timing import ceilings, seconds
 from gtp_fast.device import keep_freed_memory
+
+RESULTS = Path(__file__).parent / "results"
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Time one core: ratios between machines and codes need no account of scaling."""
-    before = torch.get_num_threads()
+def one_thread(_one_thread):
+    """Hold every benchmark to what `_one_thread` set: a trained run may have changed it."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def _one_thread():
     torch.set_num_threads(1)
     if sys.platform == "linux":
         keep_freed_memory()  # as in training
-    yield
-    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def machine() -> dict[str, Any]:
+    """Device, driver, versions and commit, for `extra_info`."""
+    return described.measure({}, False) | {"commit": commit()}
+
+
+@pytest.fixture(scope="session")
+def ceiling(_one_thread) -> dict[str, float]:
+    """Return what this device reaches at best: GFLOP/s of a large fp32 product, GB/s of a large copy."""
+    return ceilings("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture
-def machine() -> dict[str, str]:
-    """Device, versions and commit, for `extra_info`."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "processor": _processor(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
-    }
+def timed(benchmark, machine):
+    """Return a function that times run(n): device time by events on a GPU, CPU time of this process elsewhere."""
+
+    def measure(run: Any, n: int, rounds: int, **info: Any) -> float:
+        benchmark._timer = seconds()
+        benchmark.pedantic(run, (n,), rounds=rounds, iterations=1, warmup_rounds=1)
+        each = benchmark.stats.stats.median / n
+        benchmark.extra_info |= machine | info | {"us": each * 1e6}
+        return each
+
+    return measure
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the table of what ran; write it, with the JSON that it comes from, where every kind of group ran."""
+    session: Any = getattr(config, "_benchmarksession", None)
+    benchmarks = [b.as_dict() for b in session.benchmarks] if session else []
+    found = table.gathered(benchmarks)
+    if not found["rows"]:
+        return
+    terminalreporter.section("our timing table beside the paper's")
+    terminalreporter.write_line(table.markdown(found))
+    if table.whole(found):
+        terminalreporter.write_line(f"written: {table.write(found, RESULTS)}")
+    else:
+        terminalreporter.write_line("not written: a whole run (pytest bench/ --benchmark-only) writes it")

@@ -6,15 +6,17 @@ obs 17, action 6, batch 256, as HalfCheetah.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gtp_fast import algorithms
 from gtp_fast.algorithms import gtp, pieces
 from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig, member_seeds
+from gtp_fast.config_files import merge
 from gtp_fast.graph import stepper
 from gtp_fast.policy import Policy, PolicyConfig
 from gtp_fast.state import TrainState
@@ -28,16 +30,23 @@ OBS_DIM, ACTION_DIM, ROWS = 17, 6, 10_000
 
 
 def config(**changes: Any) -> TrainConfig:
-    """Return the settings of a measured run: the defaults on the CPU, eta 5 and 2M steps, with changes."""
-    defaults = {
-        "env": "bench",
-        "steps": 2_000_000,
-        "eta": 5.0,
-        "device": "cpu",
-        "backend": "eager",
-        "precision": "fp32",
-    }
-    return TrainConfig(**(defaults | changes))
+    """Return the settings of a measured run: the defaults on the CPU, eta 5 and 2M steps, with changes.
+
+    Another algorithm than GTP has the settings of its own file in configs/algorithms.
+    """
+    defaults = {"env": "bench", "steps": 2_000_000, "device": "cpu", "backend": "eager", "precision": "fp32"}
+    algo = changes.get("algo", "gtp")
+    own = {"eta": 5.0} if algo == "gtp" else asdict(merge({"env": "HalfCheetah-v5", "algo": algo}))
+    return TrainConfig(**(own | defaults | changes))
+
+
+def registered(algo: str) -> bool:
+    """Say whether an algorithm is there in this version."""
+    try:
+        algorithms.of(algo)
+    except (KeyError, ImportError):
+        return False
+    return True
 
 
 def transitions(rows: int = ROWS) -> SimpleNamespace:
@@ -53,9 +62,12 @@ def transitions(rows: int = ROWS) -> SimpleNamespace:
 
 
 def training(cfg: TrainConfig, rows: int = ROWS) -> tuple[TrainState, Callable[[int], None]]:
-    """Return a fresh state on cfg.device and the function that makes n steps on it."""
-    buffer = ReplayBuffer.from_transitions(transitions(rows), cfg, cfg.device)  # pyright: ignore[reportArgumentType]
-    state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
+    """Return a fresh state on cfg.device and the function that makes n steps on it; beyond ROWS, rows repeat."""
+    data = transitions(min(rows, ROWS))
+    buffer = ReplayBuffer.from_transitions(data, cfg, cfg.device)  # pyright: ignore[reportArgumentType]
+    if rows > ROWS:
+        buffer = replace(buffer, rows=buffer.rows.repeat(-(-rows // ROWS), 1)[:rows])
+    state = algorithms.of(cfg.algo).init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
     return state, stepper(cfg, state, buffer)
 
 

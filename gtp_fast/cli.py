@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--print-config", action="store_true", help="print the merged settings and stop")
     train.add_argument("--json", action="store_true", help="print the result as one JSON object")
     _add_eval(command("eval", _eval, "roll out a saved policy: raw and normalised score of each seed"))
+    latency = command("latency", _latency, "time an action against sampling steps, batch and candidates")
+    latency.add_argument("run_path", type=Path, metavar="RUN", help="a run directory or a checkpoint")
+    latency.add_argument("--seed", type=int, help="one member of the run (default: the first)")
+    latency.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    latency.add_argument("--seconds", type=float, default=0.2, help="spent on each point (default: 0.2)")
+    latency.add_argument("--out", type=Path, help="where to write (default: report/ of the run)")
+    latency.add_argument("--json", action="store_true", help="print one JSON object")
     report = command("report", _report, "draw the learning curve, write the table and the model card")
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     report.add_argument("--out", type=Path, help="where to write (default: report/ of the run; of several: ./report)")
@@ -166,6 +173,17 @@ def _eval(arguments: argparse.Namespace) -> None:
         row = result.returns_SE[i]
         score = "" if result.scores_SE is None else f"   score {result.scores_SE[i].mean():.1f}"
         print(f"  seed {seed}: return {row.mean():.1f} (std {row.std():.1f}){score}")
+
+
+def _latency(arguments: argparse.Namespace) -> None:
+    from gtp_fast import latency
+
+    asked = latency.LatencyConfig(**{f.name: getattr(arguments, f.name) for f in fields(latency.LatencyConfig)})
+    found = latency.latency_run(arguments.run_path, asked)
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        print(f"{latency.table(found)}\nwrote {found['picture']} and latency.json beside it")
 
 
 def _report(arguments: argparse.Namespace) -> None:

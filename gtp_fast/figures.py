@@ -1,4 +1,4 @@
-"""The pictures of a report: learning curves with their seeds, and the four goals of Fig. 7. All return PNG bytes."""
+"""The pictures: learning curves with their seeds, the four goals of Fig. 7, latency. All return PNG bytes."""
 
 from __future__ import annotations
 
@@ -162,3 +162,31 @@ def _rollouts(axes: Axes, policy: Any) -> None:
     for goal in embedded.GOALS:
         axes.add_patch(Circle(goal, embedded.GOAL_RADIUS, color=COLOURS[1], alpha=0.35, linewidth=0))
     _plane(axes, f"{ROLLOUTS} rollouts from the origin\nto the four goals", embedded.BOUND)
+
+
+def latency_lines(found: Mapping[str, Any]) -> bytes:
+    """Draw the time of an action over sampling steps, a panel a batch and number of candidates, a line a backend.
+
+    found: what `latency.latency_run` returns; p20 to p80 are shaded, the fit is dashed.
+    """
+    places = list(dict.fromkeys((row["batch"], row["candidates"]) for row in found["rows"]))
+    backends = list(dict.fromkeys(row["backend"] for row in found["rows"]))
+    figure, grid = plt.subplots(1, len(places), figsize=(3.4 * len(places), 3.6), layout="constrained", squeeze=False)
+    for axes, place in zip(grid[0], places, strict=True):
+        for colour, backend in zip(COLOURS, backends, strict=False):
+            rows = [r for r in found["rows"] if (r["batch"], r["candidates"], r["backend"]) == (*place, backend)]
+            k = np.array([row["sampling_steps"] for row in rows])
+            low, middle, high = (np.array([r[n] for r in rows]) / 1e3 for n in ("p20_us", "median_us", "p80_us"))
+            axes.plot(k, middle, "o", color=colour, markersize=3, label=backend)
+            axes.fill_between(k, low, high, color=colour, alpha=0.18, linewidth=0)
+            for fit in found["fits"]:
+                if (fit["batch"], fit["candidates"], fit["backend"]) == (*place, backend):
+                    text = f"{fit['fixed_us']:.0f} + {fit['step_us']:.0f} K us"
+                    line = (fit["fixed_us"] + fit["step_us"] * k) / 1e3
+                    axes.plot(k, line, "--", color=colour, linewidth=1, label=text)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("sampling steps K", fontsize=9)
+        axes.legend(fontsize=7, frameon=False)
+        _tidy(axes, f"ms an action, batch {place[0]}, {place[1]} candidate{'s' if place[1] > 1 else ''}")
+    figure.suptitle(f"{found['algo'].upper()}, {found['processor'] if found['device'] == 'cpu' else found['device']}")
+    return _png(figure)

@@ -52,16 +52,16 @@ class Policy:
         layouts = self._algorithm.layouts(config)
         check(config, tensors, layouts)
         self.config, self.device, self._calls = config, torch.device(device), 0
-        self._actor, critic = views(tensors["actor"].to(device), layouts["actor"]), None
+        self._actor, self._critic = views(tensors["actor"].to(device), layouts["actor"]), None
         if config.candidates > 1:
-            critic = views(tensors["critic"].to(device), layouts["critic"])
+            self._critic = views(tensors["critic"].to(device), layouts["critic"])
         self._columns = self._algorithm.noise_columns(config)
-        self._sampler = self._make_sampler(tensors, critic, precision)
+        self._sampler = self._make_sampler(tensors, precision)
         self._noise = CallNoise(config.seeds, rng.ACT, self._columns)
         self._choice = CallNoise(config.seeds, rng.SELECT, 1, gumbel=True) if config.select == "softmax" else None
 
-    def _make_sampler(self, tensors: dict[str, Tensor], critic: dict[str, Tensor] | None, precision: str) -> Sampler:
-        config = self.config
+    def _make_sampler(self, tensors: dict[str, Tensor], precision: str) -> Sampler:
+        config, critic = self.config, self._critic
         if precision not in PRECISIONS:
             raise UsageError(f"precision={precision!r} is none of {', '.join(PRECISIONS)}")
         if config.algo != "gtp":
@@ -89,6 +89,17 @@ class Policy:
         other = copy.copy(self)
         other._calls = 0
         return other
+
+    def plain(self) -> Policy:
+        """Return this policy acting by its algorithm's formulas in torch: what its own way is measured against."""
+        other = self.anew()
+        other._sampler = AlgorithmSampler(self.config, self._actor, self._critic)
+        return other
+
+    @property
+    def runtime(self) -> str:
+        """What acts: "numpy", "fused" (one captured launch), or "torch"."""
+        return {"CpuSampler": "numpy", "CudaSampler": "fused"}.get(type(self._sampler).__name__, "torch")
 
     def act(self, obs: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         """Choose actions for one observation (D,) or several (B, D).

@@ -18,6 +18,7 @@ from gtp_fast import __version__, checkpoint
 from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6
 from gtp_fast.config_files import dump_yaml, read_yaml
 from gtp_fast.dataset import Transitions
+from gtp_fast.device import processor
 from gtp_fast.disk import told_of
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.rundir import RunDir, new_run_path, publish, publish_json
@@ -159,7 +160,7 @@ def describe(run: RunDir, cfg: TrainConfig, data: Transitions) -> None:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "platform": platform.platform(),
-            "cpu": _cpu(),
+            "cpu": processor(),
             "gpu": torch.cuda.get_device_name() if cfg.device == "cuda" else None,
             "threads": cfg.threads,
             "data_source": data.source,
@@ -170,14 +171,6 @@ def describe(run: RunDir, cfg: TrainConfig, data: Transitions) -> None:
         }
         publish_json(run.path / "environment.json", environment)
         publish(run.path / "config.yaml", dump_yaml(cfg).encode())
-
-
-def _cpu() -> str:
-    """Return the processor's name as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def _commit() -> str | None:

@@ -40,7 +40,7 @@ RIVER = (
         ("noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "evaluate", "evaluator"),
     ),
     ("run", ("results", "loop", "profile_run", "eval_run")),
-    ("ask", ("aggregate", "runs", "report", "figures", "doctor", "screen", "cli", "__main__")),
+    ("ask", ("aggregate", "runs", "report", "figures", "latency", "doctor", "screen", "cli", "__main__")),
 )
 OWNERS = {
     "h5py": {"dataset"},

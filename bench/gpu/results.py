@@ -44,7 +44,7 @@ class Results:
 
     def add(self, part: str, row: Row, seconds: float) -> None:
         """Keep a row and write the files."""
-        self.parts[part]["rows"].append(_rounded(row))
+        self.parts[part]["rows"].append(rounded(row))
         self.parts[part]["seconds"] = round(seconds, 1)
         self.write()
 
@@ -59,13 +59,14 @@ class Results:
 
     def write(self) -> None:
         """Write JSON and Markdown, each whole or not at all."""
-        known = {"machine": _rounded(self.machine), "parts": self.parts}
+        known = {"machine": rounded(self.machine), "parts": self.parts}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(self.path, _one_row_a_line(known))
-        _replace(self.path.with_suffix(".md"), markdown(known))
+        replace_file(self.path, _one_row_a_line(known))
+        replace_file(self.path.with_suffix(".md"), markdown(known))
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
@@ -81,13 +82,13 @@ def _one_row_a_line(known: dict[str, Any]) -> str:
     return f' {{"machine": {json.dumps(known["machine"])},\n "parts": {{\n'.lstrip() + ",\n".join(parts) + "\n }}\n"
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Round floats to five digits: no timing here has more."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
-        return {name: _rounded(item) for name, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list) else value
+        return {name: rounded(item) for name, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
 def commit() -> str:

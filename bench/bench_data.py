@@ -1,0 +1,66 @@
+"""From a file to the rows of the buffer: reading D4RL's HDF5, building transitions, packing; 100,000 rows."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from bench.training import config
+from gtp_fast.buffer import ReplayBuffer
+from gtp_fast.dataset import read_hdf5
+from gtp_fast.episodes import build_transitions
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROWS, EPISODE = 100_000, 1_000
+# The clock of the wall: reading waits for a disk.
+pytestmark = pytest.mark.benchmark(warmup=False, timer=time.perf_counter)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("data") / "rows.hdf5"
+    timeouts = np.arange(1, ROWS + 1) % EPISODE == 0
+    with h5py.File(path, "w") as out:
+        out["observations"] = rng.normal(size=(ROWS, 17)).astype(np.float32)
+        out["actions"] = rng.uniform(-1, 1, size=(ROWS, 6)).astype(np.float32)
+        out["rewards"] = rng.normal(size=ROWS).astype(np.float32)
+        out["terminals"], out["timeouts"] = np.zeros(ROWS, bool), timeouts
+    return path
+
+
+def _record(benchmark, machine, moved: int) -> None:
+    median = benchmark.stats.stats.median
+    benchmark.extra_info |= machine | {"rows": ROWS, "bytes": moved, "gb_s": moved / median / 1e9, "us": median * 1e6}
+
+
+@pytest.mark.benchmark(group="data/read")
+def bench_read(benchmark, machine, file):
+    """Read and hash, from the page cache."""
+    with h5py.File(file) as whole:
+        assert np.array_equal(read_hdf5(file).obs[-1], np.asarray(whole["observations"])[-1])
+    benchmark.pedantic(read_hdf5, (file,), rounds=5, warmup_rounds=1)
+    _record(benchmark, machine, file.stat().st_size)
+
+
+@pytest.mark.benchmark(group="data/build")
+def bench_build(benchmark, machine, file):
+    arrays = read_hdf5(file)
+    built = build_transitions(arrays, "rows", str(file), 0)
+    # The last row of an episode has no successor.
+    assert len(built.reward_N) == ROWS - ROWS // EPISODE and np.array_equal(built.next_obs_ND[0], arrays.obs[1])
+    benchmark.pedantic(build_transitions, (arrays, "rows", str(file), 0), rounds=5, warmup_rounds=1)
+    _record(benchmark, machine, arrays.obs.nbytes * 2 + arrays.action.nbytes)
+
+
+@pytest.mark.benchmark(group="data/pack")
+def bench_pack(benchmark, machine, file):
+    built, cfg = build_transitions(read_hdf5(file), "rows", str(file), 0), config()
+    packed = ReplayBuffer.from_transitions(built, cfg, DEVICE)
+    assert np.array_equal(packed.rows[-1, :17].cpu().numpy(), built.obs_ND[-1])
+    benchmark.pedantic(ReplayBuffer.from_transitions, (built, cfg, DEVICE), rounds=5, warmup_rounds=1)
+    _record(benchmark, machine, packed.nbytes)

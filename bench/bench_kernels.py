@@ -1,0 +1,115 @@
+"""The pieces of a step, each against a float64 or plain form first: on a CPU their twins, on a GPU also every launch.
+
+Bytes count what must be read and written once; percent is of the copy or the product that this device was seen to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from gtp_kernels import reference
+
+from bench.training import ACTION_DIM, OBS_DIM, config, transitions
+from gtp_fast import networks, optimizer, trajectory
+from gtp_fast.buffer import ReplayBuffer
+
+pytestmark = pytest.mark.benchmark(warmup=False)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BATCH, WIDTH, K = 256, 256, 5
+ROUNDS = 20
+
+
+def _bytes(benchmark: Any, ceiling: dict[str, float], seconds: float, moved: int) -> None:
+    share = moved / seconds / 1e9 / ceiling["copy_gb_s"]
+    benchmark.extra_info |= ceiling | {"bytes": moved, "percent_of_copy_ceiling": 100 * share}
+
+
+def _flops(benchmark: Any, ceiling: dict[str, float], seconds: float, flops: int) -> None:
+    share = flops / seconds / 1e9 / ceiling["product_gflop_s"]
+    benchmark.extra_info |= ceiling | {"flops": flops, "percent_of_product_ceiling": 100 * share}
+
+
+def _times(call: Any) -> Any:
+    return lambda n: [call() for _ in range(n)]
+
+
+@pytest.mark.benchmark(group="kernel/product")
+def bench_product(benchmark, timed, ceiling):
+    a, b = (torch.randn(WIDTH, WIDTH, device=DEVICE) for _ in range(2))
+    assert (torch.mm(a, b) - (a.double() @ b.double())).abs().max() < 1e-3  # 256 products of normals, 24 bits
+    taken = timed(_times(lambda: torch.mm(a, b)), 100, ROUNDS, shape="256x256x256", precision="fp32")
+    _flops(benchmark, ceiling, taken, 2 * WIDTH**3)
+
+
+@pytest.mark.benchmark(group="kernel/mish")
+def bench_mish(benchmark, timed, ceiling):
+    x = torch.randn(BATCH, WIDTH, device=DEVICE)
+    expected = torch.nn.functional.mish(x.double())
+    assert (reference.mish(x) - expected).abs().max() < 1e-5
+    taken = timed(_times(lambda: reference.mish(x)), 100, ROUNDS, shape="256x256", precision="fp32")
+    _bytes(benchmark, ceiling, taken, 2 * x.numel() * 4)
+
+
+@pytest.mark.benchmark(group="kernel/gather")
+def bench_gather(benchmark, timed, ceiling):
+    buffer = ReplayBuffer.from_transitions(transitions(), config(), DEVICE)  # pyright: ignore[reportArgumentType]
+    index = torch.randint(buffer.size, (1, BATCH), device=DEVICE)
+    assert torch.equal(buffer.gather(index).next_obs_SBD[0, 3], buffer.rows[index[0, 3]][25:42])
+    taken = timed(_times(lambda: buffer.gather(index)), 100, ROUNDS, shape=f"{BATCH} of {buffer.size} rows")
+    _bytes(benchmark, ceiling, taken, 2 * BATCH * buffer.rows.shape[1] * 4)
+
+
+@pytest.mark.benchmark(group="kernel/chain")
+def bench_chain(benchmark, timed, ceiling):
+    layout = networks.actor_layout(OBS_DIM, ACTION_DIM, WIDTH)
+    flat = networks.init_flat(layout, [0]).to(DEVICE)
+    p, exact = networks.views(flat, layout), networks.views(flat.double(), layout)
+    obs, z = torch.randn(1, 2 * BATCH, OBS_DIM, device=DEVICE), torch.randn(1, 2 * BATCH, ACTION_DIM, device=DEVICE)
+    grid = trajectory.sampling_grid(K, 0.002, 80.0, 7.0, DEVICE)
+
+    @torch.inference_mode()
+    def chain(p: Any = p, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return trajectory.sample_actions(p, obs.to(dtype), z.to(dtype), grid.to(dtype), 0.5, 0.002)
+
+    assert (chain() - chain(exact, torch.float64)).abs().max() < 2e-5  # 80 z at the start, 24 bits
+    taken = timed(_times(chain), 5, ROUNDS, shape=f"2 x {BATCH} rows, K = {K}", precision="fp32")
+    _flops(benchmark, ceiling, taken, 2 * 2 * BATCH * K * layout.parameters)
+
+
+@pytest.mark.benchmark(group="kernel/update")
+def bench_update(benchmark, timed, ceiling):
+    """Adam, clipping and EMA of the actor's flat buffer; the first step of Adam is lr times the gradient's sign."""
+    param = networks.init_flat(networks.actor_layout(OBS_DIM, ACTION_DIM, WIDTH), [0]).to(DEVICE)
+    grad, slow, start = torch.randn_like(param), param.clone(), param.clone()
+    first, second = torch.zeros_like(param), torch.zeros_like(param)
+    step, lr = torch.zeros((), dtype=torch.int64, device=DEVICE), torch.full((1, 1), 3e-4, device=DEVICE)
+
+    def update() -> None:
+        _, scale_M1 = optimizer.clip_scale(grad, 1, 9.0)
+        optimizer.adam_(param, grad, first, second, step, lr, scale_M1)
+        optimizer.average_(slow, param, 0.005)
+
+    update()
+    moved = (param - start)[grad.abs() > 0.1]
+    assert torch.allclose(moved, -3e-4 * grad[grad.abs() > 0.1].sign(), atol=1e-6)
+    taken = timed(_times(update), 20, ROUNDS, shape=f"{param.numel()} parameters", precision="fp32")
+    _bytes(benchmark, ceiling, taken, 11 * param.numel() * 4)  # grad twice, four tensors read and written, param again
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="the fused launches need a GPU; interpreted they are not timed")
+@pytest.mark.parametrize("place", range(10))
+def bench_launch(benchmark, timed, place):
+    """Each launch of the fused step by itself; that the step is right is `bench_step`'s gate."""
+    from gtp_fast.algorithms import fused, gtp
+
+    cfg = config(backend="fused", precision="tf32", device="cuda")
+    buffer = ReplayBuffer.from_transitions(transitions(), cfg, DEVICE)  # pyright: ignore[reportArgumentType]
+    state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, DEVICE)
+    step = fused.make_step(cfg, state, buffer)
+    step()
+    assert (state.first_bad_SQ < 0).all() and int(state.step) == 1
+    launch = step.launches[place]
+    benchmark.group = f"kernel/{launch.name}"
+    timed(_times(launch), 200, ROUNDS, phase=launch.phase, precision="tf32", shape="batch 256, width 256, K = 5")
