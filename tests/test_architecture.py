@@ -26,6 +26,7 @@ RIVER = (
             "algorithms",
             "algorithms.pieces",
             "algorithms.gtp",
+            "algorithms.fql",
             "algorithms.binding",
             "algorithms.fused",
             "graph",

@@ -12,6 +12,6 @@ from types import ModuleType
 
 def of(name: str) -> ModuleType:
     """Return the module of an algorithm, "gtp", "dql", "cac" or "fql"."""
-    from gtp_fast.algorithms import gtp
+    from gtp_fast.algorithms import fql, gtp
 
-    return {"gtp": gtp}[name]
+    return {"gtp": gtp, "fql": fql}[name]
