@@ -54,8 +54,8 @@ def learning_curves(groups: Mapping[tuple[str, str], list[Run]]) -> bytes:
     score.legend(fontsize=8, frameon=False, loc="best")
     _tidy(loss, "actor loss")
     loss.set_xlabel("train steps", fontsize=9)
-    if len(loss.lines):
-        loss.set_yscale("log")
+    if len(loss.lines) and all((np.asarray(line.get_ydata()) > 0).all() for line in loss.lines):
+        loss.set_yscale("log")  # a loss that holds -Q falls below 0
     for axes in (score, loss):
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
     figure.suptitle(", ".join(dict.fromkeys(env for env, _ in groups)), fontsize=11)
@@ -111,7 +111,11 @@ def multigoal(run: Path) -> tuple[dict[str, Any], bytes]:
         axes.scatter(
             *cloud[:GOAL_SAMPLES].T, s=2, color=COLOURS[0] if name != "data" else "#555555", alpha=0.35, linewidths=0
         )
-        kind = "actions of the data at the origin" if name == "data" else f"GTP samples, {name}"
+        kind = (
+            "actions of the data at the origin"
+            if name == "data"
+            else f"{policies[5].config.algo.upper()} samples, {name}"
+        )
         _plane(axes, f"{kind}\noff the modes {masses[name][1]:.3f}", 1.0)
         for centre, mass in zip(embedded.MODE_CENTRES, masses[name][0], strict=True):
             axes.add_patch(Circle(centre, embedded.MODE_RADIUS, fill=False, color="#999999", linewidth=0.8))
