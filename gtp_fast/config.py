@@ -150,6 +150,8 @@ def validate(cfg: TrainConfig) -> TrainConfig:
         raise UsageError(f"--bc means eta = 0 for every member; leave out --etas {shown(cfg.etas)}")
     if cfg.layers != 3 and cfg.algo != "fql":
         raise UsageError(f"--layers {cfg.layers} is for --algo fql; the networks of {cfg.algo} have 3")
+    if cfg.algo == "fql" and (cfg.etas is not None or cfg.max_q_backup):
+        raise UsageError("--etas and --max-q-backup are none of fql's; its weights are 1 for Q and --alpha beside it")
     if cfg.bc and cfg.candidates > 1:
         raise UsageError(f"--bc trains no critic to choose among --candidates {cfg.candidates}; pass --candidates 1")
     if (cfg.candidates > 1) != (cfg.select != "none"):

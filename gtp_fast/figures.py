@@ -54,8 +54,8 @@ def learning_curves(groups: Mapping[tuple[str, str], list[Run]]) -> bytes:
     score.legend(fontsize=8, frameon=False, loc="best")
     _tidy(loss, "actor loss")
     loss.set_xlabel("train steps", fontsize=9)
-    if len(loss.lines):
-        loss.set_yscale("log")
+    if len(loss.lines) and all((np.asarray(line.get_ydata()) > 0).all() for line in loss.lines):
+        loss.set_yscale("log")  # a loss that holds -Q falls below 0
     for axes in (score, loss):
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
     figure.suptitle(", ".join(dict.fromkeys(env for env, _ in groups)), fontsize=11)

@@ -25,7 +25,6 @@ from gtp_fast.rundir import publish, publish_json
 STEPS, FEWER_STEPS = tuple(range(1, 11)), (1, 2, 5, 10)
 BATCHES, CANDIDATES = (1, 256), (1, 50)
 MANY_ROWS = 1_000  # from here on a CPU takes a tenth of a second an action: fewer points
-ANY_STEPS = ("gtp",)  # its policy is trained for every K; others are trained for the chain that they have
 ROUNDS = 5  # each goes through every K, so that a slow moment of the machine does not tilt the line
 
 
@@ -76,7 +75,7 @@ def _line(
 ) -> list[dict[str, Any]]:
     """Return the points of every backend and every K at one batch and one number of candidates."""
     single = load_policy(path, seed, device=device)
-    steps = (STEPS if batch * candidates < MANY_ROWS else FEWER_STEPS) if single.config.algo in ANY_STEPS else (own,)
+    steps = (STEPS if batch * candidates < MANY_ROWS else FEWER_STEPS) if single.steps_are_free else (own,)
     select = "none" if candidates == 1 else "argmax"
     acting: dict[tuple[str, int], Policy] = {}
     for k in steps:

@@ -18,6 +18,7 @@ from gtp_fast.rng import INIT, seed_keys
 
 TIME_WIDTH, TIME_HIDDEN = 16, 32
 HIDDEN_LAYERS = 3
+FIXED_STARTS = {"gain": 1.0, "shift": 0.0}  # a LayerNorm starts as none
 ALIGN = 32  # floats: every tensor of a flat buffer starts on a 128-byte line, as vector loads and TMA want it
 
 
@@ -39,13 +40,27 @@ class Layout:
         return {name: (offset, shape) for name, offset, shape in self.entries}
 
 
-def _layout(layers: list[tuple[str, int, int]]) -> Layout:
+def dense_shapes(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, int]]:
+    """Return the parameters of one `dense` layer by name: weight and bias."""
+    return {f"{name}.w": (inputs, outputs), f"{name}.b": (1, outputs)}
+
+
+def norm_shapes(name: str, width: int) -> dict[str, tuple[int, int]]:
+    """Return the parameters of one LayerNorm by name: gain, which starts at one, and shift, at zero."""
+    return {f"{name}.gain": (1, width), f"{name}.shift": (1, width)}
+
+
+def layout_of(shapes: dict[str, tuple[int, int]]) -> Layout:
+    """Lay parameters out one after another, each from an aligned place on."""
     entries, offset = [], 0
-    for name, inputs, outputs in layers:
-        for suffix, shape in ((".w", (inputs, outputs)), (".b", (1, outputs))):
-            entries.append((name + suffix, offset, shape))
-            offset += -(-math.prod(shape) // ALIGN) * ALIGN
+    for name, shape in shapes.items():
+        entries.append((name, offset, shape))
+        offset += -(-math.prod(shape) // ALIGN) * ALIGN
     return Layout(tuple(entries), offset)
+
+
+def _layout(layers: list[tuple[str, int, int]]) -> Layout:
+    return layout_of({name: shape for layer in layers for name, shape in dense_shapes(*layer).items()})
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> list[tuple[str, int, int]]:
@@ -82,7 +97,8 @@ def views(flat_MP: Tensor, layout: Layout) -> dict[str, Tensor]:
 def init_flat(layout: Layout, seeds: list[int], heads: int = 1, network: int = 0) -> Tensor:
     """Return fresh parameters, float32 (S * heads, size) on the CPU: U(-1/sqrt(in), 1/sqrt(in)), padding zero.
 
-    This is the default of torch's Linear. The draw depends on the member's seed, head and network alone.
+    This is the default of torch's Linear; gains start at one and shifts at zero, as in its LayerNorm. The draw depends
+    on the member's seed, head and network alone.
     """
     counters = -(-layout.size // 4)
     flat = torch.zeros(len(seeds) * heads, layout.size)
@@ -91,21 +107,27 @@ def init_flat(layout: Layout, seeds: list[int], heads: int = 1, network: int = 0
     element = torch.arange(counters)[None]
     drawn = philox4x32(element, torch.full_like(element, INIT), head, torch.tensor(network), keys[:, :1], keys[:, 1:])
     uniform = uniform_from_bits(torch.stack(drawn, -1)).reshape(len(flat), -1) * 2.0 - 1.0
-    fan_in = {name.split(".")[0]: shape[0] for name, _, shape in layout.entries if name.endswith(".w")}
-    for name, offset, shape in layout.entries:
+    places = layout.places
+    for name, (offset, shape) in places.items():
+        layer, kind = name.rsplit(".", 1)
         part = slice(offset, offset + math.prod(shape))
-        flat[:, part] = uniform[:, part] / math.sqrt(fan_in[name.split(".")[0]])
+        if kind in FIXED_STARTS:
+            flat[:, part] = FIXED_STARTS[kind]
+        else:
+            _, (fan_in, _) = places[f"{layer}.w"]
+            flat[:, part] = uniform[:, part] / math.sqrt(fan_in)
     return flat
 
 
-def _dense(p: dict[str, Tensor], name: str, x_MBI: Tensor) -> Tensor:
+def dense(p: dict[str, Tensor], name: str, x_MBI: Tensor) -> Tensor:
+    """Return x W + b of every row of parameters, (M, B, out)."""
     return torch.baddbmm(p[name + ".b"], x_MBI, p[name + ".w"])
 
 
 def mlp_tail(p: dict[str, Tensor], h_MBH: Tensor) -> Tensor:
     """Run the network from the first hidden pre-activation (M, B, H) to the output."""
     for i in range(1, HIDDEN_LAYERS + 1):
-        h_MBH = _dense(p, f"mlp{i}", mish(h_MBH))
+        h_MBH = dense(p, f"mlp{i}", mish(h_MBH))
     return h_MBH
 
 
@@ -129,7 +151,7 @@ def _embed(p: dict[str, Tensor], name: str, phase_SB: Tensor) -> Tensor:
     frequency = torch.exp(index * (-math.log(10_000.0) / (TIME_WIDTH // 2 - 1)))
     angle = phase_SB[..., None] * frequency
     sinusoids = torch.cat([angle.sin(), angle.cos()], dim=-1)
-    return _dense(p, name + "1", mish(_dense(p, name + "0", sinusoids)))
+    return dense(p, name + "1", mish(dense(p, name + "0", sinusoids)))
 
 
 def actor_network(
@@ -137,11 +159,11 @@ def actor_network(
 ) -> Tensor:
     """Return F(c_in(t) a_t, emb(t), emb(s), o), (S, B, A); x_SBA is already scaled by c_in."""
     e_t, e_s = time_embedding(p, "t", t_SB, sigma_min), time_embedding(p, "s", s_SB, sigma_min)
-    return mlp_tail(p, _dense(p, "mlp0", torch.cat([x_SBA, e_t, e_s, obs_SBD], dim=-1)))
+    return mlp_tail(p, dense(p, "mlp0", torch.cat([x_SBA, e_t, e_s, obs_SBD], dim=-1)))
 
 
 def q_values(p: dict[str, Tensor], obs_SBD: Tensor, action_SBA: Tensor) -> Tensor:
     """Return both heads' values, (S, 2, B), of observations (S, B, D) and actions (S, B, A)."""
     x_SBI = torch.cat([obs_SBD, action_SBA], dim=-1)
     x_MBI = x_SBI.repeat_interleave(2, dim=0)
-    return mlp_tail(p, _dense(p, "mlp0", x_MBI)).view(x_SBI.shape[0], 2, x_SBI.shape[1])
+    return mlp_tail(p, dense(p, "mlp0", x_MBI)).view(x_SBI.shape[0], 2, x_SBI.shape[1])

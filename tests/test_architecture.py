@@ -28,6 +28,7 @@ RIVER = (
             "algorithms.dql",
             "algorithms.gtp",
             "algorithms.cac",
+            "algorithms.fql",
             "algorithms.binding",
             "algorithms.fused",
             "graph",

@@ -13,6 +13,6 @@ from types import ModuleType
 
 def of(name: str) -> ModuleType:
     """Return the module of an algorithm, "gtp", "dql", "cac" or "fql"."""
-    from gtp_fast.algorithms import cac, dql, gtp
+    from gtp_fast.algorithms import cac, dql, fql, gtp
 
-    return {"cac": cac, "dql": dql, "gtp": gtp}[name]
+    return {"cac": cac, "dql": dql, "fql": fql, "gtp": gtp}[name]

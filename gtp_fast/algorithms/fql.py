@@ -1,0 +1,250 @@
+"""Flow Q-learning (Park, Li, Levine 2025), whole: a behaviour flow, a one-step policy distilled from it, twin critic.
+
+The published agent's choices: x_t = (1 - t) z + t a with velocity a - z; ten Euler steps; networks of tanh-GELU, with
+LayerNorm behind it in the critic alone; the mean of the heads in target and policy loss (q_agg "mean"); Q as it is
+(normalize_q_loss off); no slow actor. All losses are taken at the parameters before the step, so that one Adam over
+their sum, as published, is what the two buffers' Adams make. `--bc` is the flow alone, acting by its Euler steps.
+
+Different here: weights and biases start as torch's Linear does, not Glorot and zero; gradients may be clipped
+(grad_norm, off by default), actor and critic apart; candidates may be drawn and judged by the smaller target head.
+
+Legend: S members (seeds), M = 2 S heads, B batch rows, D observation, A action, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from gtp_kernels.reference import integer_below, uniform_from_bits
+from torch import Tensor
+from torch.nn import functional
+
+from gtp_fast import losses, optimizer, rng
+from gtp_fast.algorithms import pieces
+from gtp_fast.buffer import Batch, ReplayBuffer
+from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.networks import Layout, dense, dense_shapes, layout_of, norm_shapes, views
+from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.profiling import phase
+from gtp_fast.state import TrainState
+
+FLOW, ONE_STEP, CRITIC = "flow.", "one.", ""  # what the names of each network's parameters begin with
+NORM_EPS = 1e-6  # flax's, where torch has 1e-5
+Sizes = TrainConfig | PolicyConfig  # both have hidden, layers and bc
+Words = dict[int, Tensor]  # stream -> words
+STEPS_ARE_FREE = False  # acting is one step, or of BC the Euler steps of training
+POLICY_METRICS = ("actor_loss", "flow_loss", "distill_loss", "policy_q", "actor_grad_norm")
+
+
+def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
+    """Return the columns of `TrainState.metric_sums_SQ`."""
+    return ("actor_loss", "actor_grad_norm") if cfg.bc else POLICY_METRICS + pieces.CRITIC_METRICS
+
+
+def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
+    """Return a fresh state for seeds cfg.seed, cfg.seed + 1, ...; each member depends on its own seed alone."""
+    critic = None if cfg.bc else critic_layout(cfg, obs_dim, action_dim)
+    return pieces.fresh_state(cfg, actor_layout(cfg, obs_dim, action_dim), critic, len(metric_names(cfg)), device)
+
+
+def parameter_count(cfg: TrainConfig, obs_dim: int, action_dim: int) -> int:
+    """Return the trained parameters of one member: flow, and one-step policy and twin critic unless it is a BC run."""
+    critics = 0 if cfg.bc else 2 * critic_layout(cfg, obs_dim, action_dim).parameters
+    return actor_layout(cfg, obs_dim, action_dim).parameters + critics
+
+
+def layouts(config: PolicyConfig) -> dict[str, Layout]:
+    """Return where the parameters of both actors and of one head of the critic lie."""
+    sizes = config.obs_dim, config.action_dim
+    return {"actor": actor_layout(config, *sizes), "critic": critic_layout(config, *sizes)}
+
+
+def actor_layout(cfg: Sizes, obs_dim: int, action_dim: int) -> Layout:
+    """Return the layout of the flow, input [o, x_t, t], and behind it, but for BC, of the one-step policy, [o, z]."""
+    shapes = _mlp_shapes(FLOW, obs_dim + action_dim + 1, cfg, action_dim)
+    return layout_of(shapes if cfg.bc else shapes | _mlp_shapes(ONE_STEP, obs_dim + action_dim, cfg, action_dim))
+
+
+def critic_layout(cfg: Sizes, obs_dim: int, action_dim: int) -> Layout:
+    """Return the layout of one head of the critic: input [o, a], one value."""
+    norms = {name: shape for i in range(cfg.layers) for name, shape in norm_shapes(f"norm{i}", cfg.hidden).items()}
+    return layout_of(_mlp_shapes(CRITIC, obs_dim + action_dim, cfg, 1) | norms)
+
+
+def _mlp_shapes(prefix: str, inputs: int, cfg: Sizes, outputs: int) -> dict[str, tuple[int, int]]:
+    widths = [inputs, *[cfg.hidden] * cfg.layers, outputs]
+    layers = [dense_shapes(f"{prefix}mlp{i}", widths[i], widths[i + 1]) for i in range(cfg.layers + 1)]
+    return {name: shape for layer in layers for name, shape in layer.items()}
+
+
+def network(p: dict[str, Tensor], prefix: str, x_MBI: Tensor) -> Tensor:
+    """Run one network, (M, B, out): in each hidden layer Linear, GELU and, where it has one, LayerNorm."""
+    i = 0
+    while f"{prefix}mlp{i + 1}.w" in p:
+        x_MBI = functional.gelu(dense(p, f"{prefix}mlp{i}", x_MBI), approximate="tanh")
+        if f"{prefix}norm{i}.gain" in p:
+            normed = functional.layer_norm(x_MBI, x_MBI.shape[-1:], eps=NORM_EPS)
+            x_MBI = torch.addcmul(p[f"{prefix}norm{i}.shift"], normed, p[f"{prefix}norm{i}.gain"])
+        i += 1
+    return dense(p, f"{prefix}mlp{i}", x_MBI)
+
+
+def velocity(p: dict[str, Tensor], obs_SBD: Tensor, x_SBA: Tensor, time_SB1: Tensor) -> Tensor:
+    """Return the flow's velocity v(o, x_t, t), (S, B, A); noise is at t = 0, data at t = 1."""
+    return network(p, FLOW, torch.cat([obs_SBD, x_SBA, time_SB1], dim=-1))
+
+
+def euler_path(p: dict[str, Tensor], obs_SBD: Tensor, z_SBA: Tensor, steps: int) -> list[Tensor]:
+    """Follow x <- x + v(o, x, k / steps) / steps from z; return all steps + 1 points, unclamped, each (S, B, A)."""
+    points = [z_SBA]
+    for k in range(steps):
+        time_SB1 = torch.full_like(z_SBA[..., :1], k / steps)
+        points.append(points[-1] + velocity(p, obs_SBD, points[-1], time_SB1) / steps)
+    return points
+
+
+def one_step(p: dict[str, Tensor], obs_SBD: Tensor, z_SBA: Tensor) -> Tensor:
+    """Return the one-step policy's action mu(o, z), unclamped, (S, B, A)."""
+    return network(p, ONE_STEP, torch.cat([obs_SBD, z_SBA], dim=-1))
+
+
+def noise_columns(config: PolicyConfig) -> int:
+    """Return how many standard normals one action takes."""
+    return config.action_dim
+
+
+def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
+    """Return the points from noise to action, unclamped, each (S, R, A): Euler's for BC, else noise and action."""
+    if config.bc:
+        return euler_path(p, obs_SRD, z_SRN, config.sampling_steps)
+    return [z_SRN, one_step(p, obs_SRD, z_SRN)]
+
+
+def judge(p: dict[str, Tensor], obs_SRD: Tensor, action_SRA: Tensor) -> Tensor:
+    """Return both heads' values, (S, 2, R), of observations (S, R, D) and actions (S, R, A)."""
+    x_SRI = torch.cat([obs_SRD, action_SRA], dim=-1)
+    return network(p, CRITIC, x_SRI.repeat_interleave(2, dim=0)).view(x_SRI.shape[0], 2, x_SRI.shape[1])
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """What a step reads and never writes, on the device."""
+
+    keys_S2: Tensor
+    plan: rng.Plan
+    lr_S: Tensor
+    actor: Layout
+    critic: Layout
+
+
+def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
+    device, rows = buffer.rows.device, cfg.batch_size
+    noises = (rng.ACTION_NOISE,) if cfg.bc else (rng.ACTION_NOISE, rng.TARGET_NOISE, rng.VALUE_NOISE)
+    counters = rng.counters_for_normals(rows, buffer.action_dim)
+    return _Constants(
+        keys_S2=rng.seed_keys(member_seeds(cfg), device),
+        plan=rng.plan({rng.INDEX: rows, **dict.fromkeys(noises, counters)}, device),
+        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
+        actor=actor_layout(cfg, buffer.obs_dim, buffer.action_dim),
+        critic=critic_layout(cfg, buffer.obs_dim, buffer.action_dim),
+    )
+
+
+def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
+    """Return a function that makes one train step in place: sample, targets, actors, critic, average.
+
+    Targets come before the actors' update and that before the critic's: each reads the others as they were.
+    """
+    const = _constants(cfg, buffer)
+
+    @torch.no_grad()
+    def step() -> None:
+        with phase("sample"):
+            words = rng.words(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size))
+        if state.critic is None:
+            with phase("actor"):
+                metrics = _update_flow(cfg, const, state, batch, words)
+        else:
+            with phase("chain"):
+                y_SB, taught_SBA = _targets(cfg, const, state, batch, words)
+            with phase("actor"):
+                metrics = _update_actors(cfg, const, state, batch, words, taught_SBA)
+            with phase("critic"):
+                metrics += _update_critic(cfg, const, state, batch, y_SB)
+        with phase("average"):
+            state.actor.slow.copy_(state.actor.param)  # FQL acts with the parameters as they are
+            if state.critic is not None:
+                optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
+            pieces.record(state, torch.stack(metrics, dim=-1))
+
+    return step
+
+
+def _noise(words: Words, stream: int, batch: Batch) -> Tensor:
+    return rng.normals(words[stream], *batch.action_SBA.shape[1:])
+
+
+def _targets(
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Words
+) -> tuple[Tensor, Tensor]:
+    """Return y = r + gamma (1 - terminal) mean_j Q_j^-(o', mu(o', z')), (S, B), and the flow's actions at o, (S, B, A).
+
+    mu's action and the flow's Euler end are clamped, as published; no gradient flows.
+    """
+    assert state.critic is not None
+    actors = views(state.actor.param, const.actor)
+    next_SBA = one_step(actors, batch.next_obs_SBD, _noise(words, rng.TARGET_NOISE, batch)).clamp(-1.0, 1.0)
+    next_q_SB = judge(views(state.critic.slow, const.critic), batch.next_obs_SBD, next_SBA).mean(1)
+    y_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_q_SB, cfg.gamma)
+    flow = euler_path(actors, batch.obs_SBD, _noise(words, rng.VALUE_NOISE, batch), cfg.sampling_steps)
+    return y_SB, flow[-1].clamp(-1.0, 1.0)
+
+
+def _flow_loss(p: dict[str, Tensor], batch: Batch, words: Words) -> Tensor:
+    """Return mean || v(o, (1 - t) z + t a, t) - (a - z) ||^2, t ~ U[0, 1), (S,)."""
+    time_SB1 = uniform_from_bits(words[rng.INDEX][..., 1:2])
+    z, action = _noise(words, rng.ACTION_NOISE, batch), batch.action_SBA
+    predicted = velocity(p, batch.obs_SBD, torch.lerp(z, action, time_SB1), time_SB1)
+    return (predicted - (action - z)).square().mean((1, 2))
+
+
+def _update_flow(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Words) -> list[Tensor]:
+    params = pieces.leaves(state.actor, const.actor)
+    with torch.enable_grad():
+        loss_S = _flow_loss(params, batch, words)
+    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    return [loss_S.detach(), norm_S]
+
+
+def _update_actors(
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Words, taught_SBA: Tensor
+) -> list[Tensor]:
+    """Descend flow loss + alpha mean || mu(o, z) - taught ||^2 - mean Q(o, mu(o, z)).
+
+    The action that Q sees is clamped, the action that is distilled is not, as published.
+    """
+    assert state.critic is not None
+    z, obs = _noise(words, rng.VALUE_NOISE, batch), batch.obs_SBD
+    critic, params = views(state.critic.param, const.critic), pieces.leaves(state.actor, const.actor)
+    with torch.enable_grad():
+        flow_S = _flow_loss(params, batch, words)
+        action_SBA = one_step(params, obs, z)
+        distill_S = (action_SBA - taught_SBA).square().mean((1, 2))
+        q_S = judge(critic, obs, action_SBA.clamp(-1.0, 1.0)).mean((1, 2))
+        loss_S = flow_S + cfg.alpha * distill_S - q_S
+    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    return [loss_S.detach(), flow_S.detach(), distill_S.detach(), q_S.detach(), norm_S]
+
+
+def _update_critic(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, y_SB: Tensor) -> list[Tensor]:
+    """Regress both heads on y, their squares averaged over heads and batch; return CRITIC_METRICS."""
+    assert state.critic is not None
+    params = pieces.leaves(state.critic, const.critic)
+    with torch.enable_grad():
+        q_S2B = judge(params, batch.obs_SBD, batch.action_SBA)
+        loss_S = (q_S2B - y_SB[:, None]).square().mean((1, 2))
+    norm_S = pieces.descend(cfg, state.critic, const.critic, params, loss_S, const.lr_S, state.step)
+    return [loss_S.detach(), q_S2B.detach().mean((1, 2)), y_SB.mean(-1), norm_S]
