@@ -8,7 +8,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from bench import table
 from bench.gpu import machine as described
 from bench.gpu.results import commit
 from bench.timing import ceilings, seconds
-from gtp_fast.device import keep_freed_memory
+from gtp_fast.device import quicken_cpu
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -33,8 +32,7 @@ def one_thread(_one_thread):
 @pytest.fixture(scope="session")
 def _one_thread():
     torch.set_num_threads(1)
-    if sys.platform == "linux":
-        keep_freed_memory()  # as in training
+    quicken_cpu()  # as in training
 
 
 @pytest.fixture(scope="session")

@@ -65,3 +65,22 @@ def test_keeping_freed_memory_does_no_harm_when_called_twice():
     device.keep_freed_memory()
     device.keep_freed_memory()
     assert torch.ones(1 << 18).exp().sum() > 0
+
+
+def test_products_by_onednn_are_taken_only_where_they_are_float32(monkeypatch):
+    before = torch.get_float32_matmul_precision()
+    try:
+        taken = device.make_products_by_onednn()
+        assert torch.get_float32_matmul_precision() == ("medium" if taken else "highest")
+        assert device._worst_product() < device.FLOAT32_PRODUCT
+        monkeypatch.setattr(device, "FLOAT32_PRODUCT", 1e-9)  # as if they were rounded
+        assert not device.make_products_by_onednn()
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_bfloat16_products_would_be_seen(monkeypatch):
+    product = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b: product(a.bfloat16(), b.bfloat16()).float())
+    assert device._worst_product() > 100 * device.FLOAT32_PRODUCT
