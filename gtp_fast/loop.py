@@ -49,9 +49,9 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
         check_environment(spec, data.obs_ND.shape[1], data.action_NA.shape[1])
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
-        parameters = algorithms.of(cfg.algo).parameter_count(cfg, data.obs_ND.shape[1], data.action_NA.shape[1])
-        width = row_width(data.obs_ND.shape[1], data.action_NA.shape[1])
-        device.check_memory(cfg, parameters, len(data.obs_ND) * width * 4)
+        sizes = data.obs_ND.shape[1], data.action_NA.shape[1]
+        parameters = pieces.parameter_count(cfg, algorithms.of(cfg.algo).layouts(cfg, *sizes))
+        device.check_memory(cfg, parameters, len(data.obs_ND) * row_width(*sizes) * 4)
         buffer = ReplayBuffer.from_transitions(data, cfg, cfg.device)
         state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
         if start.checkpoint is not None:

@@ -49,7 +49,7 @@ class Policy:
         Raises: UsageError where candidates cannot be judged; CheckpointError where shapes do not fit.
         """
         self._algorithm = algorithms.of(config.algo)
-        layouts = self._algorithm.layouts(config)
+        layouts = self._algorithm.layouts(config, config.obs_dim, config.action_dim)
         check(config, tensors, layouts)
         self.config, self.device, self._calls = config, torch.device(device), 0
         self._actor, self._critic = views(tensors["actor"].to(device), layouts["actor"]), None

@@ -15,7 +15,7 @@ from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config, transition
 
 import gtp_fast
 from gtp_fast import checkpoint, embedded, networks, report
-from gtp_fast.algorithms import fql
+from gtp_fast.algorithms import fql, pieces
 from gtp_fast.config_files import merge
 from gtp_fast.errors import UsageError
 from gtp_fast.graph import stepper
@@ -61,8 +61,9 @@ def test_parameter_counts_are_those_of_the_official_width():
     hidden = 3 * (512 * 512 + 512)
     flow, one = (inputs * 512 + 512 + hidden + 512 * 6 + 6 for inputs in (24, 23))
     head = 23 * 512 + 512 + hidden + 512 + 1 + 4 * 2 * 512
-    assert fql.parameter_count(cfg, 17, 6) == flow + one + 2 * head
-    assert fql.parameter_count(replace(cfg, bc=True), 17, 6) == flow
+    assert pieces.parameter_count(cfg, fql.layouts(cfg, 17, 6)) == flow + one + 2 * head
+    bc = replace(cfg, bc=True)
+    assert pieces.parameter_count(bc, fql.layouts(bc, 17, 6)) == flow
 
 
 def test_layer_norms_start_as_none():
@@ -91,7 +92,7 @@ def _acting(**changes):
 
 def test_euler_adds_a_constant_velocity_once_over_all_steps():
     config = _acting(bc=True)
-    layout = fql.layouts(config)["actor"]
+    layout = fql.layouts(config, config.obs_dim, config.action_dim)["actor"]
     p = networks.views(torch.zeros(1, layout.size), layout)
     p["flow.mlp2.b"].copy_(torch.tensor([1.0, -2.0, 8.0]))
     points = fql.path(p, torch.zeros(1, 1, OBS_DIM), torch.ones(1, 1, ACTION_DIM), config)
@@ -100,7 +101,7 @@ def test_euler_adds_a_constant_velocity_once_over_all_steps():
 
 def test_the_flow_is_told_the_time_at_the_start_of_each_euler_step():
     config = _acting(bc=True, layers=1, hidden=1, obs_dim=1, action_dim=1, sampling_steps=2)
-    layout = fql.layouts(config)["actor"]
+    layout = fql.layouts(config, config.obs_dim, config.action_dim)["actor"]
     p = networks.views(torch.zeros(1, layout.size), layout)
     p["flow.mlp0.w"][0, 2], p["flow.mlp0.b"][:], p["flow.mlp1.w"][:], p["flow.mlp1.b"][:] = 1.0, 50.0, 1.0, -50.0
     # v = t: x = 0 + 0 / 2 + 0.5 / 2.
@@ -109,7 +110,7 @@ def test_the_flow_is_told_the_time_at_the_start_of_each_euler_step():
 
 def test_the_one_step_policy_has_two_points():
     config = _acting()
-    layout = fql.layouts(config)["actor"]
+    layout = fql.layouts(config, config.obs_dim, config.action_dim)["actor"]
     p = networks.views(networks.init_flat(layout, [0]), layout)
     z, obs = torch.randn(1, 5, ACTION_DIM), torch.randn(1, 5, OBS_DIM)
     first, last = fql.path(p, obs, z, config)
@@ -203,7 +204,9 @@ def test_candidates_are_judged_by_the_target_heads(tmp_path: Path):
     z, obs = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32), np.zeros(2, np.float32)
     actions = policy.act(np.tile(obs, (4, 1)), z)
     tensors, _ = checkpoint.load_policy(RunDir(Path(run.run_dir)).checkpoint(6))
-    critic = networks.views(tensors["critic"], fql.layouts(several.config)["critic"])
+    critic = networks.views(
+        tensors["critic"], fql.layouts(several.config, several.config.obs_dim, several.config.action_dim)["critic"]
+    )
     q = fql.judge(critic, torch.zeros(1, 4, 2), torch.from_numpy(actions)[None]).amin(1)
     assert np.allclose(several.act(obs, z), actions[int(q.argmax())], atol=1e-6)
 

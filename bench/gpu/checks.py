@@ -73,12 +73,17 @@ def _pytest(file: str, report: Path, limit_s: float) -> tuple[int, bool]:
         *_workers(),
         file,
     ]
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=_hear_interrupts)
     try:
         return process.wait(limit_s), False
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
         return process.wait(GRACE_S), True
+
+
+def _hear_interrupts() -> None:
+    """Give a child the interrupt that a shell's background job has switched off for itself and all below it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _workers() -> list[str]:

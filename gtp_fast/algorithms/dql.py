@@ -49,20 +49,12 @@ def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
 
 def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    sizes = obs_dim, action_dim, cfg.hidden
-    critic = None if cfg.bc else critic_layout(*sizes)
-    return pieces.fresh_state(cfg, noise_layout(*sizes), critic, len(metric_names(cfg)), device)
+    return pieces.fresh_state(cfg, layouts(cfg, obs_dim, action_dim), metric_names(cfg), device)
 
 
-def parameter_count(cfg: TrainConfig, obs_dim: int, action_dim: int) -> int:
-    """Return the trained parameters of one member: actor, and twin critic unless it is a BC run."""
-    critics = 0 if cfg.bc else 2 * critic_layout(obs_dim, action_dim, cfg.hidden).parameters
-    return noise_layout(obs_dim, action_dim, cfg.hidden).parameters + critics
-
-
-def layouts(config: PolicyConfig) -> dict[str, Layout]:
+def layouts(cfg: TrainConfig | PolicyConfig, obs_dim: int, action_dim: int) -> dict[str, Layout]:
     """Return where the parameters of an actor and of one head of its critic lie."""
-    sizes = config.obs_dim, config.action_dim, config.hidden
+    sizes = obs_dim, action_dim, cfg.hidden
     return {"actor": noise_layout(*sizes), "critic": critic_layout(*sizes)}
 
 

@@ -44,21 +44,13 @@ def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
 
 
 def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state for seeds cfg.seed, cfg.seed + 1, ...; each member depends on its own seed alone."""
-    critic = None if cfg.bc else critic_layout(cfg, obs_dim, action_dim)
-    return pieces.fresh_state(cfg, actor_layout(cfg, obs_dim, action_dim), critic, len(metric_names(cfg)), device)
+    """Return a fresh state; each member depends on its own seed alone."""
+    return pieces.fresh_state(cfg, layouts(cfg, obs_dim, action_dim), metric_names(cfg), device)
 
 
-def parameter_count(cfg: TrainConfig, obs_dim: int, action_dim: int) -> int:
-    """Return the trained parameters of one member: flow, and one-step policy and twin critic unless it is a BC run."""
-    critics = 0 if cfg.bc else 2 * critic_layout(cfg, obs_dim, action_dim).parameters
-    return actor_layout(cfg, obs_dim, action_dim).parameters + critics
-
-
-def layouts(config: PolicyConfig) -> dict[str, Layout]:
+def layouts(cfg: Sizes, obs_dim: int, action_dim: int) -> dict[str, Layout]:
     """Return where the parameters of both actors and of one head of the critic lie."""
-    sizes = config.obs_dim, config.action_dim
-    return {"actor": actor_layout(config, *sizes), "critic": critic_layout(config, *sizes)}
+    return {"actor": actor_layout(cfg, obs_dim, action_dim), "critic": critic_layout(cfg, obs_dim, action_dim)}
 
 
 def actor_layout(cfg: Sizes, obs_dim: int, action_dim: int) -> Layout:

@@ -19,19 +19,27 @@ CRITIC_METRICS = ("critic_loss", "q", "td_target", "critic_grad_norm")
 
 
 def fresh_state(
-    cfg: TrainConfig, actor: Layout, critic: Layout | None, metrics: int, device: torch.device | str
+    cfg: TrainConfig, layouts: dict[str, Layout], metrics: tuple[str, ...], device: torch.device | str
 ) -> TrainState:
-    """Return a fresh state for seeds cfg.seed, cfg.seed + 1, ...; each member depends on its own seed alone."""
+    """Return a fresh state for seeds cfg.seed, cfg.seed + 1, ..., without a critic for BC.
+
+    Each member depends on its own seed alone. layouts has "actor" and "critic", one head of it.
+    """
     seeds = member_seeds(cfg)
-    shape = (len(seeds), metrics)
-    heads = None if critic is None else init_flat(critic, seeds, heads=2, network=1).to(device)
+    shape = (len(seeds), len(metrics))
+    heads = None if cfg.bc else init_flat(layouts["critic"], seeds, heads=2, network=1).to(device)
     return TrainState(
-        actor=Net.fresh(init_flat(actor, seeds, network=0).to(device)),
+        actor=Net.fresh(init_flat(layouts["actor"], seeds, network=0).to(device)),
         critic=None if heads is None else Net.fresh(heads),
         step=torch.zeros((), dtype=torch.int64, device=device),
         metric_sums_SQ=torch.zeros(shape, device=device),
         first_bad_SQ=torch.full(shape, -1, dtype=torch.int64, device=device),
     )
+
+
+def parameter_count(cfg: TrainConfig, layouts: dict[str, Layout]) -> int:
+    """Return the trained parameters of one member: actor, and twin critic unless it is a BC run."""
+    return layouts["actor"].parameters + (0 if cfg.bc else 2 * layouts["critic"].parameters)
 
 
 def policy_tensors(state: TrainState) -> dict[str, Tensor]:

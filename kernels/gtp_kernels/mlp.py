@@ -165,6 +165,14 @@ def action_output(
 
 
 @triton.jit
+def _units(h0, w1, b1, j, BN: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
+    """Return the second pre-activations j to j + BN, (ROWS, BN), from the first activation, already rounded."""
+    k, n = tl.arange(0, h0.shape[1]), j + tl.arange(0, BN)
+    z = tl.zeros((h0.shape[0], BN), tl.float32) + tl.load(b1 + n)[None, :]
+    return product(h0, tl.load(w1 + k[:, None] * h0.shape[1] + n[None, :]), z, PREC, INTERP)
+
+
+@triton.jit
 def hidden_pair(h0, w1, b1, w2, b2, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
     """Return the third pre-activation (ROWS, H) from the first activation: mish(h0 W1 + b1) W2 + b2."""
     H: tl.constexpr = h0.shape[1]
@@ -172,8 +180,7 @@ def hidden_pair(h0, w1, b1, w2, b2, BN: tl.constexpr, STAGES: tl.constexpr, PREC
     h0 = operand(h0, PREC, INTERP)
     acc = tl.zeros((h0.shape[0], H), tl.float32) + tl.load(b2 + k)[None, :]
     for j in tl.range(0, H, BN, num_stages=STAGES):
-        z = tl.zeros((h0.shape[0], BN), tl.float32) + tl.load(b1 + j + n)[None, :]
-        z = product(h0, tl.load(w1 + k[:, None] * H + (j + n)[None, :]), z, PREC, INTERP)
+        z = _units(h0, w1, b1, j, BN, PREC, INTERP)
         h = operand(mish(z), PREC, INTERP)
         acc = product(h, tl.load(w2 + (j + n)[:, None] * H + k[None, :]), acc, PREC, INTERP)
     return acc
@@ -193,8 +200,7 @@ def hidden_pair_saving(
     h0 = operand(h0, PREC, INTERP)
     acc = tl.zeros((h0.shape[0], H), tl.float32) + tl.load(b2 + k)[None, :]
     for j in tl.range(0, H, BN, num_stages=STAGES):
-        z = tl.zeros((h0.shape[0], BN), tl.float32) + tl.load(b1 + j + n)[None, :]
-        z = product(h0, tl.load(w1 + k[:, None] * H + (j + n)[None, :]), z, PREC, INTERP)
+        z = _units(h0, w1, b1, j, BN, PREC, INTERP)
         h, slope = mish_and_slope(z)
         save(saved[:, None] + (j + n)[None, :], h, live[:, None], PREC, INTERP)
         tl.store(slopes[:, None] + (j + n)[None, :], slope, mask=live[:, None])
