@@ -80,6 +80,7 @@ class TrainConfig:
     value_samples: int = 1  # M, the policy's samples whose mean Q is V(o) in the advantage
     weight_cap: float = 100.0  # 0: no cap, Eq. 14 to the letter
     alpha: float = 10.0  # weight of fql's distillation
+    expectile: float = 0.7  # of Q over data actions, where V(o) is learned
     # A sweep across the members of one run: "1,5,10" gives each its own value in place of eta or lr.
     etas: str | None = None
     lrs: str | None = None
@@ -127,6 +128,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "value_samples": (1, 1000),
     "weight_cap": (0, _FINITE),
     "alpha": (0, _FINITE),
+    "expectile": (0, 1),
     "layers": (1, 16),
 }
 

@@ -57,6 +57,7 @@ FIELD_HELP = {
     "value_samples": "policy samples whose mean Q is V(o)",
     "weight_cap": "largest weight of Eq. 14; 0: no cap",
     "alpha": "weight of fql's distillation",
+    "expectile": "expectile of Q over data actions that V(o) learns",
     "etas": "one --eta for each of the --seeds members, as 1,5,10",
     "lrs": "one --lr for each of the --seeds members, as 1e-4,3e-4",
 }

@@ -74,3 +74,10 @@ def next_value(q_S2B: Tensor, rows: int) -> Tensor:
 def critic_loss(q_S2B: Tensor, target_SB: Tensor) -> Tensor:
     """Return mse(Q1, y) + mse(Q2, y), (S,) (Eq. 16)."""
     return (q_S2B - target_SB[:, None]).square().mean(-1).sum(-1)
+
+
+def expectile_loss(value_SB: Tensor, q_SB: Tensor, expectile: float) -> Tensor:
+    """Return mean |tau - 1(Q < V)| (Q - V)^2, (S,): its minimum is the tau-expectile of Q over data actions [IQL]."""
+    error_SB = q_SB.detach() - value_SB
+    weight_SB = (expectile - (error_SB < 0.0).to(error_SB)).abs()
+    return (weight_SB * error_SB.square()).mean(-1)

@@ -1,6 +1,6 @@
-"""The two networks of SPEC 1: F of the actor's phi, and the twin critic. Pure functions on views of a flat buffer.
+"""The networks of SPEC 1: F of the actor's phi, the twin critic, and V. Pure functions on views of a flat buffer.
 
-Legend: S members (seeds), M rows of a parameter buffer (S for the actor, 2 S for the critic), B batch rows, D
+Legend: S members (seeds), M rows of a parameter buffer (S for actor and V, 2 S for the critic), B batch rows, D
 observation, A action, H hidden, E = 16 width of a time embedding. Weights are (M, in, out). All tensors are float32 on
 the command line; the functions keep whatever dtype they are given.
 """
@@ -85,6 +85,11 @@ def critic_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
     return _layout(_mlp(obs_dim + action_dim, hidden, 1))
 
 
+def value_layout(obs_dim: int, hidden: int) -> Layout:
+    """Return the layout of V: input o, three hidden layers, one value."""
+    return _layout(_mlp(obs_dim, hidden, 1))
+
+
 def views(flat_MP: Tensor, layout: Layout) -> dict[str, Tensor]:
     """Return each parameter as a view (M, in, out) or (M, 1, out) of the flat buffer (M, layout.size)."""
     members = flat_MP.shape[0]
@@ -167,3 +172,8 @@ def q_values(p: dict[str, Tensor], obs_SBD: Tensor, action_SBA: Tensor) -> Tenso
     x_SBI = torch.cat([obs_SBD, action_SBA], dim=-1)
     x_MBI = x_SBI.repeat_interleave(2, dim=0)
     return mlp_tail(p, dense(p, "mlp0", x_MBI)).view(x_SBI.shape[0], 2, x_SBI.shape[1])
+
+
+def state_values(p: dict[str, Tensor], obs_SBD: Tensor) -> Tensor:
+    """Return V(o), (S, B), of observations (S, B, D)."""
+    return mlp_tail(p, dense(p, "mlp0", obs_SBD)).squeeze(-1)

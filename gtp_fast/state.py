@@ -31,7 +31,7 @@ class Net:
 
 @dataclass(frozen=True)
 class TrainState:
-    """The whole state of a run. BC runs have no critic.
+    """The whole state of a run. BC runs have no critic; only what learns V(o) beside Q has a value network.
 
     step: int64 (), train steps done. metric_sums_SQ: float32 sums since the last log. first_bad_SQ: int64, the step at
     which a metric was first not finite, -1 for never.
@@ -42,11 +42,12 @@ class TrainState:
     step: Tensor
     metric_sums_SQ: Tensor
     first_bad_SQ: Tensor
+    value: Net | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every persistent tensor by name; the tensors are the state itself, not copies."""
-        nets = {"actor": self.actor, **({"critic": self.critic} if self.critic else {})}
-        named = {f"{net}.{part.name}": getattr(nets[net], part.name) for net in nets for part in fields(Net)}
+        nets = {"actor": self.actor, "critic": self.critic, "value": self.value}
+        named = {f"{k}.{part.name}": getattr(net, part.name) for k, net in nets.items() if net for part in fields(Net)}
         return named | {"step": self.step, "metric_sums": self.metric_sums_SQ, "first_bad": self.first_bad_SQ}
 
     def load_(self, tensors: dict[str, Tensor]) -> None:

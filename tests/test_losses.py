@@ -109,3 +109,28 @@ def test_critic_loss_is_the_sum_of_both_heads_mean_squares():
     q, y = _random(2, 2, 5), _random(2, 5, seed=1)
     expected = [sum(float(((q[s, h] - y[s]) ** 2).mean()) for h in range(2)) for s in range(2)]
     assert losses.critic_loss(q, y).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_expectile_loss_weighs_errors_by_their_side_by_hand():
+    value, q = torch.tensor([[0.0, 0.0]], dtype=torch.float64), torch.tensor([[2.0, -1.0]], dtype=torch.float64)
+    assert float(losses.expectile_loss(value, q, 0.7)) == pytest.approx((0.7 * 4.0 + 0.3 * 1.0) / 2, rel=1e-12)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=8), st.floats(0.05, 0.95))
+def test_the_minimum_of_the_expectile_loss_is_the_expectile(values, expectile):
+    q = torch.tensor([values], dtype=torch.float64)
+    low, high = q.min(), q.max()
+    for _ in range(80):  # the expectile m solves tau E (q - m)+ = (1 - tau) E (m - q)+
+        middle = (low + high) / 2
+        above = expectile * (q - middle).clamp(min=0).mean() > (1 - expectile) * (middle - q).clamp(min=0).mean()
+        low, high = (middle, high) if above else (low, middle)
+    value = low.expand(1, len(values)).clone().requires_grad_()
+    (slope,) = torch.autograd.grad(losses.expectile_loss(value, q, expectile).sum(), value)
+    assert abs(float(slope.sum())) < 1e-9
+
+
+def test_expectile_loss_lets_no_gradient_into_q():
+    q = torch.ones(1, 3, requires_grad=True)
+    assert torch.autograd.grad(
+        losses.expectile_loss(torch.zeros(1, 3, requires_grad=True), q, 0.7), q, allow_unused=True
+    ) == (None,)

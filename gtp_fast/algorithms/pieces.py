@@ -11,11 +11,12 @@ from torch import Tensor
 from gtp_fast import losses, optimizer
 from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds
-from gtp_fast.networks import Layout, init_flat, q_values, views
+from gtp_fast.networks import Layout, init_flat, q_values, state_values, views
 from gtp_fast.state import Net, TrainState
 
 BACKUP_SAMPLES = 10  # actions a state of max_q_backup, as in the lineage
 CRITIC_METRICS = ("critic_loss", "q", "td_target", "critic_grad_norm")
+VALUE_METRICS = ("value_loss", "value", "value_grad_norm")
 
 
 def fresh_state(
@@ -23,23 +24,30 @@ def fresh_state(
 ) -> TrainState:
     """Return a fresh state for seeds cfg.seed, cfg.seed + 1, ..., without a critic for BC.
 
-    Each member depends on its own seed alone. layouts has "actor" and "critic", one head of it.
+    Each member depends on its own seed alone. layouts has "actor", "critic", one head of it, and "value" where V(o)
+    is learned.
     """
     seeds = member_seeds(cfg)
     shape = (len(seeds), len(metrics))
     heads = None if cfg.bc else init_flat(layouts["critic"], seeds, heads=2, network=1).to(device)
+    learns_value = "value" in layouts and not cfg.bc
+    value = init_flat(layouts["value"], seeds, network=2).to(device) if learns_value else None
     return TrainState(
         actor=Net.fresh(init_flat(layouts["actor"], seeds, network=0).to(device)),
         critic=None if heads is None else Net.fresh(heads),
         step=torch.zeros((), dtype=torch.int64, device=device),
         metric_sums_SQ=torch.zeros(shape, device=device),
         first_bad_SQ=torch.full(shape, -1, dtype=torch.int64, device=device),
+        value=None if value is None else Net.fresh(value),
     )
 
 
 def parameter_count(cfg: TrainConfig, layouts: dict[str, Layout]) -> int:
-    """Return the trained parameters of one member: actor, and twin critic unless it is a BC run."""
-    return layouts["actor"].parameters + (0 if cfg.bc else 2 * layouts["critic"].parameters)
+    """Return the trained parameters of one member: actor, and twin critic and V unless it is a BC run."""
+    if cfg.bc:
+        return layouts["actor"].parameters
+    value = layouts["value"].parameters if "value" in layouts else 0
+    return layouts["actor"].parameters + 2 * layouts["critic"].parameters + value
 
 
 def policy_tensors(state: TrainState) -> dict[str, Tensor]:
@@ -96,6 +104,19 @@ def update_critic(
         loss_S = losses.critic_loss(q_S2B, target_SB)
     norm_S = descend(cfg, state.critic, layout, params, loss_S, lr_S, state.step)
     return [loss_S.detach(), q_S2B.detach().mean((1, 2)), target_SB.mean(-1), norm_S]
+
+
+def update_value(
+    cfg: TrainConfig, state: TrainState, layout: Layout, batch: Batch, q_SB: Tensor, lr_S: Tensor
+) -> list[Tensor]:
+    """Regress V(o) on the `cfg.expectile` of Q over the batch's actions, q_SB (S, B); return VALUE_METRICS."""
+    assert state.value is not None
+    params = leaves(state.value, layout)
+    with torch.enable_grad():
+        value_SB = state_values(params, batch.obs_SBD)
+        loss_S = losses.expectile_loss(value_SB, q_SB, cfg.expectile)
+    norm_S = descend(cfg, state.value, layout, params, loss_S, lr_S, state.step)
+    return [loss_S.detach(), value_SB.detach().mean(-1), norm_S]
 
 
 def average(cfg: TrainConfig, state: TrainState) -> None:
