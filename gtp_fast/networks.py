@@ -8,6 +8,7 @@ the command line; the functions keep whatever dtype they are given.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +98,22 @@ def views(flat_MP: Tensor, layout: Layout) -> dict[str, Tensor]:
         name: flat_MP[:, offset : offset + math.prod(shape)].view(members, *shape)
         for name, offset, shape in layout.entries
     }
+
+
+def flat(parts: Sequence[Tensor], layout: Layout) -> Tensor:
+    """Return one tensor a parameter, each (M, in, out), as a flat buffer (M, layout.size), padding zero.
+
+    One concatenation: a compiled step writes each part in its place, where assigning to views of a zeroed buffer made
+    it ask of every element which parameter it belongs to.
+    """
+    pieces: list[Tensor] = []
+    ends = [offset for _, offset, _ in layout.entries[1:]] + [layout.size]
+    for part, (_, offset, shape), end in zip(parts, layout.entries, ends, strict=True):
+        padding = end - offset - math.prod(shape)
+        pieces.append(part.reshape(part.shape[0], -1))
+        if padding:
+            pieces.append(part.new_zeros(part.shape[0], padding))
+    return torch.cat(pieces, dim=1)
 
 
 def init_flat(layout: Layout, seeds: list[int], heads: int = 1, network: int = 0) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from cac_oracle import Trainer
 from capture_safety import problems_of
 from gtp_oracle import flatten
-from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config, transitions
+from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config, transitions, went_alike
 from run_cases import tiny
 from safetensors.torch import load_file
 
@@ -131,10 +131,10 @@ def _policy_config(cfg: TrainConfig) -> PolicyConfig:
 
 def test_a_seed_among_others_trains_like_the_seed_alone():
     together, alone = _train(_config(seed=3, seeds=3), 10), _train(_config(seed=4, seeds=1), 10)
-    # Batched products may sum in another order: float32 rounding, grown over ten steps.
-    assert torch.allclose(together.actor.param[1], alone.actor.param[0], atol=2e-6)
-    assert together.critic is not None and alone.critic is not None
-    assert torch.allclose(together.critic.param[2:4], alone.critic.param, atol=2e-6)
+    fresh = cac.init_state(_config(seed=4, seeds=1), OBS_DIM, ACTION_DIM, "cpu")
+    assert went_alike(together.actor.param[1], alone.actor.param[0], fresh.actor.param[0])
+    assert together.critic is not None and alone.critic is not None and fresh.critic is not None
+    assert went_alike(together.critic.param[2:4], alone.critic.param, fresh.critic.param)
 
 
 def test_members_of_a_sweep_train_as_alone_with_their_own_eta_and_learning_rate():

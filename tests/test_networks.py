@@ -98,3 +98,16 @@ def test_views_share_the_memory_of_the_buffer():
     views = networks.views(flat, layout)
     views["mlp1.w"][1].fill_(7.0)
     assert (flat == 7.0).sum() == 16 * 16
+
+
+def test_parts_are_laid_out_where_views_find_them_and_padding_is_zero():
+    layout = networks.critic_layout(3, 2, 24)
+    start = networks.init_flat(layout, [0, 1], heads=2)
+    parts = [view.clone() for view in networks.views(start, layout).values()]
+    assert torch.equal(networks.flat(parts, layout), start)
+
+
+def test_parts_that_are_no_parameters_of_the_layout_are_refused():
+    layout = networks.critic_layout(3, 2, 24)
+    with pytest.raises(ValueError, match="zip"):
+        networks.flat(list(networks.views(networks.init_flat(layout, [0]), layout).values())[1:], layout)

@@ -13,6 +13,7 @@ Legend: S members (seeds), M = 2 S heads, B batch rows, D observation, A action,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ from gtp_fast.profiling import phase
 from gtp_fast.state import TrainState
 
 FLOW, ONE_STEP, CRITIC = "flow.", "one.", ""  # what the names of each network's parameters begin with
+GELU_SLOPE = 2.0 * math.sqrt(2.0 / math.pi)
+GELU_CUBE = 0.044715 * GELU_SLOPE
 NORM_EPS = 1e-6  # flax's, where torch has 1e-5
 Sizes = TrainConfig | PolicyConfig  # both have hidden, layers and bc
 Words = dict[int, Tensor]  # stream -> words
@@ -71,11 +74,20 @@ def _mlp_shapes(prefix: str, inputs: int, cfg: Sizes, outputs: int) -> dict[str,
     return {name: shape for layer in layers for name, shape in layer.items()}
 
 
+def gelu(x: Tensor) -> Tensor:
+    """Return GELU's tanh form, x (1 + tanh u) / 2 = x sigmoid(2 u) with u = sqrt(2 / pi) (x + 0.044715 x^3).
+
+    By the sigmoid a compiled step takes one exponential, in a third of the time of its tanh (62 against 197 us for
+    256 x 512; Zen 5, 2026-11-21).
+    """
+    return x * torch.sigmoid(x * (GELU_SLOPE + GELU_CUBE * x * x))
+
+
 def network(p: dict[str, Tensor], prefix: str, x_MBI: Tensor) -> Tensor:
     """Run one network, (M, B, out): in each hidden layer Linear, GELU and, where it has one, LayerNorm."""
     i = 0
     while f"{prefix}mlp{i + 1}.w" in p:
-        x_MBI = functional.gelu(dense(p, f"{prefix}mlp{i}", x_MBI), approximate="tanh")
+        x_MBI = gelu(dense(p, f"{prefix}mlp{i}", x_MBI))
         if f"{prefix}norm{i}.gain" in p:
             normed = functional.layer_norm(x_MBI, x_MBI.shape[-1:], eps=NORM_EPS)
             x_MBI = torch.addcmul(p[f"{prefix}norm{i}.shift"], normed, p[f"{prefix}norm{i}.gain"])

@@ -11,7 +11,7 @@ from torch import Tensor
 from gtp_fast import losses, optimizer
 from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds
-from gtp_fast.networks import Layout, init_flat, q_values, state_values, views
+from gtp_fast.networks import Layout, flat, init_flat, q_values, state_values, views
 from gtp_fast.state import Net, TrainState
 
 BACKUP_SAMPLES = 10  # actions a state of max_q_backup, as in the lineage
@@ -77,9 +77,7 @@ def descend(
 ) -> Tensor:
     """Take one clipped Adam step on the sum of the members' losses, which share no parameter; return the norms (S,)."""
     grads = torch.autograd.grad(loss_S, list(params.values()), grad_outputs=torch.ones_like(loss_S))
-    grad_MP = torch.zeros_like(net.param)
-    for view, grad in zip(views(grad_MP, layout).values(), grads, strict=True):
-        view.copy_(grad)
+    grad_MP = flat(grads, layout)
     norm_S, scale_M1 = optimizer.clip_scale(grad_MP, cfg.seeds, cfg.grad_norm)
     lr_S = optimizer.learning_rate(lr_S, step, cfg.steps, cfg.lr_schedule)
     lr_M1 = lr_S.repeat_interleave(net.param.shape[0] // cfg.seeds)[:, None]
