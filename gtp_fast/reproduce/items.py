@@ -158,8 +158,8 @@ def _fig7() -> Item:
         Row("DQL (D-BC), T = 5", {"algo": "dql", "sampling_steps": 5} | clone),
     )
     notes = (
-        "GTP and CAC stand side by side at equal K; GTP at K = 5 and DQL at T = 5 at equal cost: five evaluations of the "
-        "same network.",
+        "GTP and CAC stand side by side at equal K; GTP at K = 5 and DQL at T = 5 at equal cost: five evaluations of "
+        "the same network.",
         "The paper shows pictures and no figures. Both budgets train the task's own steps.",
     )
     return Item("fig7", "Fig. 7: four goals", ("multigoal-v0",), rows, notes=notes, kind="goals")
@@ -209,7 +209,7 @@ def reach(item: Item, budget: Budget, steps: int | None) -> str:
         )
     share = 100 * (steps or SMALL_STEPS) / PAPER_STEPS
     return (
-        f"{steps or SMALL_STEPS:,} steps are {share:g} % of the paper's. They can show that everything runs, what diverges "
-        "early, and large differences early in training. They cannot show the paper's scores, or the order of methods "
+        f"{steps or SMALL_STEPS:,} steps are {share:g} % of the paper's. They can show that everything runs, what "
+        "diverges early, and large differences early in training. They cannot show the paper's scores, or the order of methods "
         "that are close to each other."
     )
