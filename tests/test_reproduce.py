@@ -177,7 +177,7 @@ def test_the_papers_cells_are_those_printed_and_only_beside_its_data():
 def test_data_that_cannot_be_had_end_with_code_3_and_name_those_that_need_no_network(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "none"))
     monkeypatch.setenv("GTP_FAST_D4RL_URL", "http://127.0.0.1:9/none")
-    with pytest.raises(DataError, match="--env hopper-demo-v0 .embedded, needs no network") as refused:
+    with pytest.raises(DataError, match=r"--env hopper-demo-v0 .embedded, needs no network") as refused:
         reproduce(asked(tmp_path, "table2", env=None), lambda line: None)
     assert refused.value.exit_code == 3 and not (tmp_path / "runs").exists()
 

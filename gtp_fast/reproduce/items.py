@@ -210,6 +210,6 @@ def reach(item: Item, budget: Budget, steps: int | None) -> str:
     share = 100 * (steps or SMALL_STEPS) / PAPER_STEPS
     return (
         f"{steps or SMALL_STEPS:,} steps are {share:g} % of the paper's. They can show that everything runs, what "
-        "diverges early, and large differences early in training. They cannot show the paper's scores, or the order of methods "
-        "that are close to each other."
+        "diverges early, and large differences early in training. They cannot show the paper's scores, or the order of "
+        "methods that are close to each other."
     )
