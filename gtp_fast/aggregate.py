@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 BOOTSTRAP_SAMPLES = 2_000
@@ -17,10 +20,31 @@ def interquartile_mean(figures: np.ndarray) -> float:
 
 def bootstrap_interval(figures: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
     """Return the 95 % bootstrap interval of the interquartile mean over seeds, None for fewer than two."""
-    figures = np.asarray(figures, dtype=np.float64).ravel()
-    if len(figures) < 2:
+    return stratified_interval([figures], seed)
+
+
+def stratified_interval(tasks: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float] | None:
+    """Return the 95 % bootstrap interval of the interquartile mean over the seeds of several tasks together.
+
+    Each resample draws as many seeds as there are within each task and never across tasks: a task is no draw of chance.
+    Args: the figures of each task, one a seed. Returns None where a task has fewer than two seeds.
+    """
+    strata = [np.asarray(figures, dtype=np.float64).ravel() for figures in tasks]
+    if not strata or min(map(len, strata)) < 2:
         return None
-    drawn = np.random.default_rng(seed).choice(figures, (BOOTSTRAP_SAMPLES, len(figures)))
+    rng = np.random.default_rng(seed)
+    drawn = np.concatenate([rng.choice(figures, (BOOTSTRAP_SAMPLES, len(figures))) for figures in strata], axis=1)
     means = np.array([interquartile_mean(row) for row in drawn])
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def claim(figures: np.ndarray) -> dict[str, Any]:
+    """Return what is claimed of one figure a seed: each, mean, standard deviation (of these seeds), IQM, interval."""
+    return {
+        "each": figures.tolist(),
+        "mean": float(figures.mean()),
+        "std": float(figures.std()),
+        "iqm": interquartile_mean(figures),
+        "iqm_95": bootstrap_interval(figures),
+    }

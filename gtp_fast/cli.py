@@ -1,7 +1,7 @@
 """The commands. The only place that prints or exits; torch is imported when a command needs it.
 
-Flags are generated from the fields of `TrainConfig` for argparse: only what was typed is passed on, which is what the
-precedence defaults < presets < file < flags needs, and `--help` answers without loading anything.
+Only what was typed is passed on, which is what the precedence defaults < presets < file < flags needs, and `--help`
+answers without loading anything.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn
 
 from gtp_fast import __version__
-from gtp_fast.config import TrainConfig, flag
+from gtp_fast.config import TrainConfig
 from gtp_fast.errors import GtpError, UsageError
-from gtp_fast.field_help import FIELD_HELP
+from gtp_fast.flags import add_eval, add_reproduce, add_settings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -67,11 +66,11 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     train = command("train", _train, "train, evaluate and save a policy; run again to continue")
-    _add_settings(train)
+    add_settings(train)
     train.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, below the flags")
     train.add_argument("--print-config", action="store_true", help="print the merged settings and stop")
     train.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    _add_eval(command("eval", _eval, "roll out a saved policy: raw and normalised score of each seed"))
+    add_eval(command("eval", _eval, "roll out a saved policy: raw and normalised score of each seed"))
     latency = command("latency", _latency, "time an action against sampling steps, batch and candidates")
     latency.add_argument("run_path", type=Path, metavar="RUN", help="a run directory or a checkpoint")
     latency.add_argument("--seed", type=int, help="one member of the run (default: the first)")
@@ -83,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     report.add_argument("--out", type=Path, help="where to write (default: report/ of the run; of several: ./report)")
     report.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    add_reproduce(command("reproduce", _reproduce, "run one table or figure of the paper: ours beside the paper's"))
     data = command("data", _data, "list, describe, fetch or check data sets")
     data.add_argument("action", choices=["list", "info", "download", "check"])
     data.add_argument("name", nargs="?", help="a data set's name, or for check a file")
@@ -91,25 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor = command("doctor", _doctor, "say what was found here and which backend will be used")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     profile = command("profile", _profile, "time the phases of a train step and write a Chrome trace")
-    _add_settings(profile)
+    add_settings(profile)
     profile.add_argument("--out", type=Path, default=Path("profile"), help="folder of the trace")
     profile.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add one flag for every field of `TrainConfig`."""
-    hints = get_type_hints(TrainConfig)
-    for field in fields(TrainConfig):
-        hint, text = hints[field.name], f"{FIELD_HELP[field.name]} (default: {field.default})"
-        options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
-        if hint is bool:
-            parser.add_argument(flag(field.name), action=argparse.BooleanOptionalAction, **options)
-        elif get_origin(hint) is Literal:
-            parser.add_argument(flag(field.name), choices=get_args(hint), **options)
-        else:
-            kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint
-            parser.add_argument(flag(field.name), type=kind, metavar=kind.__name__.upper(), **options)
 
 
 def _settings(arguments: argparse.Namespace) -> TrainConfig:
@@ -139,20 +124,6 @@ def _train(arguments: argparse.Namespace) -> None:
         print(json.dumps(asdict(result)))
     else:
         screen.summarise(result)
-
-
-def _add_eval(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_path", type=Path, metavar="RUN", help="a run directory or a checkpoint")
-    parser.add_argument("--episodes", type=int, help="(default: as trained)")
-    parser.add_argument("--sampling-steps", type=int, help="K (default: as trained)")
-    parser.add_argument("--candidates", type=int, help="actions drawn for each observation (default: as trained)")
-    parser.add_argument("--select", choices=["none", "softmax", "argmax"], help="how Q picks one")
-    parser.add_argument("--seed", type=int, help="one member of the run (default: all)")
-    parser.add_argument("--env-seed", type=int, default=1, help="seed of the environments (default: 1)")
-    parser.add_argument("--best", action="store_true", help="the best policy by score, not the last checkpoint")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="cpu")
-    parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -195,6 +166,21 @@ def _report(arguments: argparse.Namespace) -> None:
         print((out / "summary.json").read_text(), end="")
     else:
         print(f"wrote {out / 'README.md'}, {out / 'curve.png'} and {out / 'summary.json'}")
+
+
+def _reproduce(arguments: argparse.Namespace) -> None:
+    from gtp_fast.reproduce.page import body
+    from gtp_fast.reproduce.run import ReproduceConfig, reproduce
+    from gtp_fast.screen import download_bar
+
+    values: dict[str, Any] = {field.name: getattr(arguments, field.name) for field in fields(ReproduceConfig)}
+    values["set"] = tuple(arguments.set)
+    asked = ReproduceConfig(**values)
+    with download_bar(sys.stderr) as progress:
+        found = reproduce(asked, lambda line: print(line, file=sys.stderr, flush=True), progress)
+    print(json.dumps(found) if arguments.json else f"{body(found)}\nwrote {found['report']}/README.md")
+    if found["exit_code"]:
+        sys.exit(found["exit_code"])
 
 
 def _data(arguments: argparse.Namespace) -> None:

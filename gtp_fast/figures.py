@@ -23,14 +23,16 @@ COLOURS = ("#1f5fa8", "#d1661f", "#2f8f4e", "#8a4fa3", "#b03a48", "#6b6b6b")
 GOAL_SAMPLES, PATHS, ROLLOUTS = 4_000, 60, 40
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG, and close it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     plt.close(figure)
     return buffer.getvalue()
 
 
-def _tidy(axes: Axes, title: str) -> None:
+def tidy(axes: Axes, title: str) -> None:
+    """Give a panel its title and the frame that all share."""
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
@@ -49,17 +51,17 @@ def learning_curves(groups: Mapping[tuple[str, str], list[Run]]) -> bytes:
     first = next(iter(groups.values()))[0]
     _data_line(score, first)
     scored = all(run.scored or not len(run.eval_steps) for runs in groups.values() for run in runs)
-    _tidy(score, "normalised score" if scored else "return")
+    tidy(score, "normalised score" if scored else "return")
     score.set_xlabel("train steps", fontsize=9)
     score.legend(fontsize=8, frameon=False, loc="best")
-    _tidy(loss, "actor loss")
+    tidy(loss, "actor loss")
     loss.set_xlabel("train steps", fontsize=9)
     if len(loss.lines) and all((np.asarray(line.get_ydata()) > 0).all() for line in loss.lines):
         loss.set_yscale("log")  # a loss that holds -Q falls below 0
     for axes in (score, loss):
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
     figure.suptitle(", ".join(dict.fromkeys(env for env, _ in groups)), fontsize=11)
-    return _png(figure)
+    return png(figure)
 
 
 def _curve(axes: Axes, runs: list[Run], colour: str, text: str) -> None:
@@ -118,18 +120,19 @@ def multigoal(run: Path) -> tuple[dict[str, Any], bytes]:
             *cloud[:GOAL_SAMPLES].T, s=2, color=COLOURS[0] if name != "data" else "#555555", alpha=0.35, linewidths=0
         )
         kind = "actions of the data at the origin" if name == "data" else f"{name_of_ours} samples, {name}"
-        _plane(axes, f"{kind}\noff the modes {masses[name][1]:.3f}", 1.0)
+        plane(axes, f"{kind}\noff the modes {masses[name][1]:.3f}", 1.0)
         for centre, mass in zip(embedded.MODE_CENTRES, masses[name][0], strict=True):
             axes.add_patch(Circle(centre, embedded.MODE_RADIUS, fill=False, color="#999999", linewidth=0.8))
             axes.annotate(f"{mass:.2f}", centre * 1.62, ha="center", va="center", fontsize=8)
     _paths(panels[-2], trained)
     _rollouts(panels[-1], trained)
     summary = {name: {"masses": m.tolist(), "off": off} for name, (m, off) in masses.items()}
-    return summary, _png(figure)
+    return summary, png(figure)
 
 
-def _plane(axes: Axes, title: str, limit: float) -> None:
-    _tidy(axes, title)
+def plane(axes: Axes, title: str, limit: float) -> None:
+    """Make a panel the square [-limit, limit]^2."""
+    tidy(axes, title)
     axes.set_aspect("equal")
     for axis in ("x", "y"):
         axes.set(**{f"{axis}lim": (-limit, limit), f"{axis}ticks": (-limit, 0, limit)})
@@ -142,7 +145,7 @@ def _paths(axes: Axes, policy: Any) -> None:
         axes.plot(*np.arcsinh(points[-1]), "o", color=COLOURS[1], markersize=2.5)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_box_aspect(1)  # as its neighbours, so that no title is cut off
-    _tidy(axes, f"paths from noise to action, K = {policy.config.sampling_steps}\n(arcsinh scale)")
+    tidy(axes, f"paths from noise to action, K = {policy.config.sampling_steps}\n(arcsinh scale)")
 
 
 def _rollouts(axes: Axes, policy: Any) -> None:
@@ -161,7 +164,7 @@ def _rollouts(axes: Axes, policy: Any) -> None:
         axes.plot(*track.T, color=COLOURS[2], alpha=0.5, linewidth=0.9)
     for goal in embedded.GOALS:
         axes.add_patch(Circle(goal, embedded.GOAL_RADIUS, color=COLOURS[1], alpha=0.35, linewidth=0))
-    _plane(axes, f"{ROLLOUTS} rollouts from the origin\nto the four goals", embedded.BOUND)
+    plane(axes, f"{ROLLOUTS} rollouts from the origin\nto the four goals", embedded.BOUND)
 
 
 def latency_lines(found: Mapping[str, Any]) -> bytes:
@@ -187,6 +190,6 @@ def latency_lines(found: Mapping[str, Any]) -> bytes:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("sampling steps K", fontsize=9)
         axes.legend(fontsize=7, frameon=False)
-        _tidy(axes, f"ms an action, batch {place[0]}, {place[1]} candidate{'s' if place[1] > 1 else ''}")
+        tidy(axes, f"ms an action, batch {place[0]}, {place[1]} candidate{'s' if place[1] > 1 else ''}")
     figure.suptitle(f"{found['algo'].upper()}, {found['processor'] if found['device'] == 'cpu' else found['device']}")
-    return _png(figure)
+    return png(figure)

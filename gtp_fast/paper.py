@@ -20,7 +20,9 @@ COLUMNS = {
 
 @cache
 def tables() -> dict[str, Any]:
-    """Return the carried tables: bc (Table 1), rl (2), sampling_steps (7), timing (9)."""
+    """Return the carried tables: bc (Table 1), rl (2), ablation (3), recent (5), sampling_steps (7), schedule (8),
+    timing (9), teacher_free (10), and hours of 3, 8 and 10. Of the linear Q, 0.01 is what the other rows leave.
+    """
     return json.loads((files("gtp_fast") / "paper" / "tables.json").read_text())
 
 
@@ -36,3 +38,17 @@ def score(
         table, column = "sampling_steps", "GTP (K=2)"
     cell = tables()[table].get(row, {}).get(column) if row else None
     return None if cell is None else (cell[0], cell[1])
+
+
+def cell(table: str, row: str | None, column: str) -> tuple[float, float | None] | str | None:
+    """Return a cell of a carried table: (mean, standard deviation), a word as "diverged", or None where absent.
+
+    The row "Gym average" of a table that prints none is absent.
+    """
+    found = tables()[table].get(row, {}).get(column) if row else None
+    return (found[0], found[1]) if isinstance(found, list) else found
+
+
+def hours(table: str, column: str) -> float | None:
+    """Return the training time that the paper prints beside a score, in hours; None where it prints none."""
+    return tables()["hours"].get(table, {}).get(column)

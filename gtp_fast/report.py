@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gtp_fast import catalog, paper
-from gtp_fast.aggregate import bootstrap_interval, interquartile_mean
+from gtp_fast.aggregate import claim
 from gtp_fast.config import RUN_ONLY_FIELDS
 from gtp_fast.rundir import publish, publish_json
 from gtp_fast.runs import Run, members_apart, read_run
@@ -66,15 +66,8 @@ def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:
     }
     if not with_evals:
         return row
-    for claim, pick in (("last", lambda f: f[-1]), ("best", lambda f: f.max(axis=0))):
-        figures = np.concatenate([pick(run.figures) for run in with_evals])
-        row[claim] = {
-            "each": figures.tolist(),
-            "mean": float(figures.mean()),
-            "std": float(figures.std()),
-            "iqm": interquartile_mean(figures),
-            "iqm_95": bootstrap_interval(figures),
-        }
+    for name_of_claim, pick in (("last", lambda f: f[-1]), ("best", lambda f: f.max(axis=0))):
+        row[name_of_claim] = claim(np.concatenate([pick(run.figures) for run in with_evals]))
     row["paper"] = _paper_score(runs)
     return row
 

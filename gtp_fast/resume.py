@@ -72,12 +72,12 @@ def _unfinished(cfg: TrainConfig, data: Transitions) -> Path | None:
     folder = new_run_path(RUNS, cfg.env, cfg.algo, cfg.seed, hash6(cfg)).parent
     for path in sorted(folder.glob(f"{cfg.algo}-s{cfg.seed}-*-{hash6(cfg)}"), reverse=True):
         run = RunDir(path)
-        if _environment(run).get("data_sha256", data.sha256) == data.sha256 and not _finished(run, cfg.steps):
+        if _environment(run).get("data_sha256", data.sha256) == data.sha256 and not finished(run, cfg.steps):
             return path
     return None
 
 
-def _finished(run: RunDir, last: int) -> bool:
+def finished(run: RunDir, last: int) -> bool:
     """Whether the last step's checkpoint is whole and every evaluation that it was waiting for has been made."""
     if last not in checkpoint.steps(run):
         return False

@@ -109,6 +109,19 @@ def locked(path: Path, what: str) -> Iterator[None]:
         yield
 
 
+def holder(path: Path) -> str | None:
+    """Return who holds the lock of a file that `locked` takes, None where nobody does."""
+    try:
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file closes
+            except BlockingIOError:
+                return file.read().strip() or "an unknown process"
+    except FileNotFoundError:
+        pass
+    return None
+
+
 @dataclass(frozen=True)
 class RunDir:
     """The places of a run, all below `path`."""
@@ -131,6 +144,14 @@ class RunDir:
     def log(self) -> Path:
         return self.path / "train.log"
 
+    @property
+    def lock(self) -> Path:
+        return self.path / "LOCK"
+
+    @property
+    def failure(self) -> Path:
+        return self.path / "failure.json"
+
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
 
@@ -143,7 +164,7 @@ class RunDir:
 
         Raises: BusyError naming the holder.
         """
-        with locked(self.path / "LOCK", f"run directory {self.path}"):
+        with locked(self.lock, f"run directory {self.path}"):
             for directory in (self.path, self.checkpoints, self.evaluations):
                 directory.mkdir(parents=True, exist_ok=True)
                 _sweep(directory)

@@ -41,7 +41,15 @@ RIVER = (
         ("noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "evaluate", "evaluator"),
     ),
     ("run", ("results", "loop", "profile_run", "eval_run")),
-    ("ask", ("aggregate", "runs", "report", "figures", "latency", "doctor", "screen", "cli", "__main__")),
+    ("ask", ("aggregate", "runs", "report", "figures", "latency", "doctor", "screen", "trials")),
+    (
+        "reproduce",
+        (
+            *("reproduce", "reproduce.items", "reproduce.data", "reproduce.scores", "reproduce.goals"),
+            *("reproduce.pictures", "reproduce.bench", "reproduce.page", "reproduce.run"),
+        ),
+    ),
+    ("cli", ("flags", "cli", "__main__")),
 )
 OWNERS = {
     "h5py": {"dataset"},
@@ -54,9 +62,9 @@ OWNERS = {
     "torch.cuda.graphs": {"graph"},
     "mujoco": set(),
     "ray": set(),
-    "matplotlib": {"figures"},
+    "matplotlib": {"figures", "reproduce.pictures"},
     "triton": set(),  # gtp_kernels alone, which is not among these rooms
-    "yaml": {"config_files"},
+    "yaml": {"config_files", "reproduce.run"},
     "tqdm": {"screen"},
     "urllib": {"download"},
     "fcntl": {"rundir", "download"},
@@ -85,7 +93,9 @@ FORBIDDEN_IMPORTS = {"pickle", "marshal", "shelve", "dill", "joblib"}
 
 def module_of(path: Path) -> str:
     name = ".".join(path.relative_to(ROOT / "gtp_fast").with_suffix("").parts)
-    return {"__init__": "gtp_fast", "algorithms.__init__": "algorithms"}.get(name, name)
+    return {"__init__": "gtp_fast", "algorithms.__init__": "algorithms", "reproduce.__init__": "reproduce"}.get(
+        name, name
+    )
 
 
 def imports(tree: ast.AST) -> list[tuple[str, bool]]:

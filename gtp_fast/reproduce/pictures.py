@@ -1,0 +1,62 @@
+"""The pictures of Fig. 6 and Fig. 7, from the rows of a summary; PNG bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle
+
+from gtp_fast import embedded
+from gtp_fast.figures import COLOURS, GOAL_SAMPLES, plane, png, tidy
+
+
+def sweeps(rows: list[dict[str, Any]]) -> bytes:
+    """Draw score over sampling steps and over eta: the mean of the seeds, all of them shaded."""
+    figure, (steps, etas) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    _line(steps, [row for row in rows if row["panel"] == "K"], COLOURS[0], "trained in K = 5")
+    _line(steps, [row for row in rows if row["panel"] == "own K"], COLOURS[1], "trained in the K it acts in", "s")
+    _line(etas, [row for row in rows if row["panel"] == "eta"], COLOURS[2], "acting in K = 5")
+    kind = next((row["kind"] for row in rows if "kind" in row), "score")
+    for axes, label in ((steps, "sampling steps K"), (etas, "eta (0: behaviour cloning)")):
+        tidy(axes, "normalised score" if kind == "score" else "return")
+        axes.set_xlabel(label, fontsize=9)
+        if axes.lines:
+            axes.legend(fontsize=8, frameon=False)
+    etas.set_xscale("symlog", linthresh=0.1)
+    return png(figure)
+
+
+def _line(axes: Axes, rows: list[dict[str, Any]], colour: str, text: str, marker: str = "o") -> None:
+    whole = sorted((row for row in rows if row.get("last")), key=lambda row: row["x"])
+    if not whole:
+        return
+    x, each = [row["x"] for row in whole], np.array([row["last"]["each"] for row in whole])
+    axes.plot(x, each.mean(axis=1), marker=marker, markersize=4, color=colour, label=f"{text}, {each.shape[1]} seeds")
+    axes.fill_between(x, each.min(axis=1), each.max(axis=1), color=colour, alpha=0.18, linewidth=0)
+
+
+def goals(clouds: dict[str, np.ndarray], rows: dict[str, dict[str, Any]]) -> bytes:
+    """Draw actions at the origin: the data, then each sampler's first member with masses over all and its cost.
+
+    Args: clouds are (N, 2), the data's under "data"; rows hold masses, off, network_evaluations and us_torch.
+    """
+    columns = (len(clouds) + 1) // 2
+    figure, grid = plt.subplots(2, columns, figsize=(3.3 * columns, 7.4), layout="constrained", squeeze=False)
+    for axes in grid.flat[len(clouds) :]:
+        axes.set_axis_off()
+    for axes, (name, points) in zip(grid.flat, clouds.items(), strict=False):
+        row = rows[name]
+        axes.scatter(
+            *points[:GOAL_SAMPLES].T, s=2, alpha=0.35, linewidths=0, color="#555555" if name == "data" else COLOURS[0]
+        )
+        cost = "actions at the origin"
+        if name != "data":
+            cost = f"{row['network_evaluations']} network evaluations, {row['us_torch']['median_us']:,.0f} us in torch"
+        plane(axes, f"{name}: off the modes {row['off']:.3f}\n{cost}", 1.0)
+        for centre, mass in zip(embedded.MODE_CENTRES, row["masses"], strict=True):
+            axes.add_patch(Circle(centre, embedded.MODE_RADIUS, fill=False, color="#999999", linewidth=0.8))
+            axes.annotate(f"{mass:.2f}", centre * 1.62, ha="center", va="center", fontsize=8)
+    return png(figure)

@@ -1,0 +1,240 @@
+"""Training runs in processes of their own, each the public command; what was cut off is resumed, what is whole skipped.
+
+A trial that diverges is a result. One that died is tried again; one that another process holds is waited for, never
+started twice. Nothing here knows what the runs are for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gtp_fast.config import flag
+from gtp_fast.resume import finished
+from gtp_fast.rundir import RunDir, holder
+from gtp_fast.signals import Interrupt, InterruptedRunError, listen
+
+TRIES = 3  # of a trial that dies: the first and two more
+POLL_SECONDS = 0.1
+BUSY_SECONDS = 2.0  # between looks at a run that another process holds
+TELL_SECONDS = 30.0  # between lines of a trial that is running
+PATIENCE_SECONDS = 120.0  # for a child that was asked to stop: it commits a checkpoint first
+DIVERGED, BUSY = 4, 6
+SAID = (2, 3, 5, 7, 8)  # exit codes whose error says what to do; a second try would end alike
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: its name for people, the settings that are typed, its directory, and the last step."""
+
+    name: str
+    settings: Mapping[str, Any]
+    path: Path
+    steps: int
+
+    @property
+    def typed(self) -> list[str]:
+        """The command as it would be typed, after the program's name."""
+        words = ["train"]
+        for name, value in self.settings.items():
+            if isinstance(value, bool):
+                words.append(flag(name) if value else flag(name).replace("--", "--no-", 1))
+            elif value is not None:
+                words += [flag(name), str(value)]
+        return [*words, "--run-dir", str(self.path), "--resume", "auto"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended; text says what a table prints in place of figures."""
+
+    kind: Literal["done", "diverged", "failed"]
+    text: str = ""
+    exit_code: int = 0
+
+
+@dataclass
+class _Child:
+    """A trial in progress."""
+
+    trial: Trial
+    process: subprocess.Popen[bytes]
+    started: float
+    told: float
+
+
+@dataclass
+class _Work:
+    """What is left, what runs, and what came of the rest; `rests` holds when a trial may be looked at again."""
+
+    waiting: list[Trial]
+    say: Say
+    running: list[_Child] = field(default_factory=list)
+    outcomes: dict[Path, Outcome] = field(default_factory=dict)
+    rests: dict[Path, float] = field(default_factory=dict)
+    tries: Counter[Path] = field(default_factory=Counter)
+
+
+def run_trials(trials: Sequence[Trial], jobs: int, say: Say) -> list[Outcome]:
+    """Run what is not whole yet, `jobs` at a time, and return the outcome of each trial in order.
+
+    Args: say is told a line at each change, and one every half minute of each that runs.
+    Raises: InterruptedRunError after SIGINT or SIGTERM, once every child has saved its checkpoint and ended.
+    """
+    unique = list({trial.path: trial for trial in trials}.values())
+    work = _Work(list(unique), say)
+    with listen() as interrupt:
+        interrupt.started = True
+        try:
+            while work.waiting or work.running:
+                _stop_if_asked(interrupt)
+                _start(work, jobs)
+                _collect(work, len(unique))
+                time.sleep(POLL_SECONDS)
+        finally:
+            _end(work.running)
+    return [work.outcomes[trial.path] for trial in trials]
+
+
+def outcome_of(trial: Trial) -> Outcome | None:
+    """Return what a directory says of a trial that nobody is running: whole, diverged, or None: there is work left."""
+    run = RunDir(trial.path)
+    if finished(run, trial.steps):
+        return Outcome("done")
+    return Outcome("diverged", _divergence(run), DIVERGED) if run.failure.exists() else None
+
+
+def _divergence(run: RunDir) -> str:
+    try:
+        failure = json.loads(run.failure.read_bytes())
+        return f"diverged at step {failure['step']:,} ({failure['quantity']} of seed {failure['seed']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "diverged"
+
+
+def _stop_if_asked(interrupt: Interrupt) -> None:
+    if interrupt.signal:
+        text = "stopped: trials that were running have saved what they had; run the same command again to continue"
+        raise InterruptedRunError(text, 128 + interrupt.signal)
+
+
+def _start(work: _Work, jobs: int) -> None:
+    """Start what may be started: neither whole, nor held by another process, nor resting."""
+    for trial in list(work.waiting):
+        if len(work.running) >= jobs:
+            return
+        if work.rests.get(trial.path, 0.0) > time.monotonic():
+            continue
+        held = holder(RunDir(trial.path).lock)
+        if held is not None:
+            _rest(work, trial, held)
+            continue
+        work.waiting.remove(trial)
+        outcome = outcome_of(trial)
+        if outcome is None:
+            work.running.append(_spawn(trial))
+            work.say(f"{trial.name}: started" if not work.tries[trial.path] else f"{trial.name}: started again")
+        else:
+            work.outcomes[trial.path] = outcome
+            work.say(f"{trial.name}: {outcome.text or 'whole already'}")
+
+
+def _rest(work: _Work, trial: Trial, held: str) -> None:
+    if trial.path not in work.rests:
+        work.say(f"{trial.name}: {trial.path} is held by {held}; waiting for it")
+    work.rests[trial.path] = time.monotonic() + BUSY_SECONDS
+
+
+def _spawn(trial: Trial) -> _Child:
+    """Start the command; a session of its own keeps a terminal's Ctrl-C from reaching it beside our SIGTERM."""
+    trial.path.mkdir(parents=True, exist_ok=True)
+    with _console(trial).open("wb") as console:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gtp_fast", *trial.typed],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=console,
+            start_new_session=True,
+        )
+    return _Child(trial, process, time.monotonic(), time.monotonic())
+
+
+def _console(trial: Trial) -> Path:
+    """Return where a trial's own words go; of this process alone: two parents may find it free in one moment."""
+    return trial.path / f"console-{os.getpid()}.log"
+
+
+def _collect(work: _Work, count: int) -> None:
+    """Take note of the children that have ended, and tell of those that go on."""
+    for child in list(work.running):
+        code, trial, now = child.process.poll(), child.trial, time.monotonic()
+        if code is None:
+            if now - child.told > TELL_SECONDS:
+                child.told = now
+                work.say(f"{trial.name}: {_progress(trial)}, {(now - child.started) / 60:.1f} min")
+            continue
+        work.running.remove(child)
+        if code == BUSY:
+            work.waiting.append(trial)
+            _rest(work, trial, holder(RunDir(trial.path).lock) or "another process")
+            continue
+        work.tries[trial.path] += 1
+        outcome = _judge(trial, code)
+        if outcome is None and work.tries[trial.path] < TRIES:
+            work.waiting.append(trial)
+            work.say(f"{trial.name}: died with code {code}; trying again")
+            continue
+        work.outcomes[trial.path] = outcome or Outcome("failed", f"died {TRIES} times: {_last_words(trial)}", 1)
+        text = work.outcomes[trial.path].text or f"done in {(now - child.started) / 60:.1f} min"
+        work.say(f"{trial.name}: {text} ({len(work.outcomes)} of {count})")
+
+
+def _judge(trial: Trial, code: int) -> Outcome | None:
+    """Return what an exit code means, None for a death that another try may mend."""
+    if code == 0:
+        _console(trial).unlink(missing_ok=True)
+        return Outcome("done")
+    if code == DIVERGED:
+        return Outcome("diverged", _divergence(RunDir(trial.path)), DIVERGED)
+    return Outcome("failed", f"failed: {_last_words(trial)}", code) if code in SAID else None
+
+
+def _last_words(trial: Trial) -> str:
+    try:
+        lines = _console(trial).read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    errors = [line for line in lines if line.startswith("error: ")] or lines or ["it said nothing"]
+    return errors[-1].removeprefix("error: ")
+
+
+def _progress(trial: Trial) -> str:
+    """Return how far a running trial is, by the last line of its metrics."""
+    try:
+        last = RunDir(trial.path).metrics.read_bytes().splitlines()[-1]
+        return f"step {json.loads(last)['step']:,} of {trial.steps:,}"
+    except (OSError, IndexError, ValueError, KeyError, TypeError):
+        return f"starting, {trial.steps:,} steps to go"
+
+
+def _end(running: Sequence[_Child]) -> None:
+    """Ask every child to stop, and wait until it has saved its checkpoint."""
+    for child in running:
+        child.process.terminate()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    for child in running:
+        try:
+            child.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()
