@@ -16,6 +16,7 @@ from gtp_kernels.reference import MISH_CLAMP
 from torch import Tensor
 
 from gtp_fast.networks import HIDDEN_LAYERS, TIME_WIDTH, time_embedding
+from gtp_fast.trajectory import scalings
 
 
 class CpuSampler:
@@ -28,6 +29,7 @@ class CpuSampler:
         grid: Tensor,
         sigma_data: float,
         sigma_min: float,
+        process: str = "edm",
     ):
         """Take float32 parameters by name, (S, in, out) and (2 S, in, out), and the noise levels (K + 1,)."""
         p, levels = {name: tensor.double() for name, tensor in actor.items()}, grid.double()
@@ -41,12 +43,12 @@ class CpuSampler:
         times_SKH = torch.cat([e_t, e_s], dim=-1) @ w_times + p["mlp0.b"]
         # a <- (s/t) a + (1 - s/t) (c_skip a + c_out F(c_in a)): one number a step for a, one for F, one inside F.
         t, ratio = levels[:-1], levels[1:] / levels[:-1]
-        variance = t * t + sigma_data**2
-        output = ((1.0 - ratio) * t * sigma_data * variance.rsqrt()).view(-1, 1, 1, 1)
-        self._keep = (ratio + (1.0 - ratio) * sigma_data**2 / variance).tolist()
+        c_skip, c_out, c_in = scalings(t, sigma_data, process)
+        output = ((1.0 - ratio) * c_out).view(-1, 1, 1, 1)
+        self._keep = (ratio + (1.0 - ratio) * c_skip).tolist()
         self._start = float(levels[0])
         self._w_obs, self._times_KS1H = _array(w_obs), _array(times_SKH.transpose(0, 1)[:, :, None])
-        self._w_first_KSAH = _array(variance.rsqrt().view(-1, 1, 1, 1) * w_action)
+        self._w_first_KSAH = _array(c_in.view(-1, 1, 1, 1) * w_action)
         self._w_last_KSHA, self._b_last_KS1A = _array(output * p["mlp3.w"]), _array(output * p["mlp3.b"])
         self._hidden = [(_array(p[f"mlp{i}.w"]), _array(p[f"mlp{i}.b"])) for i in range(1, HIDDEN_LAYERS)]
         self._critic = None if critic is None else _Critic(critic, action_dim)

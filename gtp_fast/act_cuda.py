@@ -73,7 +73,7 @@ class CudaSampler:
             "rows_ptr": call.obs, "noise_ptr": call.noise, "seed_ptr": call.obs, "step_ptr": call.obs,
             "grid_ptr": self._grid, "action_ptr": call.actions, "batch_ptr": call.actions, "size": 0,
             "sigma_min": config.sigma_min, "sigma_data": config.sigma_data, "BATCH": 0, "NEXT": 0,
-            "K": config.sampling_steps, "KEEP": shapes.keep,
+            "K": config.sampling_steps, "KEEP": shapes.keep, "FLOW": config.process == "flow",
         }  # fmt: skip
         chain |= self._nets["actor"].args() | network
         launches = [Launch("chain", gtp_chain, (tiles, members), chain, shapes.warps, shapes.stages)]

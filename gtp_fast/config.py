@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import reprlib
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from gtp_fast.errors import UsageError
+from gtp_fast.variants import check_variants, flag, shown
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,24 @@ class TrainConfig:
     rho: float = 7.0
     s0: int = 10
     s1: int = 1280
+    steps_schedule: str = "doubling"  # or "fixed:N": N grid steps from first to last
+    times: Literal["grid", "lognormal"] = "grid"  # n drawn uniformly, or so that ln t is normal
+    time_mean: float = -1.1  # of ln t
+    time_std: float = 2.0
+    process: Literal["edm", "flow"] = "edm"  # a_t = a + t z, or (1 - t) a + t z
     # Losses and guidance (SPEC 3, 4).
+    actor_loss: Literal["gtp", "consistency", "denoiser", "solver", "linear-q", "shortcut", "meanflow"] = "gtp"
     lambda_flow: float = 1.0
+    solver: Literal["heun", "euler"] = "heun"  # of --actor-loss solver
+    solver_steps: int = 3  # its grid steps from t down to u
+    lambda_q: float = 0.01  # weight of Q in --actor-loss linear-q
+    compare_at_zero: bool = False  # both sides of L_traj are carried to time 0 by the EMA actor
     weighting: Literal["paper", "stable"] = "paper"
     eta: float = 1.0
+    value: Literal["policy", "behaviour", "expectile"] = "policy"  # what V(o) of the advantage is made of
     value_samples: int = 1  # M, the policy's samples whose mean Q is V(o) in the advantage
     weight_cap: float = 100.0  # 0: no cap, Eq. 14 to the letter
+    weight_norm: bool = False  # weights divided by their batch mean, after the cap
     alpha: float = 10.0  # weight of fql's distillation
     expectile: float = 0.7  # of Q over data actions, where V(o) is learned
     # A sweep across the members of one run: "1,5,10" gives each its own value in place of eta or lr.
@@ -123,7 +135,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "rho": (0.02, 1e3),  # sigma^(1/rho) stays within float64
     "s0": (1, 10**6),
     "s1": (1, 10**6),  # the grids of all stages lie on the device
+    "time_mean": (-100, 100),
+    "time_std": (0.01, 100),  # below it a grid may hold no time at all
     "lambda_flow": (0, _FINITE),
+    "solver_steps": (1, 3),
+    "lambda_q": (0, _FINITE),
     "eta": (0, _FINITE),
     "value_samples": (1, 1000),
     "weight_cap": (0, _FINITE),
@@ -148,6 +164,7 @@ def validate(cfg: TrainConfig) -> TrainConfig:
         raise UsageError(f"--s1 {cfg.s1} must be at least --s0 {cfg.s0}: the grid grows from s0 to s1")
     for name in ("eta", "lr"):
         member_values(cfg, name)
+    check_variants(cfg)
     if cfg.bc and cfg.etas is not None:
         raise UsageError(f"--bc means eta = 0 for every member; leave out --etas {shown(cfg.etas)}")
     if cfg.layers != 3 and cfg.algo != "fql":
@@ -197,19 +214,6 @@ def member_values(cfg: TrainConfig, name: str) -> list[float]:
     for value in values:
         check_range(name, value, f"--{name}s")
     return values
-
-
-def shown(value: object) -> str:
-    """Return a value in few letters: nested YAML aliases stand for more text than fits in memory."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python writes no integer of more than 4,300 digits
-        return "an integer of thousands of digits"
-
-
-def flag(name: str) -> str:
-    """Return the flag of a field: batch_size -> --batch-size."""
-    return "--" + name.replace("_", "-")
 
 
 def hash6(cfg: TrainConfig) -> str:

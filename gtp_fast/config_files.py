@@ -21,6 +21,8 @@ from gtp_fast import catalog
 from gtp_fast.config import TrainConfig, flag, shown, validate
 from gtp_fast.errors import UsageError
 
+FLOW_TIMES = {"sigma_max": 1.0, "rho": 1.0}  # of --process flow: even steps from 0 to 1
+
 
 def merge(flags: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
     """Return the settings of a run from its explicit flags and an optional YAML file.
@@ -40,7 +42,8 @@ def _presets(typed: Mapping[str, Any]) -> dict[str, Any]:
     preset = typed.get("preset", task.get("preset", TrainConfig.preset))
     algo = typed.get("algo", TrainConfig.algo)
     own = {} if algo == TrainConfig.algo else read_yaml(_root() / "algorithms" / f"{algo}.yaml")
-    return read_yaml(_root() / "presets" / f"{preset}.yaml") | task | own | {"preset": preset}
+    process = FLOW_TIMES if typed.get("process") == "flow" else {}
+    return read_yaml(_root() / "presets" / f"{preset}.yaml") | task | own | process | {"preset": preset}
 
 
 def _saved(resume: str) -> dict[str, Any]:

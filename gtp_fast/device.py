@@ -15,6 +15,7 @@ from typing import Literal
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import OutOfMemoryError, UsageError
+from gtp_fast.variants import not_fused
 
 # A cold compilation costs about 40 s and saves about 8 ms a step on one core (Zen 5, 2026-11-21): it pays from 5,000
 # steps on; at 20,000 the whole run is a quarter faster.
@@ -81,6 +82,8 @@ def missing_for_fused(cfg: TrainConfig, device: str) -> str | None:
     """Return what the fused step lacks on this machine or in these settings, in words, or None."""
     if cfg.algo != "gtp":
         return f"--algo gtp: the step of {cfg.algo} is not fused"
+    if lacking := not_fused(cfg):
+        return lacking
     if device == "cpu" and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return "a GPU (TRITON_INTERPRET=1 interprets its kernels on the CPU, slowly)"
     return missing_for_kernels(cfg.hidden, cfg.sampling_steps)

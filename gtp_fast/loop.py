@@ -233,4 +233,5 @@ def _policy_config(cfg: TrainConfig, buffer: ReplayBuffer) -> PolicyConfig:
         algo=cfg.algo,
         bc=cfg.bc,
         layers=cfg.layers,
+        process=cfg.process,
     )

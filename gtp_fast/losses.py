@@ -32,26 +32,47 @@ def actor_loss(traj_S: Tensor, inst_S: Tensor, lambda_flow: float) -> Tensor:
     return traj_S + lambda_flow * inst_S
 
 
-def time_weights(t_SB: Tensor, u_SB: Tensor, sigma_data: float, weighting: str) -> tuple[Tensor, Tensor]:
+def linear_q(loss_S: Tensor, q_S: Tensor, lambda_q: float) -> Tensor:
+    """Return L_gen - lambda mean Q(o, pi(o)), (S,): Q raised beside the generative loss, without weights (Eq. 69)."""
+    return loss_S - lambda_q * q_S
+
+
+def average_map_target(t_SB: Tensor, s_SB: Tensor, inst_SBA: Tensor, phi_SBA: Tensor, slope_SBA: Tensor) -> Tensor:
+    """Return (s/t) phi_inst + (1 - s/t) phi - (t - s) dphi/dt, (S, B, A), without gradient (Eq. 31).
+
+    What d/dt (t - s)(phi - x)/t = -f says of phi along x's path, in the form that stays finite at s = 0.
+    """
+    ratio = (s_SB / t_SB)[..., None]
+    return (ratio * inst_SBA + (1.0 - ratio) * phi_SBA - (t_SB - s_SB)[..., None] * slope_SBA).detach()
+
+
+def time_weights(
+    t_SB: Tensor, u_SB: Tensor, sigma_data: float, weighting: str, process: str = "edm"
+) -> tuple[Tensor, Tensor]:
     """Return the factors of L_traj and L_inst over t, each (S, B).
 
-    `paper` writes none: both are 1. `stable`, from the lineage: 1/(t - u) and min(400, (t^2 + sd^2)/(t sd)^2).
+    `paper` writes none: both are 1. `stable`, from the lineage: 1/(t - u) and min(400, (t^2 + sd^2)/(t sd)^2), which
+    is 1 / c_out^2: 1 in the flow process.
     """
     if weighting == "paper":
         return torch.ones_like(t_SB), torch.ones_like(t_SB)
+    if process == "flow":
+        return 1.0 / (t_SB - u_SB), torch.ones_like(t_SB)
     inst = (t_SB.square() + sigma_data**2) / (t_SB * sigma_data).square()
     return 1.0 / (t_SB - u_SB), inst.clamp(max=INST_WEIGHT_CAP)
 
 
-def advantage_weights(advantage_SB: Tensor, eta_S: Tensor, cap: float) -> Tensor:
+def advantage_weights(advantage_SB: Tensor, eta_S: Tensor, cap: float, normed: bool = False) -> Tensor:
     """Return w = exp(eta max(0, A) / (std(A) + eps)), at most `cap` where cap > 0, (S, B) (Eq. 14).
 
-    std is that of the batch itself (divisor B); eta = 0 gives w = 1 exactly. No gradient flows.
+    std is that of the batch itself (divisor B); eta = 0 gives w = 1 exactly. normed divides by the batch mean of the
+    capped weights. No gradient flows.
     """
     advantage_SB = advantage_SB.detach()
     scale_S1 = advantage_SB.std(dim=-1, correction=0, keepdim=True) + ADVANTAGE_EPS
     weight_SB = (eta_S[:, None] * advantage_SB.clamp(min=0.0) / scale_S1).exp()
-    return weight_SB.clamp(max=cap) if cap > 0 else weight_SB
+    weight_SB = weight_SB.clamp(max=cap) if cap > 0 else weight_SB
+    return weight_SB / weight_SB.mean(-1, keepdim=True) if normed else weight_SB
 
 
 def td_target(reward_SB: Tensor, bootstrap_SB: Tensor, next_q_SB: Tensor, gamma: float) -> Tensor:

@@ -72,7 +72,7 @@ class Policy:
             return CudaSampler(config, tensors, self.device, precision)
         kind = CpuSampler if self.device.type == "cpu" else TorchSampler
         grid = sampling_grid(config.sampling_steps, config.sigma_min, config.sigma_max, config.rho, self.device)
-        return kind(self._actor, critic, grid, config.sigma_data, config.sigma_min)
+        return kind(self._actor, critic, grid, config.sigma_data, config.sigma_min, config.process)
 
     @property
     def members(self) -> int:

@@ -13,9 +13,10 @@ from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.networks import Layout
 
 SELECTS = ("none", "softmax", "argmax")
+PROCESSES = ("edm", "flow")
 ALGORITHMS = ("gtp", "dql", "cac", "fql")
 _COUNTS = ("obs_dim", "action_dim", "hidden", "layers", "sampling_steps", "candidates")
-_LATER = {"algo": "gtp", "bc": False, "layers": 3}  # what a description without them meant
+_LATER = {"algo": "gtp", "bc": False, "layers": 3, "process": "edm"}  # what a description without them meant
 _LEVELS = ("sigma_min", "sigma_max", "sigma_data", "rho")
 
 
@@ -37,6 +38,7 @@ class PolicyConfig:
     algo: str = "gtp"
     bc: bool = False
     layers: int = 3
+    process: str = "edm"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -56,6 +58,7 @@ class PolicyConfig:
         wrong = [name for name in _COUNTS if type(known[name]) is not int or known[name] < 1]
         wrong += [name for name in _LEVELS if type(known[name]) not in (int, float) or not 0 < known[name] < math.inf]
         wrong += ["algo"] * (known["algo"] not in ALGORITHMS) + ["bc"] * (type(known["bc"]) is not bool)
+        wrong += ["process"] * (known["process"] not in PROCESSES)
         wrong += ["select"] * (known["select"] not in SELECTS)
         wrong += ["seeds"] * (not known["seeds"] or any(type(s) is not int or s < 0 for s in known["seeds"]))
         if wrong or known["sigma_max"] <= known["sigma_min"]:

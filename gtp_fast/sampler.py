@@ -68,10 +68,11 @@ class TorchSampler:
         grid: Tensor,
         sigma_data: float,
         sigma_min: float,
+        process: str = "edm",
     ):
         """Take parameters by name, (S, in, out) and (2 S, in, out), and the noise levels (K + 1,), on one device."""
         self._actor, self._critic, self._grid = actor, critic, grid
-        self._sigma_data, self._sigma_min = sigma_data, sigma_min
+        self._acting = sigma_data, sigma_min, process
 
     @torch.inference_mode()
     def actions(self, obs_SBD: np.ndarray, z_SRA: np.ndarray, gumbel_SR: np.ndarray | None) -> np.ndarray:
@@ -79,7 +80,7 @@ class TorchSampler:
         obs, z = self._tensor(obs_SBD), self._tensor(z_SRA)
         candidates = z.shape[1] // obs.shape[1]
         obs = obs.repeat_interleave(candidates, dim=1)
-        actions = sample_actions(self._actor, obs, z, self._grid, self._sigma_data, self._sigma_min)
+        actions = sample_actions(self._actor, obs, z, self._grid, *self._acting)
         if self._critic is None:
             return actions.cpu().numpy()
         q_SR = q_values(self._critic, obs, actions).amin(dim=1)

@@ -24,7 +24,7 @@ class Actor(nn.Module):
 
     def phi(self, x: Tensor, t: Tensor, s: Tensor, obs: Tensor) -> Tensor:
         c_in = 1 / (t**2 + 0.25).sqrt()
-        inputs = [c_in[:, None] * x, self.t(_sinusoids(t)), self.s(_sinusoids(s)), obs]
+        inputs = [c_in[:, None] * x, self.t(sinusoids(t)), self.s(sinusoids(s)), obs]
         c_skip, c_out = 0.25 / (t**2 + 0.25), t * 0.5 * c_in
         return c_skip[:, None] * x + c_out[:, None] * self.mlp(torch.cat(inputs, -1))
 
@@ -38,7 +38,7 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _sinusoids(time: Tensor) -> Tensor:
+def sinusoids(time: Tensor) -> Tensor:
     frequency = torch.tensor([10_000 ** (-i / 7) for i in range(8)], dtype=torch.float64)
     angle = 0.25 * time.clamp(min=0.002).log()[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], -1)
@@ -143,6 +143,10 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self.q.parameters(), cfg.grad_norm)
         self.critic_adam.step()
+        return self._weight(obs, action, value_action)
+
+    def _weight(self, obs: Tensor, action: Tensor, value_action: Tensor) -> Tensor:
+        cfg = self.cfg
         with torch.no_grad():
             q_data = torch.minimum(*[q(torch.cat([obs, action], -1))[:, 0] for q in self.q])
             q_policy = torch.minimum(*[q(torch.cat([obs, value_action], -1))[:, 0] for q in self.q])

@@ -27,7 +27,7 @@ def pair(config: PolicyConfig, precision: str = "fp32"):
     grid = trajectory.sampling_grid(config.sampling_steps, config.sigma_min, config.sigma_max, config.rho)
     views = [double(networks.views(tensors[name], layout)) for name, layout in zip(tensors, layouts, strict=True)]
     critic = views[1] if config.candidates > 1 else None
-    twin = TorchSampler(views[0], critic, grid.double(), config.sigma_data, config.sigma_min)
+    twin = TorchSampler(views[0], critic, grid.double(), config.sigma_data, config.sigma_min, config.process)
     return CudaSampler(config, tensors, torch.device(DEVICE), precision), twin
 
 
@@ -38,6 +38,12 @@ def test_one_candidate_is_the_chain_in_one_launch(steps):
     # The chain starts at 80 z: what a float32 loses there is the scale of the error.
     assert np.abs(sampler.actions(obs, z, None) - twin.actions(obs, z, None)).max() < 2e-5
     assert [launch.name for launch in sampler.launches(sampler._calls[1])] == ["gtp_chain"]
+
+
+def test_the_chain_of_the_flow_process_has_no_scaling():
+    sampler, twin = pair(replace(CONFIG, sigma_max=1.0, rho=1.0, process="flow"))
+    obs, z = inputs(1, 3, 1)
+    assert np.abs(sampler.actions(obs, z, None) - twin.actions(obs, z, None)).max() < 2e-6
 
 
 @pytest.mark.parametrize(("members", "batch", "candidates"), [(1, 1, 50), (2, 3, 7)])

@@ -14,7 +14,7 @@ PRODUCT = sorted([*ROOT.glob("gtp_fast/**/*.py"), *ROOT.glob("kernels/gtp_kernel
 
 # Each room may import from itself and from the rooms named before it. Errors and settings are everybody's.
 RIVER = (
-    ("base", ("gtp_fast", "errors", "config", "rundir", "field_help", "events")),
+    ("base", ("gtp_fast", "errors", "variants", "config", "rundir", "field_help", "events")),
     ("data", ("published", "catalog", "download", "episodes", "minari_data", "embedded", "dataset", "config_files")),
     (
         "learn",
@@ -26,6 +26,7 @@ RIVER = (
             "algorithms",
             "algorithms.pieces",
             "algorithms.dql",
+            "algorithms.gtp_losses",
             "algorithms.gtp",
             "algorithms.cac",
             "algorithms.fql",

@@ -21,7 +21,10 @@ VARIANTS = [
     pytest.param({"bc": True}, id="bc"),
     pytest.param({"max_q_backup": True, "sampling_steps": 2, "batch_size": 21}, id="max-q-backup"),
     pytest.param({"value_samples": 2, "lr_schedule": "cosine", "weight_cap": 2.0}, id="two-values-cosine"),
-    pytest.param({"grad_norm": 0.0, "weight_cap": 0.0, "lambda_flow": 0.0}, id="no-clip-no-cap-no-flow"),
+    pytest.param(
+        {"grad_norm": 0.0, "weight_cap": 0.0, "lambda_flow": 0.0, "steps_schedule": "fixed:7"},
+        id="no-clip-no-cap-no-flow-one-grid",
+    ),
 ]
 
 

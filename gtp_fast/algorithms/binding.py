@@ -25,6 +25,7 @@ from gtp_fast.config import TrainConfig, member_seeds, member_values
 from gtp_fast.networks import actor_layout, critic_layout
 from gtp_fast.rng import seed_keys
 from gtp_fast.state import Net, TrainState
+from gtp_fast.variants import grid_steps
 
 METRIC_COLUMNS = 16
 
@@ -54,7 +55,7 @@ class Binding:
         }
         self.next_rows = cfg.batch_size * pieces.backup_samples(cfg)
         self.chain_rows = self.next_rows + cfg.batch_size * cfg.value_samples
-        self.times = trajectory.schedule(cfg.steps, cfg.s0, cfg.s1, cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
+        self.times = trajectory.schedule(cfg.steps, *grid_steps(cfg), cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
         self.grid = trajectory.sampling_grid(cfg.sampling_steps, cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
         keys_S2 = seed_keys(member_seeds(cfg), device)
         self.seed = keys_S2[:, 0] | (keys_S2[:, 1] << 32)
@@ -119,7 +120,7 @@ class Binding:
             action_ptr=self.scratch["actions"], batch_ptr=self.scratch["batch"], size=self.buffer.size,
             sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, BATCH=cfg.batch_size, NEXT=self.next_rows,
             ROWS=self.chain_rows, REPEAT=1, AP=padded(self.buffer.action_dim), K=cfg.sampling_steps,
-            KEEP=self.shapes.keep,
+            KEEP=self.shapes.keep, FLOW=False,
         )  # fmt: skip
 
     def target_q(self) -> Launch:

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from gtp_fast import losses, rng, trajectory
 from gtp_fast.algorithms import pieces
+from gtp_fast.algorithms.gtp_losses import ACTOR_LOSSES, Drawn, policy_q
 from gtp_fast.buffer import Batch, ReplayBuffer
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.networks import Layout, actor_layout, critic_layout, q_values, views
+from gtp_fast.networks import Layout, actor_layout, critic_layout, q_values, state_values, value_layout, views
 from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.profiling import phase
 from gtp_fast.state import TrainState
+from gtp_fast.variants import grid_steps
 
 STEPS_ARE_FREE = True  # the map takes any grid of times: a policy acts in any number of steps
 ACTOR_METRICS = ("actor_loss", "traj_loss", "inst_loss", "actor_grad_norm")
@@ -29,7 +31,12 @@ WEIGHT_METRICS = ("advantage", "advantage_std", "weight", "weight_max", "effecti
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
-    return ACTOR_METRICS if cfg.bc else ACTOR_METRICS + pieces.CRITIC_METRICS + WEIGHT_METRICS
+    if cfg.bc:
+        return ACTOR_METRICS
+    if cfg.actor_loss == "linear-q":
+        return (*ACTOR_METRICS, "policy_q", *pieces.CRITIC_METRICS)
+    value = pieces.VALUE_METRICS if cfg.value == "expectile" else ()
+    return ACTOR_METRICS + pieces.CRITIC_METRICS + WEIGHT_METRICS + value
 
 
 def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
@@ -38,9 +45,11 @@ def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.de
 
 
 def layouts(cfg: TrainConfig | PolicyConfig, obs_dim: int, action_dim: int) -> dict[str, Layout]:
-    """Return where the parameters of an actor and of one head of its critic lie."""
+    """Return where the parameters of an actor, of one head of its critic and of a learned V lie."""
     sizes = obs_dim, action_dim, cfg.hidden
-    return {"actor": actor_layout(*sizes), "critic": critic_layout(*sizes)}
+    learned = isinstance(cfg, TrainConfig) and cfg.value == "expectile"
+    value = {"value": value_layout(obs_dim, cfg.hidden)} if learned else {}
+    return {"actor": actor_layout(*sizes), "critic": critic_layout(*sizes), **value}
 
 
 def noise_columns(config: PolicyConfig) -> int:
@@ -53,7 +62,7 @@ def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyCon
     grid = trajectory.sampling_grid(
         config.sampling_steps, config.sigma_min, config.sigma_max, config.rho, z_SRN.device
     ).to(z_SRN)
-    return trajectory.sample_path(p, obs_SRD, z_SRN, grid, config.sigma_data, config.sigma_min)
+    return trajectory.sample_path(p, obs_SRD, z_SRN, grid, config.sigma_data, config.sigma_min, config.process)
 
 
 judge = q_values  # both heads' values (S, 2, R) of observations (S, R, D) and actions (S, R, A)
@@ -71,6 +80,7 @@ class _Constants:
     lr_S: Tensor
     actor: Layout
     critic: Layout
+    value: Layout | None
 
 
 def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
@@ -78,17 +88,27 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
     counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
     if not cfg.bc:
         counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * pieces.backup_samples(cfg), buffer.action_dim)
-        counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows * cfg.value_samples, buffer.action_dim)
+        if samples := _value_samples(cfg) or (cfg.actor_loss == "linear-q"):
+            counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows * samples, buffer.action_dim)
+    nets = layouts(cfg, buffer.obs_dim, buffer.action_dim)
+    levels = cfg.sigma_min, cfg.sigma_max, cfg.rho
+    lognormal = (cfg.time_mean, cfg.time_std) if cfg.times == "lognormal" else None
     return _Constants(
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
         plan=rng.plan(counts, device),
-        schedule=trajectory.schedule(cfg.steps, cfg.s0, cfg.s1, cfg.sigma_min, cfg.sigma_max, cfg.rho, device),
-        sampling_grid=trajectory.sampling_grid(cfg.sampling_steps, cfg.sigma_min, cfg.sigma_max, cfg.rho, device),
+        schedule=trajectory.schedule(cfg.steps, *grid_steps(cfg), *levels, device, lognormal),
+        sampling_grid=trajectory.sampling_grid(cfg.sampling_steps, *levels, device),
         eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
         lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=actor_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
-        critic=critic_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
+        actor=nets["actor"],
+        critic=nets["critic"],
+        value=nets.get("value"),
     )
+
+
+def _value_samples(cfg: TrainConfig) -> int:
+    """Return how many actions of the policy are drawn at each observation for V(o)."""
+    return cfg.value_samples if cfg.value == "policy" and cfg.actor_loss != "linear-q" else 0
 
 
 def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
@@ -106,9 +126,10 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Call
                 next_SBA, value_SBA = _policy_actions(cfg, const, state, batch, words)
             with phase("critic"):
                 metrics += pieces.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
-            with phase("advantage"):
-                weight_SB, more = _advantage_weights(cfg, const, state, batch, value_SBA)
-                metrics += more
+            if cfg.actor_loss != "linear-q":
+                with phase("advantage"):
+                    weight_SB, more = _advantage_weights(cfg, const, state, batch, value_SBA)
+                    metrics += more
         with phase("actor"):
             metrics = _update_actor(cfg, const, state, batch, words, weight_SB) + metrics
         with phase("average"):
@@ -125,60 +146,86 @@ def _policy_actions(
 
     Several samples of a state follow one another in blocks of B rows. Returns (S, samples B, A) for each.
     """
-    backup, rows = pieces.backup_samples(cfg), cfg.batch_size
+    backup, values, rows = pieces.backup_samples(cfg), _value_samples(cfg), cfg.batch_size
     columns = batch.action_SBA.shape[-1]
-    obs = torch.cat([batch.next_obs_SBD.repeat(1, backup, 1), batch.obs_SBD.repeat(1, cfg.value_samples, 1)], dim=1)
-    z_next = rng.normals(words[rng.TARGET_NOISE], rows * backup, columns)
-    z_value = rng.normals(words[rng.VALUE_NOISE], rows * cfg.value_samples, columns)
-    actions = trajectory.sample_actions(
-        views(state.actor.slow, const.actor),
-        obs,
-        torch.cat([z_next, z_value], dim=1),
-        const.sampling_grid,
-        cfg.sigma_data,
-        cfg.sigma_min,
-    )
-    next_SBA, value_SBA = actions.split([rows * backup, rows * cfg.value_samples], dim=1)
+    obs = batch.next_obs_SBD.repeat(1, backup, 1)
+    z = rng.normals(words[rng.TARGET_NOISE], rows * backup, columns)
+    if values:
+        z_value = rng.normals(words[rng.VALUE_NOISE], rows * values, columns)
+        obs = torch.cat([obs, batch.obs_SBD.repeat(1, values, 1)], dim=1)
+        z = torch.cat([z, z_value], dim=1)
+    slow = views(state.actor.slow, const.actor)
+    levels = cfg.sigma_data, cfg.sigma_min, cfg.process
+    actions = trajectory.sample_actions(slow, obs, z, const.sampling_grid, *levels)
+    next_SBA, value_SBA = actions.split([rows * backup, rows * values], dim=1)
     return next_SBA, value_SBA
 
 
 def _advantage_weights(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, value_SBA: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """Form A = Qmin(o, a) - V(o) with the heads just updated, and w of Eq. 14; V is the mean over policy samples."""
-    assert state.critic is not None
-    obs = batch.obs_SBD.repeat(1, 1 + cfg.value_samples, 1)
-    actions = torch.cat([batch.action_SBA, value_SBA], dim=1)
-    q_SB = q_values(views(state.critic.param, const.critic), obs, actions).amin(dim=1)
-    q_data, q_policy = q_SB.split([cfg.batch_size, cfg.batch_size * cfg.value_samples], dim=-1)
-    advantage_SB = q_data - q_policy.unflatten(-1, (-1, cfg.batch_size)).mean(1)
-    weight_SB = losses.advantage_weights(advantage_SB, const.eta_S, cfg.weight_cap)
+    """Form A = Qmin(o, a) - V(o) with the heads just updated, and w of Eq. 14; return it with WEIGHT_METRICS."""
+    advantage_SB, more = _advantages(cfg, const, state, batch, value_SBA)
+    weight_SB = losses.advantage_weights(advantage_SB, const.eta_S, cfg.weight_cap, cfg.weight_norm)
     effective_S = weight_SB.mean(-1).square() / weight_SB.square().mean(-1)
     advantage = [advantage_SB.mean(-1), advantage_SB.std(-1, correction=0)]
-    return weight_SB, [*advantage, weight_SB.mean(-1), weight_SB.amax(-1), effective_S]
+    return weight_SB, [*advantage, weight_SB.mean(-1), weight_SB.amax(-1), effective_S, *more]
+
+
+def _advantages(
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, value_SBA: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Return A, (S, B), and the metrics of a learned V.
+
+    V is the mean Qmin of the policy's samples; or of the batch's own actions, one number for all observations; or the
+    network that has just learned an expectile of Qmin(o, a).
+    """
+    assert state.critic is not None
+    obs = batch.obs_SBD.repeat(1, 1 + _value_samples(cfg), 1)
+    actions = torch.cat([batch.action_SBA, value_SBA], dim=1)
+    q_SB = q_values(views(state.critic.param, const.critic), obs, actions).amin(dim=1)
+    if cfg.value == "behaviour":
+        return q_SB - q_SB.mean(-1, keepdim=True), []
+    if cfg.value == "expectile":
+        assert state.value is not None and const.value is not None
+        more = pieces.update_value(cfg, state, const.value, batch, q_SB, const.lr_S)
+        return q_SB - state_values(views(state.value.param, const.value), batch.obs_SBD), more
+    q_data, q_policy = q_SB.split([cfg.batch_size, cfg.batch_size * cfg.value_samples], dim=-1)
+    return q_data - q_policy.unflatten(-1, (-1, cfg.batch_size)).mean(1), []
 
 
 def _update_actor(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], weight_SB: Tensor
 ) -> list[Tensor]:
-    action, obs, rows = batch.action_SBA, batch.obs_SBD, cfg.batch_size
-    bits = words[rng.INDEX]
-    t, u, s = trajectory.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
-    z = rng.normals(words[rng.ACTION_NOISE], rows, action.shape[-1])
-    a_t, a_u = trajectory.perturb(action, t, z), trajectory.perturb(action, u, z)
-    teacher = trajectory.phi(views(state.actor.slow, const.actor), a_u, u, s, obs, cfg.sigma_data, cfg.sigma_min)
-    target = trajectory.Phi(a_u, teacher, u, s)
-    w_traj, w_inst = losses.time_weights(t, u, cfg.sigma_data, cfg.weighting)
-    params = pieces.leaves(state.actor, const.actor)
+    params, more = pieces.leaves(state.actor, const.actor), []
+    traj_S, inst_S = ACTOR_LOSSES[cfg.actor_loss](_drawn(cfg, const, state, batch, words, weight_SB), params)
     with torch.enable_grad():
-        # One forward of 2 B rows: (t, s) for the map, (t, t) for the denoiser.
-        twice_t, t_then_s = t.repeat(1, 2), torch.cat([s, t], dim=1)
-        both = trajectory.phi(
-            params, a_t.repeat(1, 2, 1), twice_t, t_then_s, obs.repeat(1, 2, 1), cfg.sigma_data, cfg.sigma_min
-        )
-        student = trajectory.Phi(a_t, both[:, :rows], t, s)
-        traj_S = losses.trajectory_loss(student, target, weight_SB * w_traj)
-        inst_S = losses.instantaneous_loss(action, both[:, rows:], weight_SB * w_inst)
         loss_S = losses.actor_loss(traj_S, inst_S, cfg.lambda_flow)
+        if cfg.actor_loss == "linear-q":
+            assert state.critic is not None
+            z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
+            critic = views(state.critic.param, const.critic)
+            q_S = policy_q(params, critic, batch.obs_SBD, z, const.sampling_grid, cfg)
+            loss_S, more = losses.linear_q(loss_S, q_S, cfg.lambda_q), [q_S.detach()]
     norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
-    return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S]
+    return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S, *more]
+
+
+def _drawn(
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], weight_SB: Tensor
+) -> Drawn:
+    """Draw the times and the noise of the actor's loss."""
+    bits, back = words[rng.INDEX], cfg.solver_steps if cfg.actor_loss == "solver" else 1
+    places = trajectory.draw_places(const.schedule, state.step, bits[..., 1], bits[..., 2], back)
+    z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
+    return Drawn(
+        cfg=cfg,
+        slow=views(state.actor.slow, const.actor),
+        obs_SBD=batch.obs_SBD,
+        action_SBA=batch.action_SBA,
+        direction_SBA=trajectory.direction(batch.action_SBA, z, cfg.process),
+        weight_SB=weight_SB,
+        places=places,
+        t_SB=places.at(places.n),
+        s_SB=places.at(places.j),
+    )

@@ -17,8 +17,8 @@ def gtp_chain(
     size, param_stride, pair_stride, sigma_min, sigma_data,
     BATCH: tl.constexpr, NEXT: tl.constexpr, ROWS: tl.constexpr, REPEAT: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, W: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, KEEP: tl.constexpr, PREC: tl.constexpr,
-    INTERP: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, KEEP: tl.constexpr, FLOW: tl.constexpr,
+    PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Sample ROWS actions of each member; grid (ceil(ROWS / BM), S).
 
@@ -26,7 +26,7 @@ def gtp_chain(
     observations of the batch, in blocks of BATCH, the others at its observations; batch_ptr (S, BATCH, W) receives the
     transitions. Acting (BATCH 0): rows_ptr (S, ROWS / REPEAT, W) holds the observations, REPEAT candidates each, and
     noise_ptr (S, ROWS, A) standard normals. action_ptr: float32 (S, ROWS, A), clamped. KEEP holds the first and last
-    weights in shared memory along the chain.
+    weights in shared memory along the chain. FLOW: phi is the network itself, without EDM's scaling.
     """
     r = tl.program_id(0) * BM + tl.arange(0, BM)
     member = tl.program_id(1)
@@ -65,12 +65,13 @@ def gtp_chain(
         t, s = tl.load(grid_ptr + i), tl.load(grid_ptr + i + 1)
         variance = t * t + sigma_data * sigma_data
         c_in = tl.rsqrt(variance)
+        x = a if FLOW else c_in * a
         share = tl.sum(tl.where((tl.arange(0, 16) == i)[:, None], shares, 0.0), axis=0)
-        h = mlp.mish(mlp.add_columns(fixed + share[None, :], c_in * a, w0, A, PREC, INTERP))
+        h = mlp.mish(mlp.add_columns(fixed + share[None, :], x, w0, A, PREC, INTERP))
         w1, w2 = w1_ptr + member * pair_stride, w2_ptr + member * pair_stride
         h = mlp.mish(mlp.hidden_pair(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP))
         f = mlp.action_output(h, w3, w3 + H * A, A, AP, PREC, INTERP)
-        denoised = (sigma_data * sigma_data / variance) * a + (t * sigma_data * c_in) * f
+        denoised = f if FLOW else (sigma_data * sigma_data / variance) * a + (t * sigma_data * c_in) * f
         ratio = s / t
         a = ratio * a + (1.0 - ratio) * denoised
     a = tl.clamp(a, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
