@@ -46,8 +46,8 @@ def diffusion_ql() -> Run:
 
     torch.set_num_threads(1)
     without_logger()
-    from agents.ql_diffusion import Diffusion_QL
-    from utils.data_sampler import Data_Sampler
+    from agents.ql_diffusion import Diffusion_QL  # pyright: ignore[reportMissingImports]
+    from utils.data_sampler import Data_Sampler  # pyright: ignore[reportMissingImports]
 
     agent = Diffusion_QL(
         *(OBS_DIM, ACTION_DIM, 1.0, "cpu", 0.99, 0.005),
@@ -63,8 +63,8 @@ def consistency_ac() -> Run:
 
     torch.set_num_threads(1)
     without_logger()
-    from agents.ql_consistency import Consistency_QL
-    from utils.data_sampler import Data_Sampler
+    from agents.ql_consistency import Consistency_QL  # pyright: ignore[reportMissingImports]
+    from utils.data_sampler import Data_Sampler  # pyright: ignore[reportMissingImports]
 
     agent = Consistency_QL(
         *(OBS_DIM, ACTION_DIM, 1.0, torch.device("cpu"), 0.99, 0.005),
@@ -77,9 +77,9 @@ def consistency_ac() -> Run:
 def fql(hidden: int, layers: int) -> Run:
     """Flow Q-learning in jax, compiled as published, one thread; the batch is drawn on the host as its loop does."""
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    import jax
+    import jax  # pyright: ignore[reportMissingImports]
     import numpy as np
-    from agents.fql import FQLAgent, get_config
+    from agents.fql import FQLAgent, get_config  # pyright: ignore[reportMissingImports]
 
     config = get_config()
     config.actor_hidden_dims = config.value_hidden_dims = (hidden,) * layers
