@@ -45,7 +45,7 @@ class Trainer:
         value = networks.init_flat(self.value_layout, [seed], network=2)[0]
         fill(self.value, self.MLP, value, self.value_layout)
         self.q, self.q_target = (twin(self.critic_layout, seed, obs_dim + action_dim, cfg.hidden) for _ in range(2))
-        self.adams = {
+        self.adams: dict[nn.Module, torch.optim.Adam] = {
             net: torch.optim.Adam(net.parameters(), lr=cfg.lr) for net in (self.actor, self.value, self.q)
         }  # by identity
 
