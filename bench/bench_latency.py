@@ -14,6 +14,7 @@ import torch
 
 from bench.training import ACTION_DIM, OBS_DIM, config, policy, registered
 from gtp_fast import algorithms
+from gtp_fast.config import DETERMINISTIC
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 METHODS: dict[str, dict[str, Any]] = {f"gtp-k{k}": {"sampling_steps": k} for k in (1, 2, 5, 10)} | {
@@ -21,6 +22,8 @@ METHODS: dict[str, dict[str, Any]] = {f"gtp-k{k}": {"sampling_steps": k} for k i
     "cac": {"algo": "cac"},
     "fql-4x512": {"algo": "fql"},
     "fql-3x256": {"algo": "fql", "hidden": 256, "layers": 3},
+    "iql": {"algo": "iql"},
+    "td3bc": {"algo": "td3bc"},
 }
 PLACES = ((1, 1), (1, 50), (256, 1))  # batch, candidates
 
@@ -34,6 +37,8 @@ def bench_act(benchmark, machine, method, batch, candidates, way):
     algo = changes.get("algo", "gtp")
     if not registered(algo):
         pytest.skip(f"gtp_fast.algorithms has no {algo} in this version")
+    if candidates > 1 and algo in DETERMINISTIC:
+        pytest.skip(f"{algo} has one action for an observation")
     select = "none" if candidates == 1 else "argmax"
     cfg = config(**{**changes, "candidates": candidates, "select": select, "device": DEVICE})
     own = policy(cfg, algorithms.of(algo).init_state(cfg, OBS_DIM, ACTION_DIM, DEVICE), OBS_DIM, ACTION_DIM)

@@ -50,6 +50,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "cac": {"algo": "cac"},
     "fql-4x512": {"algo": "fql"},
     "fql-3x256": {"algo": "fql", "hidden": 256, "layers": 3},
+    "iql": {"algo": "iql"},
+    "td3bc": {"algo": "td3bc"},
 }
 SEVERAL = ("gtp-k5",)  # of which several seeds are timed
 

@@ -30,6 +30,8 @@ NAMES = {
     "cac": "CAC",
     "fql-4x512": "FQL, 4 x 512",
     "fql-3x256": "FQL, 3 x 256",
+    "iql": "IQL",
+    "td3bc": "TD3+BC",
 }
 HEADS = (
     *("method", "switch", "K", "batch", "ms / step", "steps / s", "hours for 2M", "paper, hours", "ratio"),

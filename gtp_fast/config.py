@@ -23,7 +23,7 @@ class TrainConfig:
     dataset: str | None = None  # a file or directory that takes the place of the named data
     clip_actions: bool = False  # clip actions that lie outside [-1, 1] and say how many
     # What to train.
-    algo: Literal["gtp", "dql", "cac", "fql"] = "gtp"
+    algo: Literal["gtp", "dql", "cac", "fql", "iql", "td3bc"] = "gtp"
     bc: bool = False  # behaviour cloning: eta = 0 and no critic
     preset: Literal["paper", "stable"] = "stable"
     steps: int = 2_000_000
@@ -91,7 +91,7 @@ class TrainConfig:
     value_samples: int = 1  # M, the policy's samples whose mean Q is V(o) in the advantage
     weight_cap: float = 100.0  # 0: no cap, Eq. 14 to the letter
     weight_norm: bool = False  # weights divided by their batch mean, after the cap
-    alpha: float = 10.0  # weight of fql's distillation
+    alpha: float = 10.0  # weight of fql's distillation, of td3bc's Q
     expectile: float = 0.7  # of Q over data actions, where V(o) is learned
     # A sweep across the members of one run: "1,5,10" gives each its own value in place of eta or lr.
     etas: str | None = None
@@ -103,6 +103,7 @@ RUN_ONLY_FIELDS = (
     *("run_dir", "resume", "log_every", "eval_every", "eval_episodes", "save_every", "keep"),
     *("tensorboard", "wandb", "profile", "threads", "graph", "unroll", "dataset"),
 )
+DETERMINISTIC = ("iql", "td3bc")  # algorithms whose policy has one action for an observation
 _FINITE = 1e30  # float32 holds it
 # name: (lowest, highest) allowed, both included. Every number has a row: NaN lies in no range.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -169,8 +170,15 @@ def validate(cfg: TrainConfig) -> TrainConfig:
         raise UsageError(f"--bc means eta = 0 for every member; leave out --etas {shown(cfg.etas)}")
     if cfg.layers != 3 and cfg.algo != "fql":
         raise UsageError(f"--layers {cfg.layers} is for --algo fql; the networks of {cfg.algo} have 3")
-    if cfg.algo == "fql" and (cfg.etas is not None or cfg.max_q_backup):
-        raise UsageError("--etas and --max-q-backup are none of fql's; its weights are 1 for Q and --alpha beside it")
+    if cfg.max_q_backup and cfg.algo in ("fql", *DETERMINISTIC):
+        raise UsageError(f"--max-q-backup is none of {cfg.algo}'s: it draws at most one action at o'; leave it out")
+    if cfg.etas is not None and cfg.algo in ("fql", "td3bc"):
+        raise UsageError(f"--etas {shown(cfg.etas)} is none of {cfg.algo}'s; what weighs its Q and cloning is --alpha")
+    if cfg.algo in DETERMINISTIC and (cfg.candidates, cfg.sampling_steps) != (1, 1):
+        raise UsageError(
+            f"--candidates {cfg.candidates}, --sampling-steps {cfg.sampling_steps}: {cfg.algo} has one action for an "
+            "observation, in one step; pass 1 for both"
+        )
     if cfg.bc and cfg.candidates > 1:
         raise UsageError(f"--bc trains no critic to choose among --candidates {cfg.candidates}; pass --candidates 1")
     if (cfg.candidates > 1) != (cfg.select != "none"):

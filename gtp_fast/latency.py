@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gtp_fast.config import DETERMINISTIC
 from gtp_fast.config_files import read_settings, settings_file
 from gtp_fast.device import processor
 from gtp_fast.errors import UsageError
@@ -53,7 +54,7 @@ def latency_run(path: Path, asked: LatencyConfig) -> dict[str, Any]:
     seed = first.config.seeds[0] if asked.seed is None else asked.seed
     rows: list[dict[str, Any]] = []
     for batch in BATCHES:
-        for candidates in (1,) if settings["bc"] else CANDIDATES:
+        for candidates in (1,) if settings["bc"] or settings["algo"] in DETERMINISTIC else CANDIDATES:
             rows += _line(path, seed, first.device.type, first.config.sampling_steps, batch, candidates, asked.seconds)
     found = {
         "run": str(path),

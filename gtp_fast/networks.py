@@ -19,7 +19,7 @@ from gtp_fast.rng import INIT, seed_keys
 
 TIME_WIDTH, TIME_HIDDEN = 16, 32
 HIDDEN_LAYERS = 3
-FIXED_STARTS = {"gain": 1.0, "shift": 0.0}  # a LayerNorm starts as none
+FIXED_STARTS = {"gain": 1.0, "shift": 0.0, "log_std": 0.0}  # a LayerNorm starts as none, a Gaussian as a standard one
 ALIGN = 32  # floats: every tensor of a flat buffer starts on a 128-byte line, as vector loads and TMA want it
 
 
@@ -89,6 +89,13 @@ def critic_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
 def value_layout(obs_dim: int, hidden: int) -> Layout:
     """Return the layout of V: input o, three hidden layers, one value."""
     return _layout(_mlp(obs_dim, hidden, 1))
+
+
+def policy_layout(obs_dim: int, action_dim: int, hidden: int, gaussian: bool = False) -> Layout:
+    """Return the layout of a mean: input o, three hidden layers, an action; of a Gaussian with a log-std beside it."""
+    layers = [dense_shapes(*layer) for layer in _mlp(obs_dim, hidden, action_dim)]
+    shapes = {name: shape for layer in layers for name, shape in layer.items()}
+    return layout_of(shapes | ({"policy.log_std": (1, action_dim)} if gaussian else {}))
 
 
 def views(flat_MP: Tensor, layout: Layout) -> dict[str, Tensor]:
@@ -194,3 +201,8 @@ def q_values(p: dict[str, Tensor], obs_SBD: Tensor, action_SBA: Tensor) -> Tenso
 def state_values(p: dict[str, Tensor], obs_SBD: Tensor) -> Tensor:
     """Return V(o), (S, B), of observations (S, B, D)."""
     return mlp_tail(p, dense(p, "mlp0", obs_SBD)).squeeze(-1)
+
+
+def mean_actions(p: dict[str, Tensor], obs_SBD: Tensor) -> Tensor:
+    """Return a deterministic policy's actions, or a Gaussian's means, tanh of the network, (S, B, A)."""
+    return mlp_tail(p, dense(p, "mlp0", obs_SBD)).tanh()

@@ -36,7 +36,7 @@ class CallNoise:
     def _draw(self, first: int, rows: int) -> np.ndarray:
         """Draw the calls from `first` on, (calls, S, rows, columns): each call of a member is one more key."""
         counters = rng.counters_for_normals(rows, self._columns)
-        calls = max(1, BLOCK_COUNTERS // (counters * len(self._seeds)))
+        calls = max(1, BLOCK_COUNTERS // max(1, counters * len(self._seeds)))  # no columns take no counters
         keys = rng.seed_keys(list(self._seeds), "cpu").repeat(calls, 1)
         steps = torch.arange(first, first + calls).repeat_interleave(len(self._seeds))[:, None]
         words = rng.words(rng.plan({self._stream: counters}, "cpu"), keys, steps)[self._stream]

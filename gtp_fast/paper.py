@@ -15,6 +15,9 @@ COLUMNS = {
     ("dql", True): "D-BC",
     ("cac", False): "C-AC",
     ("cac", True): "C-BC",
+    ("iql", False): "IQL",
+    ("iql", True): "BC",  # a Gaussian's likelihood; td3bc's squares are printed nowhere
+    ("td3bc", False): "TD3+BC",
 }
 
 
@@ -31,9 +34,9 @@ def score(
 ) -> tuple[float, float | None] | None:
     """Return the paper's score (mean, standard deviation) of a row such as "halfcheetah-m", None where absent.
 
-    Behaviour cloning is Table 1, GTP with K = 2 Table 7, everything else Table 2.
+    Behaviour cloning and TD3+BC are in Table 1, GTP with K = 2 in Table 7, everything else in Table 2.
     """
-    table, column = ("bc" if bc else "rl"), COLUMNS.get((algo, bc))
+    table, column = ("bc" if bc or algo == "td3bc" else "rl"), COLUMNS.get((algo, bc))
     if algo == "gtp" and not bc and sampling_steps == 2:
         table, column = "sampling_steps", "GTP (K=2)"
     cell = tables()[table].get(row, {}).get(column) if row else None

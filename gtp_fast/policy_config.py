@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gtp_fast.config import DETERMINISTIC
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.networks import Layout
 
 SELECTS = ("none", "softmax", "argmax")
 PROCESSES = ("edm", "flow")
-ALGORITHMS = ("gtp", "dql", "cac", "fql")
+ALGORITHMS = ("gtp", "dql", "cac", "fql", "iql", "td3bc")
 _COUNTS = ("obs_dim", "action_dim", "hidden", "layers", "sampling_steps", "candidates")
 _LATER = {"algo": "gtp", "bc": False, "layers": 3, "process": "edm"}  # what a description without them meant
 _LEVELS = ("sigma_min", "sigma_max", "sigma_data", "rho")
@@ -77,6 +78,11 @@ def check(config: PolicyConfig, tensors: dict[str, Tensor], layouts: dict[str, L
             raise UsageError(f"{name} {count} is below 1; pass 1 or more")
     if config.select not in SELECTS:
         raise UsageError(f"--select {config.select} is none of {', '.join(SELECTS)}")
+    if config.candidates > 1 and config.algo in DETERMINISTIC:
+        raise UsageError(
+            f"--candidates {config.candidates}: the policy of {config.algo} has one action for an observation; pass "
+            "--candidates 1"
+        )
     if config.candidates > 1 and "critic" not in tensors:
         raise UsageError("a behaviour-cloning policy has no critic to choose among candidates; pass --candidates 1")
     if (config.candidates > 1) != (config.select != "none"):

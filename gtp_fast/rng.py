@@ -66,7 +66,8 @@ def normals(words_SL4: Tensor, rows: int, columns: int) -> Tensor:
     Element (row, 4 j + lane) comes from counter row * ceil(columns / 4) + j.
     """
     a, b = normal_pair(words_SL4[..., 0::2], words_SL4[..., 1::2])
-    return torch.stack([a, b], dim=-1).reshape(words_SL4.shape[0], rows, -1)[..., :columns]
+    drawn = 4 * ((columns + 3) // 4)
+    return torch.stack([a, b], dim=-1).reshape(words_SL4.shape[0], rows, drawn)[..., :columns]
 
 
 def standard_normals(seeds: list[int], stream: int, step: int, rows: int, columns: int) -> Tensor:

@@ -30,6 +30,8 @@ RIVER = (
             "algorithms.gtp",
             "algorithms.cac",
             "algorithms.fql",
+            "algorithms.iql",
+            "algorithms.td3bc",
             "algorithms.binding",
             "algorithms.fused",
             "graph",

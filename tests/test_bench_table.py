@@ -80,9 +80,9 @@ def test_each_row_of_table_9_stands_beside_its_method(method, algo, k, hours):
     assert printed is not None and printed["train_h"] == hours
 
 
-@pytest.mark.parametrize("method", ["gtp-bc", "fql-3x256"])
+@pytest.mark.parametrize("method", ["gtp-bc", "fql-3x256", "iql", "td3bc"])
 def test_a_method_that_the_paper_did_not_time_has_no_number_beside_it(method):
-    assert table._printed({"method": method, "algo": method[:3], "sampling_steps": 5}) is None
+    assert table._printed({"method": method, "algo": method.split("-")[0], "sampling_steps": 5}) is None
 
 
 def test_only_a_whole_run_is_written_and_is_read_back(tmp_path: Path):
@@ -111,7 +111,7 @@ def test_a_changed_number_in_the_docs_is_seen():
     assert spoiled != text and docs.filled(spoiled) != spoiled
 
 
-@pytest.mark.parametrize("algo", ["gtp", "dql", "cac", "fql"])
+@pytest.mark.parametrize("algo", ["gtp", "dql", "cac", "fql", "iql", "td3bc"])
 def test_the_bench_has_the_settings_of_every_algorithm(algo):
     cfg = config(algo=algo, sampling_steps=7)
     assert (cfg.algo, cfg.device, cfg.backend, cfg.sampling_steps) == (algo, "cpu", "eager", 7)

@@ -46,6 +46,10 @@ def test_the_papers_numbers_are_those_printed():
     assert paper.score("halfcheetah-m", bc=False, sampling_steps=2) == (53.1, 0.5)
     assert paper.score("hopper-m", bc=True) == (83.7, 4.0)
     assert paper.score("halfcheetah-m", "dql") == (51.1, None) and paper.score("halfcheetah-m", "fql") is None
+    assert paper.score("halfcheetah-mr", "iql") == (44.2, None)  # Table 2
+    assert paper.score("halfcheetah-mr", "iql", bc=True) == (36.6, None)  # Table 1
+    assert paper.score("halfcheetah-mr", "td3bc") == (44.6, None)  # Table 1
+    assert paper.score("halfcheetah-mr", "td3bc", bc=True) is None
     assert paper.score(None, bc=False) is None and paper.score("nowhere", bc=False) is None
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 def of(name: str) -> ModuleType:
-    """Return the module of an algorithm, "gtp", "dql", "cac" or "fql"."""
-    from gtp_fast.algorithms import cac, dql, fql, gtp
+    """Return the module of an algorithm, "gtp", "dql", "cac", "fql", "iql" or "td3bc"."""
+    from gtp_fast.algorithms import cac, dql, fql, gtp, iql, td3bc
 
-    return {"cac": cac, "dql": dql, "fql": fql, "gtp": gtp}[name]
+    return {"cac": cac, "dql": dql, "fql": fql, "gtp": gtp, "iql": iql, "td3bc": td3bc}[name]

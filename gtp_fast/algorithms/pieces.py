@@ -96,6 +96,14 @@ def update_critic(
     next_obs = batch.next_obs_SBD.repeat(1, backup_samples(cfg), 1)
     next_q = losses.next_value(q_values(views(state.critic.slow, layout), next_obs, next_SBA), cfg.batch_size)
     target_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, cfg.gamma)
+    return regress_critic(cfg, state, layout, batch, target_SB, lr_S)
+
+
+def regress_critic(
+    cfg: TrainConfig, state: TrainState, layout: Layout, batch: Batch, target_SB: Tensor, lr_S: Tensor
+) -> list[Tensor]:
+    """Regress both heads at the data's actions on target_SB (S, B); return CRITIC_METRICS."""
+    assert state.critic is not None
     params = leaves(state.critic, layout)
     with torch.enable_grad():
         q_S2B = q_values(params, batch.obs_SBD, batch.action_SBA)

@@ -1,0 +1,172 @@
+"""Implicit Q-learning (Kostrikov, Nair, Levine, 2021), whole: V as an expectile of Q, and regression on good actions.
+
+V(o) learns the expectile of min_j Q_j^-(o, a) over the data's actions, Q learns r + gamma (1 - terminal) V(o'), and a
+Gaussian (mean tanh of a network, one standard deviation an action's axis) is fitted with weights min(cap, exp(eta (Q -
+V))): eta is the published inverse temperature, weight_cap its 100. In the published order: V, actor, critic, target.
+It acts by its mean. `--bc` is the Gaussian's likelihood with weights of 1, and no critic.
+
+Different from the published code: the project's networks of three Mish layers that start as torch's Linear, theirs of
+two ReLU with orthogonal weights; rewards are those of GTP's task presets, theirs scaled by the spread of returns on
+Gym; no dropout; gradients may be clipped (grad_norm, off by default). As there, --lr-schedule is of the actor alone.
+
+Legend: S members (seeds), B batch rows, R rows, D observation, A action.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from gtp_kernels.reference import integer_below
+from torch import Tensor
+
+from gtp_fast import losses, optimizer, rng
+from gtp_fast.algorithms import pieces
+from gtp_fast.buffer import Batch, ReplayBuffer
+from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.networks import (
+    Layout,
+    critic_layout,
+    mean_actions,
+    policy_layout,
+    q_values,
+    state_values,
+    value_layout,
+    views,
+)
+from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.profiling import phase
+from gtp_fast.state import TrainState
+
+STEPS_ARE_FREE = False  # there is one
+LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the published code
+ACTOR_METRICS = ("actor_loss", "log_std", "actor_grad_norm")
+WEIGHT_METRICS = ("advantage", "weight", "weight_max")
+
+
+def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
+    """Return the columns of `TrainState.metric_sums_SQ`."""
+    more = (*WEIGHT_METRICS, *pieces.VALUE_METRICS, *pieces.CRITIC_METRICS)
+    return ACTOR_METRICS if cfg.bc else ACTOR_METRICS + more
+
+
+def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
+    """Return a fresh state; each member depends on its own seed alone."""
+    return pieces.fresh_state(cfg, layouts(cfg, obs_dim, action_dim), metric_names(cfg), device)
+
+
+def layouts(cfg: TrainConfig | PolicyConfig, obs_dim: int, action_dim: int) -> dict[str, Layout]:
+    """Return where the parameters of an actor, of one head of its critic and of V lie."""
+    sizes = obs_dim, action_dim, cfg.hidden
+    actor = policy_layout(*sizes, gaussian=True)
+    return {"actor": actor, "critic": critic_layout(*sizes), "value": value_layout(obs_dim, cfg.hidden)}
+
+
+def noise_columns(config: PolicyConfig) -> int:
+    """Return how many standard normals one action takes: none, it is the mean."""
+    return 0
+
+
+def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
+    """Return the mean action, (S, R, A), the only point there is; z_SRN has no columns."""
+    return [mean_actions(p, obs_SRD)]
+
+
+judge = q_values
+
+
+def log_likelihood(p: dict[str, Tensor], obs_SBD: Tensor, action_SBA: Tensor) -> Tensor:
+    """Return log N(a; tanh mean(o), exp(log_std)^2), summed over the action's axes, (S, B)."""
+    log_std_S1A = p["policy.log_std"].clamp(LOG_STD_MIN, LOG_STD_MAX)
+    error_SBA = (action_SBA - mean_actions(p, obs_SBD)) * (-log_std_S1A).exp()
+    return -(0.5 * error_SBA.square() + log_std_S1A + 0.5 * math.log(2.0 * math.pi)).sum(-1)
+
+
+def weights(advantage_SB: Tensor, eta_S: Tensor, cap: float) -> Tensor:
+    """Return exp(eta A), at most `cap` where cap > 0, (S, B)."""
+    weight_SB = (eta_S[:, None] * advantage_SB).exp()
+    return weight_SB.clamp(max=cap) if cap > 0 else weight_SB
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """What a step reads and never writes, on the device; `steady` is the settings of V and Q."""
+
+    keys_S2: Tensor
+    plan: rng.Plan
+    eta_S: Tensor
+    lr_S: Tensor
+    layouts: dict[str, Layout]
+    steady: TrainConfig
+
+
+def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
+    device = buffer.rows.device
+    return _Constants(
+        keys_S2=rng.seed_keys(member_seeds(cfg), device),
+        plan=rng.plan({rng.INDEX: cfg.batch_size}, device),
+        eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
+        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
+        layouts=layouts(cfg, buffer.obs_dim, buffer.action_dim),
+        steady=replace(cfg, lr_schedule="constant"),
+    )
+
+
+def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
+    """Return a function that makes one train step in place: sample, value, actor, critic, average."""
+    const = _constants(cfg, buffer)
+
+    @torch.no_grad()
+    def step() -> None:
+        with phase("sample"):
+            words = rng.words(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size))
+        weight_SB, y_SB, metrics = torch.ones_like(batch.reward_SB), None, []
+        if state.critic is not None:
+            with phase("advantage"):
+                weight_SB, y_SB, metrics = _update_value(cfg, const, state, batch)
+        with phase("actor"):
+            metrics = _update_actor(cfg, const, state, batch, weight_SB) + metrics
+        if y_SB is not None:
+            with phase("critic"):
+                critic = const.layouts["critic"]
+                metrics += pieces.regress_critic(const.steady, state, critic, batch, y_SB, const.lr_S)
+        with phase("average"):
+            state.actor.slow.copy_(state.actor.param)  # IQL acts with the parameters as they are
+            if state.critic is not None:
+                optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
+            pieces.record(state, torch.stack(metrics, dim=-1))
+
+    return step
+
+
+def _update_value(
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Update V; return with the V just updated the actor's weights and Q's target, each (S, B), and metrics."""
+    assert state.critic is not None and state.value is not None
+    layout = const.layouts["value"]
+    target_heads = views(state.critic.slow, const.layouts["critic"])
+    q_SB = q_values(target_heads, batch.obs_SBD, batch.action_SBA).amin(1)
+    learned = pieces.update_value(const.steady, state, layout, batch, q_SB, const.lr_S)
+    both = torch.cat([batch.obs_SBD, batch.next_obs_SBD], dim=1)
+    value_SB, next_SB = state_values(views(state.value.param, layout), both).chunk(2, dim=1)
+    weight_SB = weights(q_SB - value_SB, const.eta_S, cfg.weight_cap)
+    seen = [(q_SB - value_SB).mean(-1), weight_SB.mean(-1), weight_SB.amax(-1)]
+    y_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_SB, cfg.gamma)
+    return weight_SB, y_SB, seen + learned
+
+
+def _update_actor(
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, weight_SB: Tensor
+) -> list[Tensor]:
+    """Descend -mean w log pi(a | o)."""
+    layout = const.layouts["actor"]
+    params = pieces.leaves(state.actor, layout)
+    with torch.enable_grad():
+        loss_S = -(weight_SB * log_likelihood(params, batch.obs_SBD, batch.action_SBA)).mean(-1)
+    log_std_S = params["policy.log_std"].detach().mean((1, 2))
+    norm_S = pieces.descend(cfg, state.actor, layout, params, loss_S, const.lr_S, state.step)
+    return [loss_S.detach(), log_std_S, norm_S]

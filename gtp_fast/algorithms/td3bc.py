@@ -1,0 +1,168 @@
+"""TD3+BC (Fujimoto and Gu, 2021), whole: TD3 with a deterministic actor that also clones the data's actions.
+
+Loss of the actor: -lambda mean Q_1(o, pi(o)) + mean (pi(o) - a)^2, lambda = alpha / mean |Q_1|; target actions are
+pi^-(o') plus clipped noise. The actor and all targets move on every second step: a step always computes them, and
+keeps what it had where they are not due. `--bc` is the cloning term alone, every step.
+
+Different from the published code: observations are not normalised; the project's networks of three Mish layers, theirs
+of two ReLU; rewards are those of GTP's task presets; the target actor acts at evaluation, theirs the trained one;
+gradients may be clipped (grad_norm, off by default).
+
+Legend: S members (seeds), B batch rows, R rows, D observation, A action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from gtp_kernels.reference import integer_below
+from torch import Tensor
+
+from gtp_fast import optimizer, rng
+from gtp_fast.algorithms import pieces
+from gtp_fast.buffer import Batch, ReplayBuffer
+from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.networks import Layout, critic_layout, mean_actions, policy_layout, q_values, state_values, views
+from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.profiling import phase
+from gtp_fast.state import Net, TrainState
+
+STEPS_ARE_FREE = False  # there is one
+NOISE, NOISE_CLIP = 0.2, 0.5  # of the target actions, in units of the actions
+DELAY = 2  # steps from one update of actor and targets to the next
+ACTOR_METRICS = ("actor_loss", "cloning_loss", "actor_grad_norm")
+
+
+def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
+    """Return the columns of `TrainState.metric_sums_SQ`; the actor's are of every step, due or not."""
+    return ("actor_loss", "actor_grad_norm") if cfg.bc else (*ACTOR_METRICS, "policy_q", *pieces.CRITIC_METRICS)
+
+
+def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
+    """Return a fresh state; each member depends on its own seed alone."""
+    return pieces.fresh_state(cfg, layouts(cfg, obs_dim, action_dim), metric_names(cfg), device)
+
+
+def layouts(cfg: TrainConfig | PolicyConfig, obs_dim: int, action_dim: int) -> dict[str, Layout]:
+    """Return where the parameters of an actor and of one head of its critic lie."""
+    sizes = obs_dim, action_dim, cfg.hidden
+    return {"actor": policy_layout(*sizes), "critic": critic_layout(*sizes)}
+
+
+def noise_columns(config: PolicyConfig) -> int:
+    """Return how many standard normals one action takes: none."""
+    return 0
+
+
+def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
+    """Return the action, (S, R, A), the only point there is; z_SRN has no columns."""
+    return [mean_actions(p, obs_SRD)]
+
+
+judge = q_values
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """What a step reads and never writes, on the device."""
+
+    keys_S2: Tensor
+    plan: rng.Plan
+    lr_S: Tensor
+    actor: Layout
+    critic: Layout
+
+
+def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
+    device, rows = buffer.rows.device, cfg.batch_size
+    found = layouts(cfg, buffer.obs_dim, buffer.action_dim)
+    noise = {} if cfg.bc else {rng.TARGET_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
+    return _Constants(
+        keys_S2=rng.seed_keys(member_seeds(cfg), device),
+        plan=rng.plan({rng.INDEX: rows} | noise, device),
+        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
+        actor=found["actor"],
+        critic=found["critic"],
+    )
+
+
+def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
+    """Return a function that makes one train step in place: sample, critic, and where due actor and targets."""
+    const = _constants(cfg, buffer)
+
+    @torch.no_grad()
+    def step() -> None:
+        with phase("sample"):
+            words = rng.words(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size))
+        if state.critic is None:
+            with phase("actor"):
+                metrics = _clone(cfg, const, state, batch)
+        else:
+            with phase("chain"):
+                next_SBA = _next_actions(const, state, batch, words[rng.TARGET_NOISE])
+            with phase("critic"):
+                metrics = pieces.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+            due = (state.step + 1) % DELAY == 0
+            with phase("actor"):
+                metrics = _update_actor(cfg, const, state, batch, due) + metrics
+        with phase("average"):
+            if state.critic is None:
+                state.actor.slow.copy_(state.actor.param)
+            else:
+                rate = due.to(torch.float32) * cfg.tau
+                optimizer.average_(state.actor.slow, state.actor.param, rate)
+                optimizer.average_(state.critic.slow, state.critic.param, rate)
+            pieces.record(state, torch.stack(metrics, dim=-1))
+
+    return step
+
+
+def _next_actions(const: _Constants, state: TrainState, batch: Batch, words: Tensor) -> Tensor:
+    """Return clip(pi^-(o') + clip(0.2 z, -0.5, 0.5), -1, 1), (S, B, A): target policy smoothing."""
+    noise_SBA = NOISE * rng.normals(words, *batch.action_SBA.shape[1:])
+    mean_SBA = mean_actions(views(state.actor.slow, const.actor), batch.next_obs_SBD)
+    return (mean_SBA + noise_SBA.clamp(-NOISE_CLIP, NOISE_CLIP)).clamp(-1.0, 1.0)
+
+
+def _clone(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch) -> list[Tensor]:
+    params = pieces.leaves(state.actor, const.actor)
+    with torch.enable_grad():
+        loss_S = (mean_actions(params, batch.obs_SBD) - batch.action_SBA).square().mean((1, 2))
+    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    return [loss_S.detach(), norm_S]
+
+
+def _update_actor(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, due: Tensor) -> list[Tensor]:
+    """Descend -alpha mean Q_1 / mean |Q_1| + mean (pi(o) - a)^2 where `due`, bool (), under the heads just updated."""
+    assert state.critic is not None
+    first = views(state.critic.param.view(cfg.seeds, 2, -1)[:, 0], const.critic)
+    params = pieces.leaves(state.actor, const.actor)
+    with torch.enable_grad():
+        action_SBA = mean_actions(params, batch.obs_SBD)
+        q_SB = state_values(first, torch.cat([batch.obs_SBD, action_SBA], dim=-1))  # one head, as V of (o, a)
+        cloning_S = (action_SBA - batch.action_SBA).square().mean((1, 2))
+        loss_S = cloning_S - cfg.alpha * q_SB.mean(-1) / q_SB.detach().abs().mean(-1)
+    norm_S = _descend_where(due, cfg, const, state.actor, params, loss_S, state.step)
+    return [loss_S.detach(), cloning_S.detach(), norm_S, q_SB.detach().mean(-1)]
+
+
+def _descend_where(
+    due: Tensor,
+    cfg: TrainConfig,
+    const: _Constants,
+    actor: Net,
+    params: dict[str, Tensor],
+    loss_S: Tensor,
+    step: Tensor,
+) -> Tensor:
+    """Take an Adam step that counts the actor's updates alone; where it is not due, keep every bit as it was."""
+    parts = actor.param, actor.first, actor.second
+    before = [part.clone() for part in parts]
+    own = replace(cfg, steps=max(1, cfg.steps // DELAY))  # a cosine ends with the last of them
+    norm_S = pieces.descend(own, actor, const.actor, params, loss_S, const.lr_S, step // DELAY)
+    for part, kept in zip(parts, before, strict=True):
+        part.copy_(torch.where(due, part, kept))
+    return norm_S
