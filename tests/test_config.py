@@ -57,7 +57,7 @@ def test_every_named_data_set_has_settings_that_validate(name):
     assert merge({"env": name}).env == name
 
 
-# (eta, T, gradient norm, learning rate, max-Q backup) of every task, as published: offline.py of Consistency-AC, main.py
+# (eta, T, gradient norm, learning rate, max-Q backup) of each task, as published: offline.py of Consistency-AC, main.py
 # of Diffusion-QL (the commits stand in configs/algorithms).
 PUBLISHED = {
     "halfcheetah-medium-v2": [(1.0, 2, 9.0, 3e-4, False), (1.0, 5, 9.0, 3e-4, False)],
@@ -80,10 +80,10 @@ PUBLISHED = {
 
 def test_a_baseline_has_its_published_settings_for_each_task():
     found = {task: [merge({"env": task, "algo": algo}) for algo in ("cac", "dql")] for task in PUBLISHED}
-    assert PUBLISHED == {
+    assert {
         task: [(c.eta, c.sampling_steps, c.grad_norm, c.lr, c.max_q_backup) for c in both]
         for task, both in found.items()
-    }
+    } == PUBLISHED
 
 
 @pytest.mark.parametrize("algo", ["cac", "dql"])
