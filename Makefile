@@ -9,20 +9,20 @@ RESULTS ?= bench/results
 COMMIT ?=
 PARTS ?=
 
-.PHONY: train test check lint bench crash gpu gpu-dry clean
+.PHONY: train test check lint bench slow crash gpu gpu-dry clean
 .DELETE_ON_ERROR:
 
 train: $(STAMP)
 	$(BIN)/gtp-fast train --env hopper-demo-v0 $(TRAIN_FLAGS)
 
 test: $(STAMP)
-	$(BIN)/pytest -q -m "not gpu and not crash" -n 2
+	$(BIN)/pytest -q -m "not gpu and not crash and not long" -n 2 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -q -m "not gpu and not crash and not slow" -n 2
+	$(BIN)/pytest -q -m "not gpu and not crash and not long and not slow" -n 2 --dist worksteal
 
 # What make check needs beside its tests, for a CI that runs all tests anyway.
 lint: $(STAMP)
@@ -34,6 +34,9 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/pytest bench/ --benchmark-only
 	PYTHONPATH=.:kernels $(BIN)/python -m bench.resources --precision tf32
+
+slow: $(STAMP)
+	$(BIN)/pytest -q -m long
 
 crash: $(STAMP)
 	$(BIN)/pytest -q -m crash

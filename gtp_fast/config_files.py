@@ -1,6 +1,7 @@
 """Settings from files: presets of the algorithm, presets of each task, a file of one's own; merged below the flags.
 
-Precedence: defaults < configs/presets/<preset>.yaml < configs/tasks/<task>.yaml < --config FILE < flags.
+Precedence: defaults < configs/presets/<preset>.yaml < configs/tasks/<task>.yaml < configs/algorithms/<algo>.yaml < its
+own line for the task < --config FILE < flags.
 """
 
 from __future__ import annotations
@@ -41,9 +42,20 @@ def _presets(typed: Mapping[str, Any]) -> dict[str, Any]:
     task = read_yaml(_root() / "tasks" / f"{spec.task}.yaml") if spec and spec.task else {}
     preset = typed.get("preset", task.get("preset", TrainConfig.preset))
     algo = typed.get("algo", TrainConfig.algo)
-    own = {} if algo == TrainConfig.algo else read_yaml(_root() / "algorithms" / f"{algo}.yaml")
+    own = {} if algo == TrainConfig.algo else algorithm_settings(algo, spec.task if spec else None)
     process = FLOW_TIMES if typed.get("process") == "flow" else {}
     return read_yaml(_root() / "presets" / f"{preset}.yaml") | task | own | process | {"preset": preset}
+
+
+def algorithm_settings(algo: str, task: str | None) -> dict[str, Any]:
+    """Return the settings of another algorithm than GTP's, and above them those that its file holds under the task.
+
+    Raises: UsageError for what is no setting, in any task's line.
+    """
+    path = _root() / "algorithms" / f"{algo}.yaml"
+    values, lines = _read_mapping(path)
+    tasks = {name: checked(row, f"{path}, {name}") for name, row in values.pop("tasks", {}).items()}
+    return checked(values, str(path), lines) | tasks.get(task, {})
 
 
 def _saved(resume: str) -> dict[str, Any]:
@@ -162,6 +174,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises: UsageError naming file and line for what is not a mapping of known settings.
     """
+    values, lines = _read_mapping(path)
+    return checked(values, str(path), lines)
+
+
+def _read_mapping(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Read the names and values of a YAML file, and the line of each name; what they are is not yet checked."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         loader.name = str(path)
@@ -174,13 +192,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except Exception as error:  # PyYAML lets its constructors' errors out: !!bool x is a KeyError
         raise UsageError(f"{path} is not a YAML file of settings: {error or type(error).__name__}") from None
     if values is None:
-        return {}
+        return {}, {}
     if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
         raise UsageError(f"{path} holds {type(values).__name__}, expected lines of the form 'name: value'")
     lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
     hints = get_type_hints(TrainConfig)
     numbers = {name: _number(value) for name, value in values.items() if hints.get(name) is float}
-    return checked(values | numbers, str(path), lines)
+    return values | numbers, lines
 
 
 def _number(value: Any) -> Any:

@@ -47,7 +47,11 @@ class Interrupt:
 
 @contextmanager
 def listen() -> Iterator[Interrupt]:
-    """Install the handlers and give the old ones back at the end; only the main thread may, others run without."""
+    """Install the handlers and give the old ones back at the end; only the main thread may, others run without.
+
+    After a signal nothing ignores the next: a shell's background job starts with SIGINT ignored, and the process that
+    was asked to stop would be deaf while it ends.
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
@@ -57,4 +61,5 @@ def listen() -> Iterator[Interrupt]:
         yield interrupt
     finally:
         for number, handler in old.items():
-            signal.signal(number, handler)
+            deaf = interrupt.signal and handler is signal.SIG_IGN
+            signal.signal(number, signal.SIG_DFL if deaf else handler)

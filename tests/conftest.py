@@ -1,18 +1,21 @@
-"""What every test shares: one thread a test process, and a hypothesis profile without deadlines."""
+"""What every test shares: one thread a process, a quicker interpreter of kernels, hypothesis without deadlines."""
 
 from __future__ import annotations
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: test processes share the cores
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more are processes, each of which imports torch
 
 import pytest
+import quick_interpreter
 import torch
 from hypothesis import settings
 
 # Before the first import of Triton, which reads it once: without a GPU its kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    quick_interpreter.install()
 
 settings.register_profile("gtp-fast", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("gtp-fast")
@@ -24,7 +27,8 @@ def _one_thread():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none, and say so."""
+    """Begin with the slow tests, so that none is left at the end; skip what needs a GPU where there is none."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if torch.cuda.is_available():
         return
     for item in items:

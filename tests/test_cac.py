@@ -23,7 +23,6 @@ from gtp_fast.algorithms import cac
 from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig, member_seeds
 from gtp_fast.config_files import merge
-from gtp_fast.graph import stepper
 from gtp_fast.loop import train
 from gtp_fast.policy import load_policy
 from gtp_fast.policy_config import PolicyConfig
@@ -158,19 +157,6 @@ def test_the_step_stays_on_the_device(changes):
     assert problems_of(cac.make_step(cfg, state, buffer_of(cfg)), state.tensors) == []
     on_meta = cac.init_state(cfg, OBS_DIM, ACTION_DIM, "meta")
     assert problems_of(cac.make_step(cfg, on_meta, buffer_of(cfg, device="meta")), dict, steps=1) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"bc": True}], ids=["cac", "bc"])
-def test_the_compiled_step_agrees_with_eager(changes):
-    states = []
-    for backend in ("eager", "compiled"):
-        cfg = _config(backend=backend, **changes)
-        states.append(cac.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu"))
-        stepper(cfg, states[-1], buffer_of(cfg))(6)
-    for name, tensor in states[0].tensors().items():
-        # The compiler fuses and reorders float32 sums; Adam turns that into up to 1e-3 of a step of 1e-3.
-        assert torch.allclose(tensor.double(), states[1].tensors()[name].double(), rtol=1e-3, atol=2e-5), name
 
 
 @pytest.fixture(scope="module")

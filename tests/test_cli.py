@@ -1,4 +1,4 @@
-"""The commands as people type them, in processes of their own."""
+"""The commands as people type them, in processes of their own but for some that are refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from data_cases import columns, write
+
+from gtp_fast import cli
 
 
 def gtp_fast(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -64,19 +66,26 @@ def test_json_of_train_is_one_object_with_the_promised_fields(tmp_path: Path):
     assert (values["candidates"], values["select"], len(values["returns"])) == (3, "softmax", 2)
 
 
-@pytest.mark.parametrize("fault", ["not HDF5", "absent"])
-def test_bad_data_ends_with_code_3_before_any_run_directory_is_made(tmp_path: Path, fault):
+def test_bad_data_ends_with_code_3_before_any_run_directory_is_made(tmp_path: Path, capsys):
     file = tmp_path / "data.hdf5"
-    if fault == "not HDF5":
-        file.write_text("hello")
-    done = gtp_fast("train", "--env", "Hopper-v5", "--dataset", str(file), "--run-dir", str(tmp_path / "run"))
-    assert done.returncode == 3 and str(file) in done.stderr
+    typed = ["train", "--env", "Hopper-v5", "--dataset", str(file), "--run-dir", str(tmp_path / "run")]
+    absent = gtp_fast(*typed)
+    file.write_text("this is not HDF5")
+    for code, error in ((absent.returncode, absent.stderr), _refused(typed, capsys)):
+        assert code == 3 and str(file) in error
     assert not (tmp_path / "run").exists()
 
 
-def test_eval_of_what_is_no_run_says_so(tmp_path: Path):
-    done = gtp_fast("eval", str(tmp_path))
-    assert done.returncode == 2 and "is no run directory" in done.stderr
+def test_eval_of_what_is_no_run_says_so(tmp_path: Path, capsys):
+    code, error = _refused(["eval", str(tmp_path)], capsys)
+    assert code == 2 and "is no run directory" in error
+
+
+def _refused(typed: list[str], capsys) -> tuple[object, str]:
+    """Type a command into this process, which has torch already; return its exit code and what it says."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(typed)
+    return ended.value.code, capsys.readouterr().err
 
 
 def test_data_list_names_every_task_of_the_paper():

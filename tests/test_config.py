@@ -9,6 +9,7 @@ from typing import get_type_hints
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6, member_values, 
 from gtp_fast.config_files import dump_yaml, merge, read_yaml
 from gtp_fast.errors import UsageError
 from gtp_fast.field_help import FIELD_HELP
+
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def test_flags_beat_the_file_the_task_the_preset_and_the_defaults(tmp_path: Path):
@@ -52,6 +55,54 @@ def test_the_task_table_of_the_paper_is_carried():
 @pytest.mark.parametrize("name", [row["name"] for row in catalog.listing() if row["source"] in ("d4rl", "embedded")])
 def test_every_named_data_set_has_settings_that_validate(name):
     assert merge({"env": name}).env == name
+
+
+# (eta, T, gradient norm, learning rate, max-Q backup) of each task, as published: offline.py of Consistency-AC, main.py
+# of Diffusion-QL (the commits stand in configs/algorithms).
+PUBLISHED = {
+    "halfcheetah-medium-v2": [(1.0, 2, 9.0, 3e-4, False), (1.0, 5, 9.0, 3e-4, False)],
+    "hopper-medium-v2": [(0.1, 2, 9.0, 3e-4, False), (1.0, 5, 9.0, 3e-4, False)],
+    "walker2d-medium-v2": [(1.0, 5, 1.0, 3e-4, False), (1.0, 5, 1.0, 3e-4, False)],
+    "halfcheetah-medium-replay-v2": [(1.0, 2, 2.0, 3e-4, False), (1.0, 5, 2.0, 3e-4, False)],
+    "hopper-medium-replay-v2": [(0.1, 2, 4.0, 3e-4, False), (1.0, 5, 4.0, 3e-4, False)],
+    "walker2d-medium-replay-v2": [(0.1, 5, 4.0, 3e-4, False), (1.0, 5, 4.0, 3e-4, False)],
+    "halfcheetah-medium-expert-v2": [(1.0, 2, 7.0, 3e-4, False), (1.0, 5, 7.0, 3e-4, False)],
+    "hopper-medium-expert-v2": [(1.0, 2, 5.0, 3e-4, False), (1.0, 5, 5.0, 3e-4, False)],
+    "walker2d-medium-expert-v2": [(1.0, 2, 5.0, 3e-4, False), (1.0, 5, 5.0, 3e-4, False)],
+    "antmaze-umaze-v0": [(0.01, 2, 2.0, 3e-4, False), (0.5, 5, 2.0, 3e-4, False)],
+    "antmaze-umaze-diverse-v0": [(0.01, 2, 3.0, 3e-4, True), (2.0, 5, 3.0, 3e-4, True)],
+    "antmaze-medium-play-v0": [(0.01, 2, 2.0, 1e-3, True), (2.0, 5, 2.0, 1e-3, True)],
+    "antmaze-medium-diverse-v0": [(0.01, 2, 1.0, 3e-4, True), (3.0, 5, 1.0, 3e-4, True)],
+    "antmaze-large-play-v0": [(4.5, 2, 10.0, 3e-4, True), (4.5, 5, 10.0, 3e-4, True)],
+    "antmaze-large-diverse-v0": [(3.5, 2, 2.0, 3e-4, True), (3.5, 5, 7.0, 3e-4, True)],
+}
+
+
+def test_a_baseline_has_its_published_settings_for_each_task():
+    found = {task: [merge({"env": task, "algo": algo}) for algo in ("cac", "dql")] for task in PUBLISHED}
+    assert {
+        task: [(c.eta, c.sampling_steps, c.grad_norm, c.lr, c.max_q_backup) for c in both]
+        for task, both in found.items()
+    } == PUBLISHED
+
+
+@pytest.mark.parametrize("algo", ["cac", "dql"])
+def test_every_task_that_an_algorithm_names_is_one(algo):
+    settings = set(yaml.safe_load((CONFIGS / "algorithms" / f"{algo}.yaml").read_text())["tasks"])
+    assert settings <= {path.stem for path in (CONFIGS / "tasks").iterdir()}
+
+
+def test_flags_and_files_beat_what_an_algorithm_sets_for_a_task(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("sampling_steps: 3\n")
+    cfg = merge({"env": "walker2d-medium-replay-v2", "algo": "cac", "eta": 0.7}, file)
+    assert (cfg.eta, cfg.sampling_steps) == (0.7, 3)
+
+
+def test_a_file_of_ones_own_has_no_settings_by_task(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("tasks:\n  hopper-medium-v2: {eta: 1.0}\n")
+    with pytest.raises(UsageError, match="no setting is called 'tasks'"):
+        read_yaml(tmp_path / "mine.yaml")
 
 
 def test_behaviour_cloning_sets_eta_to_zero():

@@ -33,7 +33,7 @@ def _start(cfg):
 
 
 def test_twenty_steps_follow_the_eager_step():
-    cfg = fused_config(steps=40)  # three stages of N(k), and five updates of the EMA
+    cfg = fused_config(steps=40, seeds=1)  # several stages of N(k), several updates of the EMA
     shares = way_apart(trained(cfg, 20), trained_eagerly(cfg, 20), _start(cfg))
     # Sums in another order: Adam turns the sign of a gradient near zero into a whole step.
     assert max(shares.values()) < 1e-3, shares
@@ -43,7 +43,7 @@ def test_twenty_steps_follow_the_eager_step():
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_every_variant_follows_the_eager_step(changes):
     cfg = fused_config(**changes)
-    shares = way_apart(trained(cfg, 4), trained_eagerly(cfg, 4), _start(cfg))
+    shares = way_apart(trained(cfg, 2), trained_eagerly(cfg, 2), _start(cfg))
     assert max(shares.values()) < 1e-3, shares
 
 
@@ -58,9 +58,9 @@ def test_rounded_operands_stay_near_the_eager_step(precision, share):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_seed_among_others_is_bitwise_the_seed_alone(precision):
-    together = trained(fused_config(seed=3, seeds=3, precision=precision), 3)
+    together = trained(fused_config(seed=3, seeds=3, precision=precision), 2)
     for i in range(3):
-        alone = trained(fused_config(seed=3 + i, seeds=1, precision=precision), 3)
+        alone = trained(fused_config(seed=3 + i, seeds=1, precision=precision), 2)
         for name, tensor in alone.tensors().items():
             whole = together.tensors()[name]
             rows = len(whole) // 3 if whole.dim() else 0
@@ -69,25 +69,27 @@ def test_a_seed_among_others_is_bitwise_the_seed_alone(precision):
 
 
 def test_members_of_a_sweep_are_bitwise_the_runs_of_their_own_eta_and_learning_rate():
-    together = trained(fused_config(seeds=2, etas="0.5,8", lrs="1e-3,2e-4"), 3)
+    together = trained(fused_config(seeds=2, etas="0.5,8", lrs="1e-3,2e-4"), 2)
     for i, (eta, lr) in enumerate([(0.5, 1e-3), (8.0, 2e-4)]):
-        alone = trained(fused_config(seed=i, seeds=1, eta=eta, lr=lr), 3)
+        alone = trained(fused_config(seed=i, seeds=1, eta=eta, lr=lr), 2)
         assert torch.equal(together.actor.param[i : i + 1], alone.actor.param)
 
 
 def test_the_same_steps_make_the_same_bits():
-    assert trained(fused_config(), 3).digest() == trained(fused_config(), 3).digest()
+    cfg = fused_config(seeds=1)
+    assert trained(cfg, 2).digest() == trained(cfg, 2).digest()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_a_state_loaded_at_any_step_goes_on_bitwise(precision):
     cfg = fused_config(seeds=1, precision=precision, **STABLE)
-    whole = trained(cfg, 4)
+    whole, start = prepared(cfg)
+    start()
     state, step = prepared(cfg)
-    state.load_(trained(cfg, 2).tensors())
+    state.load_(whole.tensors())
     step.refresh()
-    step()
-    step()
+    for go in (start, step):
+        go()
     assert state.digest() == whole.digest()
 
 
@@ -168,11 +170,10 @@ def test_no_launch_touches_memory_beside_its_tensors(changes):
     cfg = fused_config(seeds=2, **changes)
     state, step = prepared(cfg)
     guarded = Guarded(step.launches)
-    for _ in range(2):
-        for launch in guarded.launches:
-            launch()
-        assert guarded.untouched()
-        step()
+    for launch in guarded.launches:
+        launch()
+    assert guarded.untouched()
+    step()
     last = guarded.launches[-1].args
     # Reading a guard would have made NaN of what follows from it.
     assert torch.equal(last["param_ptr"], state.actor.param) and torch.equal(last["sum_ptr"], state.metric_sums_SQ)

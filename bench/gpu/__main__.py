@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import signal
 import sys
@@ -23,11 +24,13 @@ def main() -> int:
     args = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process that measures is ended too
     started = time.monotonic()
+    if args.dry:
+        os.environ |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+        multiprocessing.set_forkserver_preload(["torch", "bench.training"])
     machine = next(measured("bench.gpu.machine", [{}], args.dry, MACHINE_S, started + MACHINE_S))
     if REASON in machine:
         return _fail(f"torch cannot be asked about this machine: {machine[REASON]}")
     if args.dry:
-        os.environ |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
         _say(f"device: {machine['device']} (dry run)")
     elif machine["device"] == "cpu":
         return _fail(

@@ -40,7 +40,8 @@ def measured(module: str, rows: list[Row], dry: bool, row_limit_s: float, until:
 
 def _answers(module: str, rows: list[Row], dry: bool, row_limit_s: float, until: float) -> Iterator[Row]:
     """Yield at least one answer, in the order of the rows; fewer than rows when the process had to be given up."""
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    # CUDA does not survive a fork; without it, a process that has torch already may be copied.
+    context: Any = multiprocessing.get_context("forkserver" if dry else "spawn")
     ours, theirs = context.Pipe()
     with tempfile.NamedTemporaryFile(prefix="gtp-gpu-", suffix=".log") as log:
         process = context.Process(target=_serve, args=(module, rows, dry, theirs, log.name))
