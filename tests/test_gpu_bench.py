@@ -157,7 +157,7 @@ def test_a_file_of_tests_that_failed_or_did_not_run_fails_the_call(row, fails):
     assert tests_failed([{"file": "b", "passed": 1, "failed": 0}, row]) is fails
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_dry_run_goes_through_every_part_and_keeps_no_figure(tmp_path):
     kept = sorted((ROOT / "bench").glob("results/*"))
     environment = os.environ | {"TMPDIR": str(tmp_path)}

@@ -111,3 +111,12 @@ def test_parts_that_are_no_parameters_of_the_layout_are_refused():
     layout = networks.critic_layout(3, 2, 24)
     with pytest.raises(ValueError, match="zip"):
         networks.flat(list(networks.views(networks.init_flat(layout, [0]), layout).values())[1:], layout)
+
+
+def test_gelu_is_the_tanh_form_also_far_out():
+    x = torch.linspace(-30, 30, 1001, dtype=torch.float64)
+    expected = torch.nn.functional.gelu(x, approximate="tanh")
+    torch.testing.assert_close(networks.gelu(x), expected, rtol=1e-12, atol=1e-15)
+    ours = networks.gelu(x.float()).double()
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(networks.gelu(torch.tensor([-1e20, 1e20])), torch.tensor([-0.0, 1e20]))

@@ -154,7 +154,7 @@ def test_items_share_the_run_of_what_is_the_same_setting_and_no_other():
 
 def test_budgets_decide_steps_seeds_and_preset(tmp_path: Path):
     rows = (items.Row("GTP", items.GTP),)
-    for budget, expected in (("small", (10_000, 2, "stable")), ("paper", (2_000_000, 5, "paper"))):
+    for budget, expected in (("small", (8_000, 2, "stable")), ("paper", (2_000_000, 5, "paper"))):
         one = plan(items.Item("table2", "", rows=rows), ReproduceConfig("table2", budget), [source()])[0]
         assert (one.cfg.steps, one.cfg.seeds, one.cfg.preset) == expected
     assert len(items.find("table2", "paper").tasks) == 9 and items.find("table3", "paper").tasks == (items.ABLATED,)

@@ -17,7 +17,7 @@ Budget = Literal["small", "paper"]
 GYM = tuple(f"{body}-{level}-v2" for level in ("medium", "medium-replay", "medium-expert") for body in
             ("halfcheetah", "hopper", "walker2d"))  # fmt: skip
 ABLATED = "hopper-medium-expert-v2"  # the task of Tables 3, 8 and 10
-SMALL_STEPS, PAPER_STEPS = 10_000, 2_000_000
+SMALL_STEPS, PAPER_STEPS = 8_000, 2_000_000
 SEEDS = {"small": 2, "paper": 5}
 LAST_STAGE = 1280  # grid steps of the last stage of the paper's schedule
 SWEPT_K, SWEPT_ETAS = (1, 2, 3, 4, 5, 7, 10), (0.1, 1.0, 3.0, 10.0)
