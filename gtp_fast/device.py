@@ -22,7 +22,12 @@ from gtp_fast.variants import not_fused
 COMPILE_FROM_STEPS = 20_000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 FLOATS_A_PARAMETER = 8  # itself, two moments, slow copy, gradient, and what an update holds for a moment
-ACTIVATIONS_A_ROW = 36  # hidden layers of the two student rows and the critic's heads, with what backward keeps
+# How many times --hidden floats a row of the batch takes at the peak of an eager step, measured (2026-11-21): the step
+# itself; each sampling step that a gradient passes; each further action that is drawn at an observation.
+WIDTHS_A_ROW = {"gtp": 52, "dql": 75, "cac": 52, "fql": 16, "iql": 36, "td3bc": 46}
+WIDTHS_A_SAMPLING_STEP = {"dql": 10, "cac": 13, "linear-q": 15}
+WIDTHS_A_SAMPLE = 10
+WIDTHS_A_HIDDEN_LAYER = 28  # of fql, whose --layers are free
 FLOAT32_PRODUCT = 1e-6  # largest error of a float32 product, as a share of its terms; bfloat16's is 4e-3
 SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # what the fused kernels take
 
@@ -122,7 +127,7 @@ def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int) -> None:
     Raises: OutOfMemoryError with the figures and the flags that help.
     """
     state = FLOATS_A_PARAMETER * parameters * cfg.seeds * 4
-    activations = ACTIVATIONS_A_ROW * cfg.seeds * cfg.batch_size * cfg.hidden * 4
+    activations = widths_a_row(cfg) * cfg.seeds * cfg.batch_size * cfg.hidden * 4
     needed, free = data_bytes + state + activations, _free_bytes(cfg.device)
     if free is not None and needed > free:
         raise OutOfMemoryError(
@@ -130,6 +135,15 @@ def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int) -> None:
             f"activations {activations / 1e9:.1f}) but {free / 1e9:.1f} GB are free on the {cfg.device}; "
             "lower --seeds, --hidden or --batch-size, or train on fewer transitions"
         )
+
+
+def widths_a_row(cfg: TrainConfig) -> int:
+    """Return how many times --hidden floats a row of the batch takes at the peak of a step."""
+    chain = WIDTHS_A_SAMPLING_STEP.get(cfg.actor_loss if cfg.algo == "gtp" else cfg.algo, 0) * cfg.sampling_steps
+    samples = (9 if cfg.max_q_backup else 0) + (cfg.value_samples - 1 if cfg.algo == "gtp" else 0)
+    deep = WIDTHS_A_HIDDEN_LAYER * cfg.layers if cfg.algo == "fql" else 0
+    guided = 0 if cfg.bc else chain + WIDTHS_A_SAMPLE * samples
+    return WIDTHS_A_ROW[cfg.algo] + deep + guided
 
 
 def _free_bytes(device: str) -> int | None:
