@@ -43,8 +43,9 @@ def goals(clouds: dict[str, np.ndarray], rows: dict[str, dict[str, Any]]) -> byt
 
     Args: clouds are (N, 2), the data's under "data"; rows hold masses, off, network_evaluations and us_torch.
     """
-    columns = (len(clouds) + 1) // 2
-    figure, grid = plt.subplots(2, columns, figsize=(3.3 * columns, 7.4), layout="constrained", squeeze=False)
+    columns = 4 if len(clouds) > 6 else 3
+    shape = -(-len(clouds) // columns), columns
+    figure, grid = plt.subplots(*shape, figsize=(3.3 * columns, 3.7 * shape[0]), layout="constrained", squeeze=False)
     for axes in grid.flat[len(clouds) :]:
         axes.set_axis_off()
     for axes, (name, points) in zip(grid.flat, clouds.items(), strict=False):
