@@ -1,4 +1,4 @@
-"""Put the tables of bench/results into docs/performance.md: `python -m bench.docs`; a test holds them equal."""
+"""Put the tables of bench/results into the documents: `python -m bench.docs`; a test holds them equal."""
 
 from __future__ import annotations
 
@@ -8,28 +8,39 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import phases, sizes, table
+from bench import beside, phases, returns, sizes, table
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "performance.md"
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "cpu.json": table.markdown,
-    "cpu-phases.json": phases.markdown,
-    "cpu-sizes.json": sizes.markdown,
+Tables = dict[str, Callable[[dict[str, Any]], str]]
+PAGES: dict[str, Tables] = {
+    "README.md": {"returns-halfcheetah.json": returns.markdown},
+    "docs/performance.md": {
+        "cpu.json": table.markdown,
+        "cpu-beside.json": beside.markdown,
+        "cpu-phases.json": phases.markdown,
+        "cpu-sizes.json": sizes.markdown,
+    },
+    "docs/results.md": {
+        "returns-halfcheetah.json": returns.markdown,
+        "returns-presets.json": returns.markdown,
+        "returns-hopper.json": returns.markdown,
+    },
 }
 
 
-def filled(text: str) -> str:
+def filled(page: str, text: str) -> str:
     """Return the page with each block between `<!-- FILE -->` and `<!-- end of FILE -->` made anew from its file."""
-    for name, markdown in TABLES.items():
+    for name, markdown in PAGES[page].items():
         found = json.loads((ROOT / "bench" / "results" / name).read_text())
         block = f"<!-- {name} -->\n\n{markdown(found)}\n<!-- end of {name} -->"
         pattern = rf"<!-- {re.escape(name)} -->.*<!-- end of {re.escape(name)} -->"
         text, count = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
         if count != 1:
-            raise ValueError(f"{PAGE} has {count} blocks <!-- {name} -->, expected one")
+            raise ValueError(f"{page} has {count} blocks <!-- {name} -->, expected one")
     return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text()))
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(filled(page, path.read_text()))

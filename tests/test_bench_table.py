@@ -6,10 +6,14 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from run_cases import tiny
 
-from bench import docs, table
+from bench import docs, returns, table
 from bench.training import config, registered
+from gtp_fast.cli import main
+from gtp_fast.loop import train
 
 ROOT = Path(__file__).parent.parent
 MACHINE = {"device": "cpu", "processor": "one", "torch": "2", "commit": "abc"}
@@ -100,15 +104,30 @@ def test_a_file_of_benchmark_json_gives_the_same_table(tmp_path: Path):
     assert table.markdown(table.read(file)) == table.markdown(table.gathered(copy.deepcopy(RUN)))
 
 
-def test_the_numbers_of_the_docs_are_those_of_the_committed_results():
-    text = docs.PAGE.read_text()
-    assert docs.filled(text) == text
+@pytest.mark.parametrize("page", docs.PAGES)
+def test_the_numbers_of_the_docs_are_those_of_the_committed_results(page):
+    text = (ROOT / page).read_text()
+    assert docs.filled(page, text) == text
 
 
 def test_a_changed_number_in_the_docs_is_seen():
-    text = docs.PAGE.read_text()
+    page = "docs/performance.md"
+    text = (ROOT / page).read_text()
     spoiled = text.replace("| GTP | eager | 5 | 256 | ", "| GTP | eager | 5 | 256 | 1", 1)
-    assert spoiled != text and docs.filled(spoiled) != spoiled
+    assert spoiled != text and docs.filled(page, spoiled) != spoiled
+
+
+def test_a_table_of_returns_holds_each_seed_with_mean_and_spread(tmp_path: Path, capsys):
+    run = train(tiny(tmp_path, algo="td3bc", bc=True, sampling_steps=1)).run_dir
+    capsys.readouterr()
+    main(["eval", run, "--episodes", "2", "--json"])
+    file = tmp_path / "eval.json"
+    file.write_text(capsys.readouterr().out)
+    found = returns.gathered([file])
+    each = [np.mean(scores) for scores in json.loads(file.read_text())["scores"]]
+    assert found["rows"][0]["each"] == pytest.approx(each, rel=1e-2)
+    assert f"| {np.mean(each):.1f} ({np.std(each):.1f}) |" in returns.markdown(found)
+    assert "SHA-256" in found["machine"]["data"] and found["rows"][0]["setting"] == "TD3BC-BC, K = 1"
 
 
 @pytest.mark.parametrize("algo", ["gtp", "dql", "cac", "fql", "iql", "td3bc"])
