@@ -22,7 +22,7 @@ from gtp_fast import aggregate, paper
 from gtp_fast.config import TrainConfig
 from gtp_fast.config_files import merge
 from gtp_fast.errors import DataError, UsageError
-from gtp_fast.reproduce import bench, data, items, page, run, scores
+from gtp_fast.reproduce import bench, data, items, page, pictures, run, scores
 from gtp_fast.reproduce.run import ReproduceConfig, plan, reproduce
 
 TINY = ("hidden=16", "batch_size=8", "eval_episodes=1", "backend=eager", "device=cpu", "candidates=1", "select=none")
@@ -59,6 +59,17 @@ def test_an_item_ends_with_a_report_and_a_second_call_trains_and_scores_nothing(
     assert (report / "README.md").read_text() == text and not [line for line in again if "started" in line]
     assert "6 steps are 0.0003 % of the paper's" in text and "the data are not the paper's" in text
     assert "112.2" not in text and "53.9" not in text
+
+
+def test_a_table_has_a_picture_of_every_row_diverged_ones_and_several_data_sets_too(table7):
+    _, found, _ = table7
+    assert Image.open(Path(found["report"], "table7.png")).size[0] > 500
+    done = {"method": "good", "paper": {"mean": 3.0}, "status": "done", "last": {"each": [1.0, 2.0]}}
+    bad = {"method": "bad", "paper": {}, "status": "diverged at step 9"}
+    rows = [row | {"data": data} for data in ("one", "two") for row in (done, bad)]
+    moved = [row | ({"last": {"each": [1.0, 2.5]}} if "last" in row else {}) for row in rows]
+    pictures_of = [pictures.table(each, "Table") for each in (rows, rows, moved, rows[:2])]
+    assert pictures_of[0] == pictures_of[1] and len(set(pictures_of)) == 3
 
 
 def test_last_and_best_stand_apart_and_acting_otherwise_has_no_best(table7):
@@ -106,14 +117,12 @@ def test_the_four_goals_have_masses_costs_and_a_picture(tmp_path: Path):
     rows = {row["method"]: row for row in found["rows"]}
     assert min(rows["data"]["masses"]) > 0.2 and rows["data"]["off"] < 0.03
     costs = {name: row["network_evaluations"] for name, row in rows.items() if name != "data"}
-    assert costs == {name: int(name[-1]) for name in costs} and len(costs) == 5
+    assert costs == {name: int(name[-1]) for name in costs} and len(costs) == 7
     assert all(row["us_torch"]["median_us"] > 0 for name, row in rows.items() if name != "data")
     assert Image.open(Path(found["report"], "fig7.png")).size[0] > 1000
 
 
 def test_the_sweeps_are_drawn_without_what_diverged():
-    from gtp_fast.reproduce import pictures
-
     figure = {"last": {"each": [1.0, 2.0]}, "kind": "score"}
     rows = [{"panel": name, "x": x} | figure for name in ("K", "own K", "eta") for x in (1, 2.5)]
     png = pictures.sweeps([*rows, {"panel": "eta", "x": 10.0}])

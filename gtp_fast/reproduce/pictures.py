@@ -1,4 +1,4 @@
-"""The pictures of Fig. 6 and Fig. 7, from the rows of a summary; PNG bytes."""
+"""The pictures of tables, of Fig. 6 and of Fig. 7, from the rows of a summary; PNG bytes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,39 @@ from matplotlib.patches import Circle
 
 from gtp_fast import embedded
 from gtp_fast.figures import COLOURS, GOAL_SAMPLES, plane, png, tidy
+
+
+def table(rows: list[dict[str, Any]], title: str) -> bytes:
+    """Draw the last score of every row, a panel a data set: a dot a seed, their mean, the paper's mean beside them."""
+    names = list(dict.fromkeys(row["data"] for row in rows))
+    columns = min(3, len(names))
+    shape, lines = (-(-len(names) // columns), columns), len(rows) // len(names)
+    size = 4.2 * columns + 2.4, (0.32 * lines + 0.9) * shape[0] + 0.4
+    figure, grid = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False, sharey=True)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(grid.flat, names, strict=False):
+        own = [row for row in rows if row["data"] == name]
+        for y, row in enumerate(own):
+            _scored(axes, row, y)
+        axes.set_yticks(range(len(own)), [row["method"] for row in own], fontsize=8)
+        axes.set_ylim(len(own) - 0.5, -0.5)
+        axes.grid(axis="x", color="#e5e5e5", linewidth=0.7)
+        axes.set_axisbelow(True)
+        tidy(axes, name)
+    figure.suptitle(f"{title}: last checkpoint, a dot a seed, the bar their mean", fontsize=10)
+    return png(figure)
+
+
+def _scored(axes: Axes, row: dict[str, Any], y: int) -> None:
+    if not row.get("last"):
+        axes.text(0.01, y, row["status"], fontsize=8, va="center", transform=axes.get_yaxis_transform())
+        return
+    each = np.array(row["last"]["each"])
+    axes.plot(each, np.full(len(each), y), "o", color=COLOURS[0], alpha=0.6, markersize=5)
+    axes.plot([each.mean()] * 2, [y - 0.3, y + 0.3], color=COLOURS[0], linewidth=2)
+    if "mean" in row["paper"]:
+        axes.plot(row["paper"]["mean"], y, "D", color=COLOURS[1], markersize=5, markerfacecolor="none")
 
 
 def sweeps(rows: list[dict[str, Any]]) -> bytes:

@@ -126,10 +126,11 @@ def _summary(
     pictures: dict[str, bytes] = {}
     if item.kind == "goals":
         rows, pictures = _goals(planned, rows)
-    elif item.name == "fig6":
+    else:
         from gtp_fast.reproduce import pictures as drawing
 
-        pictures = {"fig6.png": drawing.sweeps(rows)}
+        drawn = drawing.sweeps(rows) if item.name == "fig6" else drawing.table(rows, item.title)
+        pictures = {f"{item.name}.png": drawn}
     steps = {row["steps"] for row in rows if "steps" in row}
     episodes = {row["episodes"] for row in rows if "episodes" in row}
     failed = [outcome for outcome in outcomes if outcome.kind == "failed"]
