@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def row(file: Path) -> dict[str, Any]:
     settings, environment = run.settings, run.environment
     shown = settings | {name: found[name] for name in ("sampling_steps", "candidates", "select")}
     return {
-        "setting": label(type(run)(**(vars(run) | {"settings": shown}))),
+        "setting": label(replace(run, settings=shown)),
         "steps": settings["steps"],
         "episodes": found["episodes"],
         "eta": 0.0 if settings["bc"] else settings["eta"],

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from gtp_fast import __version__
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import GtpError, UsageError
-from gtp_fast.flags import add_eval, add_reproduce, add_settings
+from gtp_fast.flags import add_eval, add_export, add_reproduce, add_settings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="where to write (default: report/ of the run; of several: ./report)")
     report.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     add_reproduce(command("reproduce", _reproduce, "run one table or figure of the paper: ours beside the paper's"))
+    add_export(command("export", _export, "write a policy as one file that needs nothing of gtp-fast"))
     data = command("data", _data, "list, describe, fetch or check data sets")
     data.add_argument("action", choices=["list", "info", "download", "check"])
     data.add_argument("name", nargs="?", help="a data set's name, or for check a file")
@@ -155,6 +156,13 @@ def _latency(arguments: argparse.Namespace) -> None:
         print(json.dumps(found))
     else:
         print(f"{latency.table(found)}\nwrote {found['picture']} and latency.json beside it")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from gtp_fast.export import ExportConfig, export_run
+
+    asked = ExportConfig(**{field.name: getattr(arguments, field.name) for field in fields(ExportConfig)})
+    _show(export_run(arguments.run_path, asked), arguments.json)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -232,4 +240,5 @@ def _show(values: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, values))
     for name, value in values.items():
-        print(f"{name:{width}}  {value:,.1f}" if isinstance(value, float) else f"{name:{width}}  {value}")
+        text = f"{value:,.1f}" if isinstance(value, float) and abs(value) >= 0.1 else f"{value:.2g}" if value else "0"
+        print(f"{name:{width}}  {text if isinstance(value, float) else value}")

@@ -43,6 +43,19 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add what export asks."""
+    parser.add_argument("run_path", type=Path, metavar="RUN", help="a run directory or a checkpoint")
+    parser.add_argument("--format", choices=["onnx", "pt2"], default="onnx", help="pt2: torch.export (default: onnx)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="(default: policy.onnx or policy.pt2 in RUN)")
+    parser.add_argument("--seed", type=int, help="one member of the run (default: the first)")
+    parser.add_argument("--sampling-steps", type=int, help="K, fixed in the file (default: as trained)")
+    parser.add_argument("--candidates", type=int, help="fixed in the file (default: as trained)")
+    parser.add_argument("--select", choices=["none", "softmax", "argmax"], help="how Q picks one")
+    parser.add_argument("--best", action="store_true", help="the best policy by score, not the last checkpoint")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def add_reproduce(parser: argparse.ArgumentParser) -> None:
     """Add what reproduce asks."""
     parser.add_argument("item", choices=NAMES, metavar="ITEM", help=f"one of {', '.join(NAMES)}")

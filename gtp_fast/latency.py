@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gtp_fast import export
 from gtp_fast.config import DETERMINISTIC
 from gtp_fast.config_files import read_settings, settings_file
 from gtp_fast.device import processor
@@ -53,9 +54,10 @@ def latency_run(path: Path, asked: LatencyConfig) -> dict[str, Any]:
     first = load_policy(path, device=asked.device)
     seed = first.config.seeds[0] if asked.seed is None else asked.seed
     rows: list[dict[str, Any]] = []
-    for batch in BATCHES:
-        for candidates in (1,) if settings["bc"] or settings["algo"] in DETERMINISTIC else CANDIDATES:
-            rows += _line(path, seed, first.device.type, first.config.sampling_steps, batch, candidates, asked.seconds)
+    for candidates in (1,) if settings["bc"] or settings["algo"] in DETERMINISTIC else CANDIDATES:
+        file_run = _exported(path, seed, candidates) if first.device.type == "cpu" else None
+        for batch in BATCHES:
+            rows += _line(path, seed, first, batch, candidates, asked.seconds, file_run)
     found = {
         "run": str(path),
         "algo": settings["algo"],
@@ -71,29 +73,52 @@ def latency_run(path: Path, asked: LatencyConfig) -> dict[str, Any]:
     return found | _write(found, asked.out or file.parent / "report")
 
 
+def _exported(path: Path, seed: int, candidates: int) -> export.Run | None:
+    """Return what acts by the policy's ONNX file in its own number of steps, None where that is not installed."""
+    if export.lacking("onnx"):
+        return None
+    policy = load_policy(path, seed, device="cpu", candidates=candidates, select=_select(candidates))
+    return export.reader("onnx", export.onnx_bytes(policy, {}))
+
+
+def _select(candidates: int) -> str:
+    return "none" if candidates == 1 else "argmax"
+
+
 def _line(
-    path: Path, seed: int, device: str, own: int, batch: int, candidates: int, seconds: float
+    path: Path, seed: int, first: Policy, batch: int, candidates: int, seconds: float, file_run: export.Run | None
 ) -> list[dict[str, Any]]:
     """Return the points of every backend and every K at one batch and one number of candidates."""
+    device, own, select = first.device.type, first.config.sampling_steps, _select(candidates)
     single = load_policy(path, seed, device=device)
     steps = (STEPS if batch * candidates < MANY_ROWS else FEWER_STEPS) if single.steps_are_free else (own,)
-    select = "none" if candidates == 1 else "argmax"
     acting: dict[tuple[str, int], Policy] = {}
     for k in steps:
         policy = load_policy(path, seed, device=device, sampling_steps=k, candidates=candidates, select=select)
         # A dictionary: where the policy's own way is torch, both are one.
         acting |= {(p.runtime, k): p for p in (policy.plain(), policy)}
     obs = np.random.default_rng(0).normal(size=(batch, single.config.obs_dim)).astype(np.float32)
-    times = interleaved({key: _call(policy, obs) for key, policy in acting.items()}, seconds)
+    calls = {key: _call(policy, obs) for key, policy in acting.items()}
+    if file_run is not None:
+        calls["onnx", own] = _file_call(file_run, obs, batch * candidates, single.noise_columns)
+    times = interleaved(calls, seconds)
     return [
         {"backend": backend, "batch": batch, "candidates": candidates, "sampling_steps": k, **spread(times[backend, k])}
         | {"us_per_sampling_step": float(np.median(times[backend, k])) / k}
-        for backend, k in sorted(acting)
+        for backend, k in sorted(calls)
     ]
 
 
 def _call(policy: Policy, obs: np.ndarray) -> Callable[[], object]:
     return lambda: policy.act(obs)
+
+
+def _file_call(run: export.Run, obs: np.ndarray, rows: int, columns: int) -> Callable[[], object]:
+    """Return a call of an exported policy, its noise drawn by NumPy."""
+    rng = np.random.default_rng(0)
+    if not columns:
+        return lambda: run({"obs": obs})
+    return lambda: run({"obs": obs, "noise": rng.standard_normal((rows, columns), np.float32)})
 
 
 def interleaved(calls: dict[Any, Callable[[], object]], seconds: float) -> dict[Any, list[float]]:

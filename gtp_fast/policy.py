@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from gtp_fast.networks import views
 from gtp_fast.noise import CallNoise
 from gtp_fast.policy_config import PolicyConfig, check
 from gtp_fast.rundir import RunDir
-from gtp_fast.sampler import AlgorithmSampler, Sampler, TorchSampler
+from gtp_fast.sampler import AlgorithmSampler, Sampler, TorchSampler, numbers
 from gtp_fast.trajectory import sampling_grid
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -93,55 +92,74 @@ class Policy:
     def plain(self) -> Policy:
         """Return this policy acting by its algorithm's formulas in torch: what its own way is measured against."""
         other = self.anew()
-        other._sampler = AlgorithmSampler(self.config, self._actor, self._critic)
+        other._sampler = self.formulas
         return other
+
+    @property
+    def formulas(self) -> AlgorithmSampler:
+        """This policy's parameters with its algorithm's formulas in torch: what is exported, and compared with."""
+        return AlgorithmSampler(self.config, self._actor, self._critic)
+
+    @property
+    def noise_columns(self) -> int:
+        """How many standard normals one action takes, 0 for a deterministic policy."""
+        return self._columns
 
     @property
     def runtime(self) -> str:
         """What acts: "numpy", "fused" (one captured launch), or "torch"."""
         return {"CpuSampler": "numpy", "CudaSampler": "fused"}.get(type(self._sampler).__name__, "torch")
 
-    def act(self, obs: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+    def act(self, obs: np.ndarray, noise: np.ndarray | None = None, gumbel: np.ndarray | None = None) -> np.ndarray:
         """Choose actions for one observation (D,) or several (B, D).
 
-        Args: obs float; noise, float32 (B * candidates, N) standard normals, candidates of a state in a row, N = A but
-        for algorithms whose steps add noise of their own (`noise_columns`); drawn when absent. Returns float32 (A,) or
-        (B, A) in [-1, 1].
+        Args: obs float; noise, float32 (B * candidates, N) standard normals, candidates of a state in a row, N =
+        `noise_columns`: A but for algorithms whose steps add noise of their own; gumbel, float32 (B * candidates,)
+        Gumbel(0, 1) numbers, for softmax alone. Both are drawn when absent. Returns float32 (A,) or (B, A) in [-1, 1].
         Raises: UsageError for another shape, for what holds no finite numbers, or for a policy of several members:
         load it with a seed.
         """
         if self.members != 1:
             raise UsageError(f"this policy has {self.members} members; load one with seed= (of {self.config.seeds})")
-        obs, dim = _numbers(obs, "an observation"), self.config.obs_dim
+        obs, dim = numbers(obs, "an observation"), self.config.obs_dim
         if obs.ndim not in (1, 2) or obs.shape[-1] != dim or not len(obs):
             raise UsageError(
                 f"observations of shape {obs.shape}, expected ({dim},) or (B, {dim}) with B at least 1; check the "
                 "environment of this policy"
             )
-        z = None if noise is None else _numbers(noise, "noise")[None]
-        actions = self.act_members(obs.reshape(1, -1, dim), z)[0]
+        z = None if noise is None else numbers(noise, "noise")[None]
+        g = None if gumbel is None else numbers(gumbel, "gumbel")[None]
+        actions = self.act_members(obs.reshape(1, -1, dim), z, g)[0]
         return actions[0] if obs.ndim == 1 else actions
 
-    def act_members(self, obs_SBD: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+    def act_members(
+        self, obs_SBD: np.ndarray, noise: np.ndarray | None = None, gumbel: np.ndarray | None = None
+    ) -> np.ndarray:
         """Choose actions (S, B, A) for observations (S, B, D) of all members at once, B at least 1.
 
         Args and Raises: as `act`, with a leading axis of members.
         """
-        config, obs_SBD = self.config, _numbers(obs_SBD, "an observation")
+        config, obs_SBD = self.config, numbers(obs_SBD, "an observation")
         if obs_SBD.ndim != 3 or obs_SBD.shape[::2] != (self.members, config.obs_dim) or not obs_SBD.shape[1]:
             raise UsageError(
                 f"observations of shape {obs_SBD.shape}, expected ({self.members}, B, {config.obs_dim}) with B at "
                 "least 1: members, observations, numbers"
             )
         rows = obs_SBD.shape[1] * config.candidates
+        self._calls += noise is None
         if noise is None:
-            self._calls += 1
             z = self._noise.of_call(self._calls, rows)
         else:
-            z = _numbers(noise, "noise")
+            z = numbers(noise, "noise")
             if z.shape != (self.members, rows, self._columns):
                 raise UsageError(f"noise of shape {z.shape[1:]}, expected {(rows, self._columns)}")
-        gumbel = None if self._choice is None else self._choice.of_call(self._calls, rows)[..., 0]
+        if gumbel is not None:
+            gumbel = numbers(gumbel, "gumbel")
+            if self._choice is None or gumbel.shape != (self.members, rows):
+                expected = f"({rows},)" if self._choice else f"none: this policy selects by {config.select}"
+                raise UsageError(f"gumbel of shape {gumbel.shape[1:]}, expected {expected}")
+        elif self._choice is not None:
+            gumbel = self._choice.of_call(self._calls, rows)[..., 0]
         return self._sampler.actions(obs_SBD, z, gumbel)
 
     @torch.inference_mode()
@@ -152,21 +170,6 @@ class Policy:
         obs = torch.as_tensor(obs_SBD, dtype=torch.float32).to(self.device)
         path = self._algorithm.path(self._actor, obs, z, self.config)
         return torch.stack(path).cpu().numpy()
-
-
-def _numbers(values: Any, what: str) -> np.ndarray:
-    """Return values as a float32 array; raises UsageError for what is no array of finite numbers."""
-    try:
-        found = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{what} cannot be read as numbers ({error}); pass a NumPy array") from None
-    if found.dtype.kind not in "fiub":
-        raise UsageError(f"{what} cannot be read as numbers (it holds {found.dtype}); pass a float32 NumPy array")
-    with np.errstate(over="ignore"):
-        found = found.astype(np.float32, copy=False)
-    if not np.isfinite(found).all():
-        raise UsageError(f"{what} holds NaN or Inf; the environment diverged, or a sensor failed")
-    return found
 
 
 def load_policy(

@@ -5,13 +5,14 @@ Legend: S members, B observations, C candidates of each, R = B C rows, D observa
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gtp_fast import algorithms
+from gtp_fast.errors import UsageError
 from gtp_fast.networks import q_values
 from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.trajectory import sample_actions
@@ -42,20 +43,24 @@ class AlgorithmSampler:
         """See `Sampler.actions`; z has the algorithm's `noise_columns` in place of A."""
         like = next(iter(self._actor.values()))
         obs, z = torch.as_tensor(obs_SBD).to(like), torch.as_tensor(z_SRA).to(like)
-        candidates = z.shape[1] // obs.shape[1]
-        obs = obs.repeat_interleave(candidates, dim=1)
-        actions = self._algorithm.path(self._actor, obs, z, self._config)[-1].clamp(-1.0, 1.0)
+        return self.act(obs, z, None if gumbel_SR is None else torch.as_tensor(gumbel_SR).to(like)).cpu().numpy()
+
+    def act(self, obs_SBD: Tensor, z_SRA: Tensor, gumbel_SR: Tensor | None) -> Tensor:
+        """Do what `actions` does, with tensors on the policy's device; the graph of it can be exported."""
+        candidates = self._config.candidates
+        obs_SRD = obs_SBD.repeat_interleave(candidates, dim=1) if candidates > 1 else obs_SBD
+        actions = self._algorithm.path(self._actor, obs_SRD, z_SRA, self._config)[-1].clamp(-1.0, 1.0)
         if self._critic is None:
-            return actions.cpu().numpy()
-        q_SR = self._algorithm.judge(self._critic, obs, actions).amin(dim=1)
-        return _chosen(q_SR if gumbel_SR is None else q_SR + torch.as_tensor(gumbel_SR).to(like), actions, candidates)
+            return actions
+        q_SR = self._algorithm.judge(self._critic, obs_SRD, actions).amin(dim=1)
+        return _chosen(q_SR if gumbel_SR is None else q_SR + gumbel_SR, actions, candidates)
 
 
-def _chosen(q_SR: Tensor, actions_SRA: Tensor, candidates: int) -> np.ndarray:
+def _chosen(q_SR: Tensor, actions_SRA: Tensor, candidates: int) -> Tensor:
     """Return the action of the largest value of each observation, (S, B, A)."""
     best = q_SR.unflatten(-1, (-1, candidates)).argmax(-1)[..., None, None]
     chosen = actions_SRA.unflatten(1, (-1, candidates)).gather(2, best.expand(-1, -1, 1, actions_SRA.shape[-1]))
-    return chosen[:, :, 0].cpu().numpy()
+    return chosen[:, :, 0]
 
 
 class TorchSampler:
@@ -86,7 +91,22 @@ class TorchSampler:
         q_SR = q_values(self._critic, obs, actions).amin(dim=1)
         if gumbel_SR is not None:
             q_SR = q_SR + self._tensor(gumbel_SR)
-        return _chosen(q_SR, actions, candidates)
+        return _chosen(q_SR, actions, candidates).cpu().numpy()
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values).to(self._grid)
+
+
+def numbers(values: Any, what: str) -> np.ndarray:
+    """Return values as a float32 array; raises UsageError for what is no array of finite numbers."""
+    try:
+        found = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{what} cannot be read as numbers ({error}); pass a NumPy array") from None
+    if found.dtype.kind not in "fiub":
+        raise UsageError(f"{what} cannot be read as numbers (it holds {found.dtype}); pass a float32 NumPy array")
+    with np.errstate(over="ignore"):
+        found = found.astype(np.float32, copy=False)
+    if not np.isfinite(found).all():
+        raise UsageError(f"{what} holds NaN or Inf; the environment diverged, or a sensor failed")
+    return found

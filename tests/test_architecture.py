@@ -44,7 +44,7 @@ RIVER = (
         ("noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "evaluate", "evaluator"),
     ),
     ("run", ("results", "loop", "profile_run", "eval_run")),
-    ("ask", ("aggregate", "runs", "report", "figures", "latency", "doctor", "screen", "trials")),
+    ("ask", ("aggregate", "runs", "report", "figures", "export", "latency", "doctor", "screen", "trials")),
     (
         "reproduce",
         (
@@ -66,6 +66,8 @@ OWNERS = {
     "mujoco": set(),
     "ray": set(),
     "matplotlib": {"figures", "reproduce.pictures"},
+    "onnx": {"export"},
+    "onnxruntime": {"export"},
     "triton": set(),  # gtp_kernels alone, which is not among these rooms
     "yaml": {"config_files", "reproduce.run"},
     "tqdm": {"screen"},

@@ -34,7 +34,8 @@ def test_every_backend_batch_candidate_and_step_is_timed_and_written(run: Path):
     few = {(b, 1, c, k) for b in ("numpy", "torch") for c in (1, 50) for k in range(1, 11)}
     many = {(b, 256, 1, k) for b in ("numpy", "torch") for k in range(1, 11)}
     most = {(b, 256, 50, k) for b in ("numpy", "torch") for k in (1, 2, 5, 10)}
-    assert points(found) == few | many | most
+    files = {("onnx", batch, candidates, 2) for batch in (1, 256) for candidates in (1, 50)}  # in its own K
+    assert points(found) == few | many | most | files
     assert all(0 < row["p20_us"] <= row["median_us"] <= row["p80_us"] and row["calls"] >= 3 for row in found["rows"])
     assert len(found["fits"]) == 8
     assert Path(found["picture"]) == run / "report/latency.png"

@@ -90,8 +90,9 @@ class Diffusion:
 def diffusion(steps: int, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Diffusion:
     """Return the variance-preserving schedule: alpha_t = exp(-b_min/T - (b_max - b_min)(2 t - 1)/(2 T^2)), t = 1..T."""
     t = torch.arange(1, steps + 1, dtype=torch.float64)
-    alpha = torch.exp(-BETA_MIN / steps - 0.5 * (BETA_MAX - BETA_MIN) * (2 * t - 1) / steps**2)
-    beta, bar = 1.0 - alpha, alpha.cumprod(0)
+    logarithm = -BETA_MIN / steps - 0.5 * (BETA_MAX - BETA_MIN) * (2 * t - 1) / steps**2
+    alpha, bar = logarithm.exp(), logarithm.cumsum(0).exp()  # a sum, not a product: ONNX has no cumulative one
+    beta = 1.0 - alpha
     before = torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
     constants = (
         bar,
