@@ -101,7 +101,8 @@ step = algorithms.of(cfg.algo).make_step(replace(cfg, batch_size=8), state, buff
 step()  # libraries take their share before the peak is counted
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 algorithms.of(cfg.algo).make_step(cfg, state, buffer_of(cfg))()
-taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+lines = open("/proc/self/status").read().splitlines()  # not ru_maxrss, which a child inherits from who started it
+taken = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 - before
 print(taken / (device.widths_a_row(cfg) * cfg.batch_size * cfg.hidden * 4))
 """
 
