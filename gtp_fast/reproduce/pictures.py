@@ -31,7 +31,7 @@ def table(rows: list[dict[str, Any]], title: str) -> bytes:
         axes.grid(axis="x", color="#e5e5e5", linewidth=0.7)
         axes.set_axisbelow(True)
         tidy(axes, name)
-    figure.suptitle(f"{title}: last checkpoint, a dot a seed, the bar their mean", fontsize=10)
+    figure.suptitle(f"{title}\nlast checkpoint: a dot a seed, the bar their mean", fontsize=9)
     return png(figure)
 
 
