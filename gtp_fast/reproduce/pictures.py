@@ -78,7 +78,7 @@ def goals(clouds: dict[str, np.ndarray], rows: dict[str, dict[str, Any]]) -> byt
     """
     columns = 4 if len(clouds) > 6 else 3
     shape = -(-len(clouds) // columns), columns
-    figure, grid = plt.subplots(*shape, figsize=(3.3 * columns, 3.7 * shape[0]), layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(*shape, figsize=(3.3 * columns, 3.9 * shape[0]), layout="constrained", squeeze=False)
     for axes in grid.flat[len(clouds) :]:
         axes.set_axis_off()
     for axes, (name, points) in zip(grid.flat, clouds.items(), strict=False):
@@ -89,7 +89,7 @@ def goals(clouds: dict[str, np.ndarray], rows: dict[str, dict[str, Any]]) -> byt
         cost = "actions at the origin"
         if name != "data":
             cost = f"{row['network_evaluations']} network evaluations, {row['us_torch']['median_us']:,.0f} us in torch"
-        plane(axes, f"{name}: off the modes {row['off']:.3f}\n{cost}", 1.0)
+        plane(axes, f"{name}\noff the modes {row['off']:.3f}\n{cost}", 1.0)
         for centre, mass in zip(embedded.MODE_CENTRES, row["masses"], strict=True):
             axes.add_patch(Circle(centre, embedded.MODE_RADIUS, fill=False, color="#999999", linewidth=0.8))
             axes.annotate(f"{mass:.2f}", centre * 1.62, ha="center", va="center", fontsize=8)
