@@ -129,11 +129,6 @@ def test_the_sweeps_are_drawn_without_what_diverged():
     assert png.startswith(b"\x89PNG")
 
 
-@pytest.mark.xfail(
-    "iql" not in str(TrainConfig.__annotations__["algo"]) or not hasattr(TrainConfig, "actor_loss"),
-    reason="needs --algo iql|td3bc and --actor-loss, of the branches that are merged with this one",
-    strict=True,
-)
 def test_every_row_of_every_item_is_a_setting_that_can_be_run(tmp_path: Path):
     faults = {}
     for name in SCORED:
