@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 
 from gtp_fast import download, minari_data
-from gtp_fast.catalog import DataSpec, resolve
+from gtp_fast.catalog import resolve
+from gtp_fast.data_spec import DataSpec
 from gtp_fast.episodes import Arrays, Transitions, build_transitions, split_jumps_, validate
 from gtp_fast.errors import DataError, UsageError
 

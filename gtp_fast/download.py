@@ -22,7 +22,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from gtp_fast.catalog import D4RL_BASE, DataSpec
+from gtp_fast.d4rl_names import D4RL_BASE
+from gtp_fast.data_spec import DataSpec
 from gtp_fast.errors import DataError, DiskError
 from gtp_fast.rundir import publish_file
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium
 
-from gtp_fast.catalog import DataSpec, EvalEnv
+from gtp_fast.data_spec import DataSpec, EvalEnv
 from gtp_fast.errors import DataError, UsageError
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gtp_fast.catalog import DataSpec
+from gtp_fast.data_spec import DataSpec
 from gtp_fast.errors import DataError
 
 # An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze); D4RL's antmaze-v0 files miss the marks of

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gtp_fast.catalog import DataSpec, normalised_score
+from gtp_fast.data_spec import DataSpec, normalised_score
 from gtp_fast.environments import check_environment, make_env
 from gtp_fast.errors import UsageError
 from gtp_fast.policy import Policy

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from gtp_fast.catalog import DataSpec, EvalEnv
+from gtp_fast.data_spec import DataSpec, EvalEnv
 from gtp_fast.errors import GtpError
 from gtp_fast.evaluate import EvalResult, evaluate_policy
 from gtp_fast.policy import Policy, PolicyConfig

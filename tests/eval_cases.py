@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from gtp_fast import networks
-from gtp_fast.catalog import DataSpec, EvalEnv
+from gtp_fast.data_spec import DataSpec, EvalEnv
 from gtp_fast.policy import PolicyConfig
 
 

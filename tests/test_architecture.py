@@ -15,7 +15,23 @@ PRODUCT = sorted([*ROOT.glob("gtp_fast/**/*.py"), *ROOT.glob("kernels/gtp_kernel
 # Each room may import from itself and from the rooms named before it. Errors and settings are everybody's.
 RIVER = (
     ("base", ("gtp_fast", "errors", "variants", "config", "rundir", "field_help", "events")),
-    ("data", ("published", "catalog", "download", "episodes", "minari_data", "embedded", "dataset", "config_files")),
+    (
+        "data",
+        (
+            "data_spec",
+            "published",
+            "d4rl_names",
+            "minari_names",
+            "ogbench_names",
+            "catalog",
+            "download",
+            "episodes",
+            "minari_data",
+            "embedded",
+            "dataset",
+            "config_files",
+        ),
+    ),
     (
         "learn",
         ("rng", "networks", "policy_config", "trajectory", "losses", "optimizer", "profiling", "buffer", "state"),

@@ -12,6 +12,7 @@ import pytest
 
 from gtp_fast import catalog
 from gtp_fast.catalog import resolve
+from gtp_fast.data_spec import normalised_score
 from gtp_fast.errors import UsageError
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "tasks"
@@ -87,11 +88,11 @@ def test_a_name_that_is_like_none_is_a_usage_error(name: str):
 
 def test_the_references_normalise_to_0_and_100():
     spec = resolve("hopper-medium-v2")
-    assert np.allclose(catalog.normalised_score(spec, [-20.272305, 3234.3]), [0.0, 100.0])
+    assert np.allclose(normalised_score(spec, [-20.272305, 3234.3]), [0.0, 100.0])
 
 
 def test_without_references_there_is_no_score():
-    assert catalog.normalised_score(resolve("D4RL/antmaze/umaze-v1"), [1.0]) is None
+    assert normalised_score(resolve("D4RL/antmaze/umaze-v1"), [1.0]) is None
 
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.task], ids=lambda s: s.name)

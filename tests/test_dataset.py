@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gtp_fast import dataset
-from gtp_fast.catalog import DataSpec, resolve
+from gtp_fast.catalog import resolve
+from gtp_fast.data_spec import DataSpec
 from gtp_fast.errors import DataError, UsageError
 
 SPEC = resolve("HalfCheetah-v5")

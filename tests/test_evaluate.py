@@ -13,7 +13,7 @@ import pytest
 from eval_cases import config, spec, tensors
 
 from gtp_fast import catalog
-from gtp_fast.catalog import DataSpec, EvalEnv
+from gtp_fast.data_spec import DataSpec, EvalEnv
 from gtp_fast.environments import _without_compiler_warning, make_env
 from gtp_fast.errors import DataError, UsageError
 from gtp_fast.evaluate import EvalResult, evaluate_policy

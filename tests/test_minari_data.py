@@ -15,7 +15,8 @@ from gymnasium.spaces import Box, Dict, Discrete
 from minari.data_collector import EpisodeBuffer
 
 from gtp_fast import dataset
-from gtp_fast.catalog import DataSpec, resolve
+from gtp_fast.catalog import resolve
+from gtp_fast.data_spec import DataSpec
 from gtp_fast.errors import DataError
 
 NAME = "mujoco/halfcheetah/medium-v0"

@@ -1,0 +1,80 @@
+"""What is known of one data set: address, checksum, shapes, scoring environment, references; scores in D4RL's scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Source = Literal["embedded", "d4rl", "minari", "ogbench", "file"]
+
+
+@dataclass(frozen=True)
+class EvalEnv:
+    """The environment that scores a policy: a Gymnasium id (`module:Id-v0` imports the module) and its arguments."""
+
+    id: str
+    kwargs: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What the catalogue knows of one data set; None where it does not know."""
+
+    name: str
+    source: Source
+    url: str | None = None  # published address, whole
+    filename: str | None = None  # base name in the cache directory
+    size: int | None = None  # bytes of the published file
+    sha256: str | None = None  # of the published file
+    obs_dim: int | None = None
+    action_dim: int | None = None
+    eval_env: EvalEnv | None = None
+    ref_random: float | None = None  # return of a random policy
+    ref_expert: float | None = None  # return of D4RL's expert
+    task: str | None = None  # stem of configs/tasks/*.yaml
+    paper_row: str | None = None  # row of the paper's tables
+    eval_episodes: int = 10
+    score: Literal["return", "success"] = "return"  # what a score is made of: returns, or the share that succeeded
+
+
+# observation size, action size, return of a random policy, return of the expert (D4RL's published references).
+BODIES: dict[str, tuple[int, int, float | None, float | None]] = {
+    "HalfCheetah": (17, 6, -280.178953, 12135.0),
+    "Hopper": (11, 3, -20.272305, 3234.3),
+    "Walker2d": (17, 6, 1.629008, 4592.3),
+    "Ant": (105, 8, -325.6, 3879.7),
+    "Swimmer": (8, 2, None, None),
+    "Reacher": (10, 2, None, None),
+    "Humanoid": (348, 17, None, None),
+    "HumanoidStandup": (348, 17, None, None),
+    "Pusher": (23, 7, None, None),
+    "InvertedPendulum": (4, 1, None, None),
+    "InvertedDoublePendulum": (9, 1, None, None),
+}
+
+
+def sizes(row: tuple[int, int, float | None, float | None]) -> dict[str, Any]:
+    """Name the numbers of a row of BODIES, as DataSpec does."""
+    return dict(zip(("obs_dim", "action_dim", "ref_random", "ref_expert"), row, strict=True))
+
+
+def scored_on(name: str, source: Source, env_id: str, **known: Any) -> DataSpec:
+    """Describe data of one of Gymnasium's MuJoCo bodies, scored on `env_id`."""
+    return DataSpec(name, source, **sizes(BODIES[env_id.split("-")[0]]), eval_env=EvalEnv(env_id), **known)
+
+
+def normalised_score(spec: DataSpec, returns: float | Sequence[float] | np.ndarray) -> np.ndarray | None:
+    """Express returns in D4RL's scale, 100 (R - random) / (expert - random).
+
+    Args:
+        spec: the entry whose references count.
+        returns: raw returns, any shape.
+    Returns:
+        float64 of the same shape, 0 for the random policy and 100 for the expert; None where no reference is known.
+    """
+    if spec.ref_random is None or spec.ref_expert is None:
+        return None
+    return 100.0 * (np.asarray(returns, np.float64) - spec.ref_random) / (spec.ref_expert - spec.ref_random)
