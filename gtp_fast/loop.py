@@ -27,6 +27,7 @@ from gtp_fast.graph import stepper
 from gtp_fast.policy import PolicyConfig
 from gtp_fast.resume import describe, open_run, starting_point
 from gtp_fast.rundir import RunDir, publish_json
+from gtp_fast.saving import Saving
 from gtp_fast.signals import Interrupt, listen
 from gtp_fast.state import TrainState
 
@@ -81,7 +82,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
                 if made.step > step:
                     writer.score(made.step, made.figures)
             disk = Disk(run.path, lambda message: tell(Warned(message)))
-            training = _Training(cfg, run, state, evaluator, writer, tell, disk, meta, start.best)
+            training = _Training(cfg, run, state, evaluator, writer, tell, disk, Saving(disk), meta, start.best)
             if start.checkpoint is not None:
                 training.saved = start.checkpoint.path
                 training.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
@@ -91,7 +92,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
             try:
                 seconds = training.to_the_end(stepper(cfg, state, buffer), step, interrupt)
             finally:
-                evaluator.close()
+                training.close()
         return results.of_run(cfg, data.source, run, seconds, cfg.steps - step)
 
 
@@ -106,6 +107,7 @@ class _Training:
     writer: metrics.MetricsWriter
     report: Callable[[Event], None]
     disk: Disk
+    saving: Saving
     meta: Mapping[str, Any]
     best: dict[str, Any]
     saved: Path | None = None
@@ -134,7 +136,9 @@ class _Training:
             if interrupt.signal or _at(cfg, step, cfg.save_every) or step == cfg.steps:
                 self.save(step)
             if interrupt.signal:
+                self.saving.settle()
                 raise interrupt.error(self.saved)
+        self.saving.settle()
         if not self.run.checkpoint(step).is_dir():
             raise DiskError(f"the last checkpoint could not be written to {self.run.path}; free space and run again")
         while self.evaluator.pending():
@@ -142,6 +146,11 @@ class _Training:
             if interrupt.signal:
                 raise interrupt.error(self.saved)
         return spent
+
+    def close(self) -> None:
+        """End the evaluation worker, whatever it is doing, and let a checkpoint under way be finished."""
+        self.evaluator.close()
+        self.saving.close()
 
     def log(self, step: int, steps_per_second: float) -> None:
         """Read the metrics from the device, write them, and start the next interval."""
@@ -155,23 +164,24 @@ class _Training:
 
     def check(self, step: int) -> None:
         """Stop on a value that is not finite, before it is written anywhere."""
+        self.saving.settle()  # the last good checkpoint is to be named
         names, seeds = algorithms.of(self.cfg.algo).metric_names(self.cfg), member_seeds(self.cfg)
         guards.check_finite(self.state.first_bad_SQ.tolist(), names, seeds, self.run.path, self.saved)
         guards.check_tensors(self.state.tensors(), step, seeds, self.run.path, self.saved)
 
     def save(self, step: int) -> None:
-        """Commit a checkpoint, unless the state is bad; keep the newest few."""
+        """Begin to commit a checkpoint, unless the state is bad; keep the newest few."""
         self.check(step)
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.state.tensors().items()}
+        policy, pending = pieces.policy_tensors(self.state), self.evaluator.pending()
+        meta = {**self.meta, "logged": self.logged}
 
-        def write() -> None:
+        def commit() -> None:
             self.writer.settle()
-            policy = pieces.policy_tensors(self.state)
-            pending = self.evaluator.pending()
-            self.saved = checkpoint.save(self.run, step, self.state.tensors(), policy, meta, pending)
+            self.saved = checkpoint.save(self.run, step, tensors, policy, meta, pending)
             checkpoint.prune(self.run, self.cfg.keep, step)
 
-        meta = {**self.meta, "logged": self.logged}
-        self.disk.write("checkpoints", f"checkpoint at step {step:,}", write)
+        self.saving.start(f"checkpoint at step {step:,}", commit)
 
     def collect(self, wait: float | None = None) -> None:
         """Take in finished evaluations: the best policy of each member first, then the result's own file."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -76,7 +77,7 @@ class MetricsWriter:
         """Open the files; lines of steps after `step` are dropped first. Raises: UsageError without the extra."""
         truncate_after(run.metrics, step)
         truncate_log_after(run.log, step)
-        self._path = run.metrics
+        self._path, self._lines = run.metrics, threading.Lock()  # a thread settles while another writes
         self._jsonl = run.metrics.open("a", buffering=1)
         self._log = run.log.open("a", buffering=1)
         self._board = _tensorboard(run.path, step) if cfg.tensorboard else None
@@ -85,14 +86,16 @@ class MetricsWriter:
     def write(self, step: int, values: dict[str, list[float]], steps_per_second: float) -> None:
         """Write one interval: means a member, and the speed where a clock is allowed."""
         finite = {name: [x if math.isfinite(x) else str(x) for x in row] for name, row in values.items()}
-        self._jsonl.write(json.dumps({"step": step, **finite}) + "\n")
+        with self._lines:
+            self._jsonl.write(json.dumps({"step": step, **finite}) + "\n")
         shown = " ".join(f"{name} {sum(row) / len(row):.4g}" for name, row in values.items())
         self.say(f"step {step:,} {steps_per_second:.1f} steps/s {shown}")
         self._track(step, {name: dict(enumerate(row)) for name, row in values.items()})
 
     def settle(self) -> None:
         """Return when every line so far is on the disk: a checkpoint must not outlive the lines before it."""
-        self._jsonl.flush()
+        with self._lines:
+            self._jsonl.flush()
         sync(self._path)
         if self._board is not None:
             self._board.flush()
