@@ -1,7 +1,7 @@
 """Runs of training in processes of their own, forked from one that has imported everything: a start costs no import.
 
-Read lines of JSON (settings) on standard input; for each, fork a child that trains and leaves with the command line's
-exit code; answer with the child's pid, and with its exit code when it ends.
+Read lines of JSON (settings, and perhaps "faults") on standard input; for each, fork a child that trains and leaves
+with the command line's exit code; answer with the child's pid, and with its exit code when it ends.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import json
 import os
 import sys
 import threading
+from pathlib import Path
 
+import kill_points
 import torch
 
 from gtp_fast.config_files import merge
@@ -20,6 +22,7 @@ from gtp_fast.loop import train
 
 def child(settings: dict) -> int:
     torch.set_num_threads(1)
+    kill_points.prepare(settings.pop("faults", {}), Path(settings["run_dir"]))
     try:
         train(merge(settings))
     except GtpError as error:

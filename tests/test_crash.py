@@ -19,9 +19,19 @@ import pytest
 from data_cases import columns, write
 
 from gtp_fast import checkpoint
+from gtp_fast.errors import CheckpointError
 from gtp_fast.rundir import RunDir
 
 STEPS = 300
+PARTIAL = "ckpt/.partial-step-N"
+FILES = ("state.safetensors", "policy.safetensors", "state.json", "MANIFEST.json")
+SAVE = (  # every point of a save, and of the removal of an older checkpoint; see kill_points
+    *("fsync metrics.jsonl", f"mkdir {PARTIAL}"),
+    *(f"{what} {PARTIAL}/{file}" for file in FILES for what in ("open", "half", "fsync")),
+    *(f"fsync {PARTIAL}", "rename ckpt/step-N", "fsync ckpt"),
+    *(f"remove ckpt/step-N/{file}" for file in FILES),
+    "rmdir ckpt/step-N",
+)
 
 
 class Server:
@@ -106,34 +116,65 @@ def _wait_for_a_checkpoint(run: Path, after: int = 0) -> int:
     raise AssertionError(f"{run} has no checkpoint after step {after}")
 
 
-def _run_with_kills(server: Server, wanted: dict[str, Any], kills: int, seed: int) -> int:
-    """Kill the run at random moments until it has been killed often enough, then let it end; return the kills."""
-    chance, done = random.Random(seed), 0
-    while True:
-        pid = server.start(wanted)
-        if done < kills:
-            time.sleep(chance.uniform(0.05, 0.9))
-            with contextlib.suppress(ProcessLookupError):  # it may have ended just now
-                os.kill(pid, signal.SIGKILL)
-        code = server.wait(pid)
-        if code == 0:
-            return done
-        assert code == -signal.SIGKILL
-        done += 1
+def _killed_somewhere(server: Server, wanted: dict[str, Any], chance: random.Random, _: Path) -> bool:
+    """Kill the run at a random moment; return whether it was still running."""
+    pid = server.start(wanted)
+    time.sleep(chance.uniform(0.05, 0.9))
+    with contextlib.suppress(ProcessLookupError):  # it may have ended just now
+        os.kill(pid, signal.SIGKILL)
+    code = server.wait(pid)
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+def _killed_at(point: str) -> Callable[..., bool]:
+    def kill(server: Server, wanted: dict[str, Any], _: random.Random, met: Path) -> bool:
+        """Let the run kill itself at a point, if it comes to it; return whether it did."""
+        met.unlink(missing_ok=True)
+        code = server.wait(server.start({**wanted, "faults": {"point": point, "met": str(met)}}))
+        assert code == (-signal.SIGKILL if met.exists() else 0)
+        return met.exists()
+
+    return kill
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.crash)])
-def test_a_killed_run_ends_bitwise_equal_to_one_never_killed(server, settings, tmp_path, kills):
+@pytest.mark.parametrize(("rounds", "kills"), [(1, 28), pytest.param(4, 200, marks=pytest.mark.crash)])
+def test_promise_1_a_run_killed_at_any_instant_ends_bitwise_equal_to_one_never_killed(
+    server, settings, tmp_path, rounds, kills
+):
     assert server.wait(server.start(settings("whole"))) == 0
-    done = 0
-    for attempt in range(20):  # a run that ends before it was killed often enough is followed by another
-        shutil.rmtree(tmp_path / "killed", ignore_errors=True)
-        done += _run_with_kills(server, settings("killed"), kills - done, seed=attempt)
-        assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
-        if done >= kills:
-            break
-    assert done >= kills
+    ways = [_killed_at(point) for point in SAVE] * rounds
+    ways += [_killed_somewhere] * (kills - len(ways))
+    chance, survived = random.Random(0), 0
+    for kill in chance.sample(ways, len(ways)):
+        while not kill(server, settings("killed"), chance, tmp_path / "met"):
+            # It ended, after all the kills so far: compared, and followed by another that can be killed.
+            assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+            shutil.rmtree(tmp_path / "killed")
+        survived += 1
+    assert server.wait(server.start(settings("killed"))) == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert survived == kills
+
+
+def test_the_named_points_are_those_that_a_save_passes(server, settings, tmp_path):
+    faults = {"record": str(tmp_path / "points")}
+    assert server.wait(server.start({**settings("recorded"), "faults": faults})) == 0
+    passed = (tmp_path / "points").read_text().splitlines()
+    assert set(passed[passed.index(SAVE[0]) :]) == set(SAVE)
+
+
+@pytest.mark.slow
+def test_a_writer_that_writes_in_place_loses_the_run_by_the_same_kills(server, settings, tmp_path):
+    lost = 0
+    for point in ("half ckpt/step-N/state.safetensors", "open ckpt/step-N/MANIFEST.json"):
+        wanted, met = settings("naive"), tmp_path / "met"
+        faults = {"in_place": True, "point": point, "met": str(met)}
+        assert server.wait(server.start({**wanted, "faults": faults})) == -signal.SIGKILL
+        lost += server.wait(server.start(wanted)) == CheckpointError.exit_code
+        shutil.rmtree(tmp_path / "naive")
+    assert lost == 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,96 @@
+"""A recording file system: what could be left on the disk after a power cut at each moment of a write.
+
+The model is weaker than any file system in use: names change in the order of the calls, and reach the disk whenever
+they like until their directory is fsynced; the content of a file, and its name in a new directory, may be lost in part
+or whole until they are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+Tree = dict[str, tuple[int, bytes | None]]  # path -> inode, content; None for a directory
+LOSSES: dict[str, Callable[[bytes], bytes | None]] = {
+    "kept": lambda content: content,
+    "half": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "gone": lambda content: None,
+}
+
+
+@dataclass
+class Recording:
+    """The tree after every call, what had been fsynced by then, and the first tree that may still be found."""
+
+    root: Path
+    trees: list[Tree] = field(default_factory=list)
+    synced: list[dict[int, bytes | None]] = field(default_factory=list)
+    oldest: list[int] = field(default_factory=list)
+
+    def note(self, fsynced: Path | None = None) -> None:
+        """Take down the tree after a call."""
+        self.trees.append({str(p.relative_to(self.root)): _entry(p) for p in sorted(self.root.rglob("*"))})
+        synced = dict(self.synced[-1]) if self.synced else dict(self.trees[0].values())
+        if fsynced is not None:
+            ino, content = _entry(fsynced)
+            synced[ino] = content
+        self.synced.append(synced)
+        settled = not self.oldest or fsynced == self.root
+        self.oldest.append(len(self.trees) - 1 if settled else self.oldest[-1])
+
+    def crashes(self, after: int = 0) -> Iterator[tuple[str, Callable[[Path], None]]]:
+        """Yield every state that may be found after a cut from call `after` on, named, as a function that makes it."""
+        for now in range(after, len(self.trees)):
+            for seen in range(self.oldest[now], now + 1):
+                for loss in LOSSES:
+                    yield f"call {now}, names of {seen}, {loss}", self._maker(now, seen, loss)
+
+    def _maker(self, now: int, seen: int, loss: str) -> Callable[[Path], None]:
+        def make(place: Path) -> None:
+            for name, (ino, content) in self.trees[seen].items():
+                if content is None:
+                    (place / name).mkdir()
+                    continue
+                whole = self.synced[now].get(ino) == content
+                left = content if whole else LOSSES[loss](content)
+                if left is not None:
+                    (place / name).write_bytes(left)
+
+        return make
+
+
+def _entry(path: Path) -> tuple[int, bytes | None]:
+    return path.stat().st_ino, path.read_bytes() if path.is_file() else None
+
+
+def record(root: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[], object]) -> Recording:
+    """Record every call of `write` that changes what is below `root`."""
+    recording, fsync = Recording(root), os.fsync
+    recording.note()
+
+    def noted(call: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(*args: object, **kwargs: object) -> object:
+            done = call(*args, **kwargs)
+            recording.note()
+            return done
+
+        return wrapped
+
+    def noted_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        recording.note(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((os, "replace"), (shutil, "rmtree"), (Path, "write_bytes"), (Path, "write_text")):
+            patch.setattr(owner, name, noted(getattr(owner, name)))
+        patch.setattr(Path, "mkdir", noted(Path.mkdir))
+        patch.setattr(os, "fsync", noted_fsync)
+        write()
+    recording.note()
+    return recording
