@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from typing import Literal
+from functools import cache
+from typing import Any, Literal, get_type_hints
 
 from gtp_fast.errors import UsageError
 from gtp_fast.variants import check_variants, flag, shown
@@ -198,6 +199,12 @@ def check_range(name: str, value: float, typed: str | None = None) -> None:
     low, high = _RANGES[name]
     if not low <= value <= high:
         raise UsageError(f"{typed or flag(name)} {shown(value)} is outside [{low:g}, {high:g}]")
+
+
+@cache
+def setting_types() -> dict[str, Any]:
+    """Return the type of every setting, by name."""
+    return get_type_hints(TrainConfig)
 
 
 def member_seeds(cfg: TrainConfig) -> list[int]:

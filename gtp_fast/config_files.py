@@ -14,12 +14,12 @@ from dataclasses import asdict, replace
 from numbers import Integral, Real
 from pathlib import Path, PurePath
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
 from gtp_fast import catalog
-from gtp_fast.config import TrainConfig, flag, shown, validate
+from gtp_fast.config import TrainConfig, flag, setting_types, shown, validate
 from gtp_fast.errors import UsageError
 
 FLOW_TIMES = {"sigma_max": 1.0, "rho": 1.0}  # of --process flow: even steps from 0 to 1
@@ -106,7 +106,7 @@ def checked(values: Mapping[str, Any], where: str, lines: Mapping[str, int] | No
     Args: where names their source in errors; lines, the line of each name in it.
     Raises: UsageError for names that are no setting, with the nearest match, and for values of another type.
     """
-    hints = get_type_hints(TrainConfig)
+    hints = setting_types()
     for name, value in values.items():
         place = f"{where}:{lines[name]}" if lines and name in lines else where
         if name not in hints:
@@ -196,7 +196,7 @@ def _read_mapping(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if not isinstance(values, dict) or not isinstance(node, yaml.MappingNode):
         raise UsageError(f"{path} holds {type(values).__name__}, expected lines of the form 'name: value'")
     lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
-    hints = get_type_hints(TrainConfig)
+    hints = setting_types()
     numbers = {name: _number(value) for name, value in values.items() if hints.get(name) is float}
     return values | numbers, lines
 

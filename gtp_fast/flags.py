@@ -6,16 +6,16 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
-from gtp_fast.config import TrainConfig, flag
+from gtp_fast.config import TrainConfig, flag, setting_types
 from gtp_fast.field_help import FIELD_HELP
 from gtp_fast.reproduce.items import NAMES
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add one flag for every field of `TrainConfig`."""
-    hints = get_type_hints(TrainConfig)
+    hints = setting_types()
     for field in fields(TrainConfig):
         hint, text = hints[field.name], f"{FIELD_HELP[field.name]} (default: {field.default})"
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}

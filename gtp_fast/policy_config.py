@@ -101,3 +101,5 @@ def check(config: PolicyConfig, tensors: dict[str, Tensor], layouts: dict[str, L
                 f"the policy's {name} is {found.dtype} {tuple(found.shape)}, expected torch.float32 {shape} by its "
                 "description; use another checkpoint"
             )
+        if not torch.isfinite(found).all():
+            raise CheckpointError(f"the policy's {name} holds NaN or Inf; use another checkpoint")
