@@ -24,6 +24,7 @@ from gtp_fast.evaluate import EvalResult, check_environment
 from gtp_fast.evaluator import Evaluator
 from gtp_fast.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
 from gtp_fast.graph import stepper
+from gtp_fast.memory import tells_of_memory
 from gtp_fast.policy import PolicyConfig
 from gtp_fast.resume import describe, open_run, starting_point
 from gtp_fast.rundir import RunDir, publish_json
@@ -34,6 +35,7 @@ from gtp_fast.state import TrainState
 CHUNK_SECONDS = 0.5
 
 
+@tells_of_memory
 def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None) -> Result:
     """Train, evaluate and save a run; continue it where it was left.
 

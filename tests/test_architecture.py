@@ -54,7 +54,7 @@ RIVER = (
             "device",
         ),
     ),
-    ("keep", ("disk", "saving", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
+    ("keep", ("disk", "memory", "saving", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
     (
         "act",
         ("noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "evaluate", "evaluator"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -151,12 +154,37 @@ def test_a_last_checkpoint_that_cannot_be_written_is_no_success(tmp_path: Path):
         train(cfg)
 
 
-def test_a_run_that_cannot_fit_is_refused_before_it_allocates(tmp_path: Path):
+def test_promise_7_a_run_that_cannot_fit_is_refused_before_it_allocates(tmp_path: Path):
     with pytest.raises(
         OutOfMemoryError, match=r"needs about [\d.]+ GB .* lower --seeds, --hidden or --batch-size"
     ) as error:
         train(tiny(tmp_path, hidden=20_000, seeds=500))
     assert error.value.exit_code == 8
+
+
+SMALL_MACHINE = """
+import resource, sys
+from pathlib import Path
+from run_cases import tiny
+from gtp_fast.cli import main
+from gtp_fast.loop import train
+folder = Path(sys.argv[1])
+train(tiny(folder, run_dir=str(folder / "first"), steps=2))  # what is loaded late is loaded now
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (200 << 20), resource.RLIM_INFINITY))
+typed = "train --env HalfCheetah-v5 --backend eager --threads 1 --eval-every 0 --seeds 4 --hidden 2048 --steps 2"
+main([*typed.split(), "--dataset", str(folder / "data.hdf5"), "--run-dir", str(folder / "second")])
+"""
+
+
+def test_promise_7_memory_that_runs_out_exits_8_with_the_flags_that_help(tmp_path: Path):
+    words = [sys.executable, "-c", SMALL_MACHINE, str(tmp_path)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False
+    )
+    assert done.returncode == 8, done.stderr
+    assert "memory ran out" in done.stderr and "lower --seeds (4), --hidden (2048)" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_run_that_could_not_be_evaluated_is_refused_before_it_starts(tmp_path: Path):
