@@ -232,6 +232,10 @@ def member_values(cfg: TrainConfig, name: str) -> list[float]:
 
 
 def hash6(cfg: TrainConfig) -> str:
-    """Return six hexadecimal digits of the settings that decide the result."""
-    decisive = sorted((k, v) for k, v in asdict(cfg).items() if k not in RUN_ONLY_FIELDS)
+    """Return six hexadecimal digits of the settings that decide the result.
+
+    Settings at their defaults do not count: a later version that has more of them finds the run again.
+    """
+    defaults = asdict(TrainConfig())
+    decisive = sorted((k, v) for k, v in asdict(cfg).items() if k not in RUN_ONLY_FIELDS and v != defaults[k])
     return hashlib.sha256(repr(decisive).encode()).hexdigest()[:6]
