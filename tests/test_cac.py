@@ -150,7 +150,7 @@ def test_behaviour_cloning_has_no_critic_and_is_eta_zero_bit_for_bit():
 
 
 @pytest.mark.parametrize("changes", [*VARIANTS, pytest.param({"lr_schedule": "cosine"}, id="cosine")])
-def test_the_step_stays_on_the_device(changes):
+def test_promise_9_the_step_stays_on_the_device(changes):
     cfg = _config(**changes)
     state = cac.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
     state.step.fill_(3)  # the EMA starts at 4 and is due every fifth step; the coin falls anew each step

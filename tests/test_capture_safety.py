@@ -30,7 +30,7 @@ def _parts(changes: dict, device: str = "cpu") -> tuple[TrainState, ReplayBuffer
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
-def test_the_step_stays_on_the_device(changes):
+def test_promise_9_the_step_stays_on_the_device(changes):
     # Steps 3 to 5: the EMA starts at 4 and is due every fifth step, and the trace must not show it.
     state, _, step = _parts(changes)
     state.step.fill_(3)

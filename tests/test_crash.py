@@ -107,8 +107,9 @@ def outcome(run: Path) -> tuple[bytes, bytes, list[str]]:
     return (last / checkpoint.STATE).read_bytes(), (run / "metrics.jsonl").read_bytes(), names
 
 
-def _wait_for_a_checkpoint(run: Path, after: int = 0) -> int:
-    for _ in range(3_000):
+def _wait_for_a_checkpoint(run: Path, after: int = 0, process: subprocess.Popen | None = None) -> int:
+    for _ in range(12_000):
+        assert process is None or process.poll() is None
         steps = checkpoint.steps(RunDir(run)) if run.exists() else []
         if steps and steps[-1] > after:
             return steps[-1]
@@ -185,8 +186,26 @@ def test_a_run_that_is_not_resumed_differs_so_the_comparison_can_fail(server, se
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", pytest.param("compiled", marks=pytest.mark.crash)])
+def test_promise_2_twice_n_steps_are_n_steps_a_kill_and_n_more(settings, tmp_path, backend):
+    for name in ("whole", "killed"):
+        flags = {**settings(name, backend=backend, save_every=STEPS // 2), "seeds": 2}
+        words = [word for flag, value in flags.items() for word in (f"--{flag.replace('_', '-')}", str(value))]
+        command = [sys.executable, "-m", "gtp_fast", "train", *words]
+        if name == "killed":
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            assert _wait_for_a_checkpoint(tmp_path / name, process=process) == STEPS // 2
+            process.kill()
+            process.wait()
+        subprocess.run(command, check=True, capture_output=True)
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(server, settings, tmp_path, number, code):
+def test_promise_3_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(
+    server, settings, tmp_path, number, code
+):
     assert server.wait(server.start(settings("whole"))) == 0
     wanted = settings("stopped", save_every=100)
     pid = server.start(wanted)
@@ -203,7 +222,7 @@ def test_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(server, set
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once(server, settings, tmp_path):
+def test_promise_3_a_second_signal_ends_at_once(server, settings, tmp_path):
     pid = server.start(settings("stubborn", steps=100_000, save_every=0))
     while not (tmp_path / "stubborn" / "metrics.jsonl").exists():
         time.sleep(0.01)
@@ -214,7 +233,7 @@ def test_a_second_signal_ends_at_once(server, settings, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_process_is_told_who_holds_the_run(server, settings, tmp_path, capfd):
+def test_promise_6_a_second_process_is_told_who_holds_the_run(server, settings, tmp_path, capfd):
     first = server.start(settings("shared", steps=100_000))
     _wait_for_a_checkpoint(tmp_path / "shared")
     from gtp_fast.config_files import merge

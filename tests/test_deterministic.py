@@ -44,7 +44,7 @@ def test_a_seed_among_others_trains_like_the_seed_alone(algo):
 
 
 @pytest.mark.parametrize("changes", [{}, {"bc": True}, {"lr_schedule": "cosine", "grad_norm": 0.0}], ids=str)
-def test_the_step_stays_on_the_device(algo, changes):
+def test_promise_9_the_step_stays_on_the_device(algo, changes):
     cfg, module = _config(algo, **changes), algorithms.of(algo)
     state = module.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
     assert problems_of(module.make_step(cfg, state, buffer_of(cfg)), state.tensors) == []

@@ -172,7 +172,7 @@ def test_the_schedule_is_that_of_the_paper_at_five_steps():
 
 
 @pytest.mark.parametrize("changes", [{}, {"bc": True}, {"max_q_backup": True}])
-def test_the_step_stays_on_the_device(changes):
+def test_promise_9_the_step_stays_on_the_device(changes):
     cfg = config(**changes)
     for device, watched in (("cpu", True), ("meta", False)):
         state = dql.init_state(cfg, OBS_DIM, ACTION_DIM, device)

@@ -138,7 +138,7 @@ def test_the_actor_that_acts_is_the_one_that_is_trained():
 
 
 @pytest.mark.parametrize("changes", [{}, {"bc": True}, {"lr_schedule": "cosine", "grad_norm": 1.0}], ids=str)
-def test_the_step_stays_on_the_device(changes):
+def test_promise_9_the_step_stays_on_the_device(changes):
     cfg = _config(**changes)
     state = fql.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
     assert problems_of(fql.make_step(cfg, state, buffer_of(cfg)), state.tensors) == []

@@ -22,7 +22,7 @@ def _train(folder: Path, **changes) -> gtp_fast.Result:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_run_resumed_from_a_checkpoint_ends_bitwise_equal(tmp_path: Path, precision):
+def test_promise_2_a_fused_run_resumed_from_a_checkpoint_ends_bitwise_equal(tmp_path: Path, precision):
     whole = _train(tmp_path / "whole", precision=precision)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(RunDir(tmp_path / "cut").checkpoint(4))

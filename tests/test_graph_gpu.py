@@ -49,7 +49,7 @@ def _run(cfg: TrainConfig, state: TrainState, *chunks: int) -> TrainState:
 
 
 @pytest.mark.parametrize("steps", [0, 5], ids=["fresh", "trained"])
-def test_capture_changes_no_state(captured, steps):
+def test_promise_9_capture_changes_no_state(captured, steps):
     state = _fresh(captured, steps)
     before, addresses = state.digest(), [tensor.data_ptr() for tensor in state.tensors().values()]
     stepper(captured, state, buffer_of(captured, device="cuda"))
@@ -58,7 +58,7 @@ def test_capture_changes_no_state(captured, steps):
 
 
 @pytest.mark.parametrize("changes", [{}, {"bc": True}], ids=["gtp", "bc"])
-def test_replays_make_the_bits_of_uncaptured_steps(captured, changes):
+def test_promise_9_replays_make_the_bits_of_uncaptured_steps(captured, changes):
     cfg = replace(captured, **changes)
     assert _run(cfg, _fresh(cfg), STEPS).digest() == _fresh(cfg, STEPS).digest()
 
@@ -77,7 +77,7 @@ def test_chunks_of_replays_make_the_bits_of_one_run(captured):
 
 
 @pytest.mark.parametrize("at", range(STEPS))
-def test_a_run_resumed_at_any_step_makes_the_same_bits(captured, at):
+def test_promise_2_a_captured_run_resumed_at_any_step_makes_the_same_bits(captured, at):
     saved = {name: tensor.cpu() for name, tensor in _run(captured, _fresh(captured), at).tensors().items()}
     resumed = _fresh(replace(captured, seed=captured.seed + captured.seeds))
     resumed.load_({name: tensor.to("cuda") for name, tensor in saved.items()})

@@ -104,7 +104,7 @@ def test_every_zero_means_never_but_the_last_step_is_saved(tmp_path: Path, every
     assert checkpoint.steps(RunDir(tmp_path / "run"))[-1] == 30
 
 
-def test_divergence_stops_the_run_within_an_interval_and_is_never_saved(tmp_path: Path):
+def test_promise_4_divergence_stops_the_run_within_an_interval_and_is_never_saved(tmp_path: Path):
     cfg = tiny(tmp_path, lr=1e30, grad_norm=0.0, steps=60, save_every=5)
     with pytest.raises(DivergedError, match="was not finite at step") as error:
         train(cfg)
@@ -127,7 +127,7 @@ def _no_file_above(size: int):
         signal.signal(signal.SIGXFSZ, old)
 
 
-def test_a_full_disk_warns_and_gives_up_after_three_refusals(tmp_path: Path):
+def test_promise_5_a_full_disk_warns_and_gives_up_after_three_refusals(tmp_path: Path):
     train(tiny(tmp_path, steps=30))
     cfg = replace(tiny(tmp_path), run_dir=str(tmp_path / "second"), steps=200, save_every=10, log_every=1000)
     events: list = []

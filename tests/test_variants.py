@@ -74,7 +74,7 @@ def test_steps_follow_the_slow_implementation(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_step_stays_on_the_device(name):
+def test_promise_9_the_step_stays_on_the_device(name):
     cfg = config(**VARIANTS[name])
     state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
     state.step.fill_(3)  # the EMA starts at 4 and is due every fifth step
