@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import beside, phases, returns, sizes, table
+from bench import beside, phases, returns, saves, sizes, table
 
 ROOT = Path(__file__).parent.parent
 Tables = dict[str, Callable[[dict[str, Any]], str]]
@@ -20,6 +20,7 @@ PAGES: dict[str, Tables] = {
         "cpu-phases.json": phases.markdown,
         "cpu-sizes.json": sizes.markdown,
     },
+    "docs/reliability.md": {"cpu-saves.json": saves.markdown},
     "docs/results.md": {
         "returns-halfcheetah.json": returns.markdown,
         "returns-presets.json": returns.markdown,

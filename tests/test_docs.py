@@ -36,11 +36,6 @@ def test_links_and_pictures_lead_somewhere(page):
     assert missing == []
 
 
-def test_named_tests_exist():
-    named = set(re.findall(r"`(test_\w+\.py)`", (ROOT / "docs/run-directory.md").read_text()))
-    assert named and all((ROOT / "tests" / name).exists() for name in named)
-
-
 def test_the_example_of_own_data_trains(tmp_path: Path, monkeypatch):
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)[0]
     monkeypatch.chdir(tmp_path)
@@ -49,3 +44,25 @@ def test_the_example_of_own_data_trains(tmp_path: Path, monkeypatch):
     exec(compiled, names)
     data = dataset.load(resolve("Hopper-v5"), tmp_path / "mine.hdf5")
     assert data.episodes == 5 and len(data.reward_N) == 1000 - 5 and h5py.is_hdf5(tmp_path / "mine.hdf5")
+
+
+NAMED_TEST = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
+
+
+def test_every_test_that_a_page_names_is_there():
+    named = [(page, *found) for page in ROOT.glob("docs/*.md") for found in NAMED_TEST.findall(page.read_text())]
+    assert named
+    missing = [f"{page.name}: {file}::{name}" for page, file, name in named if f"def {name}(" not in _test_file(file)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_each_promise_of_a_run_has_a_test_of_its_number_and_a_line_in_the_table(number: int):
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| {number}. "))
+    assert f"::test_promise_{number}_" in row
+
+
+def _test_file(name: str) -> str:
+    path = ROOT / "tests" / name
+    return path.read_text() if path.exists() else ""
