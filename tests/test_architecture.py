@@ -38,7 +38,18 @@ RIVER = (
     ),
     (
         "learn",
-        ("rng", "networks", "policy_config", "trajectory", "losses", "optimizer", "profiling", "buffer", "state"),
+        (
+            "rng",
+            "networks",
+            "policy_config",
+            "trajectory",
+            "losses",
+            "optimizer",
+            "profiling",
+            "buffer",
+            "stream",
+            "state",
+        ),
     ),
     (
         "algorithms",
@@ -56,6 +67,7 @@ RIVER = (
             "algorithms.fused",
             "graph",
             "device",
+            "placement",
         ),
     ),
     ("keep", ("disk", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),

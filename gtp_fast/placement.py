@@ -1,0 +1,26 @@
+"""Where the rows of the data set lie: what `--buffer auto` stands for, once their size is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gtp_fast import device
+from gtp_fast.config import TrainConfig
+
+
+def place(
+    asked: TrainConfig, cfg: TrainConfig, chosen: str, parameters: int, data_bytes: int, free: int | None = None
+) -> tuple[TrainConfig, str]:
+    """Resolve `buffer`: on the device where the packed rows fit beside everything else, otherwise in host memory.
+
+    Args: asked as typed, cfg and chosen as `device.resolve` answered; parameters of one member; data_bytes of the
+    packed rows; free bytes on the device, where they are not to be asked of it. Without room the backend is chosen
+    anew, as the fused kernels read rows on the device alone.
+    Raises: UsageError where `--backend fused` was asked for and the rows do not fit.
+    """
+    if cfg.buffer != "auto":
+        return cfg, chosen
+    free = device.free_bytes(cfg.device) if free is None else free
+    if cfg.device == "cpu" or free is None or sum(device.needed_bytes(cfg, parameters, data_bytes)) <= free:
+        return replace(cfg, buffer="device"), chosen
+    return device.resolve(replace(asked, buffer="host"))
