@@ -84,8 +84,10 @@ class StreamedBuffer(ReplayBuffer):
         """Read the transitions of the present step, which were staged; the indices are those that the host drew."""
         batch = index_SB.numel()
         slot = self.step % (self.rows.shape[0] // batch)
-        place = slot * batch + torch.arange(batch, device=self.rows.device)
-        return super().gather(place.view(index_SB.shape))
+        place = slot * batch + torch.arange(batch, device=self.rows.device).view(index_SB.shape)
+        # index >> 62 is 0. With it the compiled step reads rows by drawn indices, as it does of resident ones, and
+        # makes their bits; without it GTP's did not (torch 2.13, 2026-11-21).
+        return super().gather(place + (index_SB >> 62))
 
     def cost(self) -> str:
         """Measure the staging of a window; say what it costs and what to do instead."""

@@ -105,7 +105,7 @@ def test_a_graph_can_hold_the_step_with_streamed_rows():
     assert problems_of(gtp.make_step(cfg, state, buffer), state.tensors) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_compiled_step_with_streamed_rows_makes_the_bits_of_resident_ones():
     torch._dynamo.reset()
     cfg = replace(small_config(), backend="compiled")
