@@ -17,7 +17,7 @@ from run_cases import tiny
 from gtp_fast import algorithms, device, placement, rng, stream
 from gtp_fast.algorithms import gtp
 from gtp_fast.config import TrainConfig
-from gtp_fast.errors import UsageError
+from gtp_fast.errors import OutOfMemoryError, UsageError
 from gtp_fast.events import Event, Started
 from gtp_fast.graph import stepper
 from gtp_fast.loop import train
@@ -165,7 +165,13 @@ def test_rows_that_do_not_fit_the_gpu_stay_in_host_memory():
     asked = TrainConfig(env="x", device="cpu")
     cuda = replace(asked, device="cuda", backend="compiled")  # as resolved on a machine with a GPU
     assert placement.place(asked, cuda, "why", 10**6, 10**9, free=10**10)[0].buffer == "device"
-    assert placement.place(asked, cuda, "why", 10**6, 10**11, free=10**10)[0].buffer == "host"
+    assert placement.place(asked, cuda, "why", 10**6, 10**8, free=10**8)[0].buffer == "host"
+
+
+def test_rows_that_fit_nowhere_are_refused_with_the_figures():
+    asked = TrainConfig(env="x", device="cpu")
+    with pytest.raises(OutOfMemoryError, match=r"the packed rows take 1000000\.0 GB; 10\.0 GB are free on the cuda"):
+        placement.place(asked, replace(asked, device="cuda"), "why", 10**6, 10**15, free=10**10)
 
 
 def test_rows_on_a_cpu_are_never_streamed_unasked():
