@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from bench.training import config
-from gtp_fast.buffer import ReplayBuffer
+from gtp_fast.buffer import ReplayBuffer, packed
 from gtp_fast.dataset import read_hdf5
 from gtp_fast.episodes import build_transitions
+from gtp_fast.stream import Stager, window_steps
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS, EPISODE = 100_000, 1_000
@@ -64,3 +65,17 @@ def bench_pack(benchmark, machine, file):
     assert np.array_equal(packed.rows[-1, :17].cpu().numpy(), built.obs_ND[-1])
     benchmark.pedantic(ReplayBuffer.from_transitions, (built, cfg, DEVICE), rounds=5, warmup_rounds=1)
     _record(benchmark, machine, packed.nbytes)
+
+
+@pytest.mark.benchmark(group="data/stage")
+def bench_stage(benchmark, machine, file):
+    """Draw, gather and copy the rows of a window of steps; `us_step` is one step's share."""
+    built, cfg = build_transitions(read_hdf5(file), "rows", str(file), 0), config()
+    rows = torch.from_numpy(packed(built, cfg))
+    steps = window_steps(cfg, rows.shape[1])
+    stager = Stager(rows, [0], cfg.batch_size, steps, torch.device(DEVICE))
+    stager.ready(0)
+    assert any(torch.equal(stager.staged[0].cpu(), row) for row in rows)
+    benchmark.pedantic(stager.seconds_a_step, rounds=10, warmup_rounds=1)  # of two windows
+    _record(benchmark, machine, 2 * steps * stager.batch_bytes)
+    benchmark.extra_info["us_step"] = benchmark.stats.stats.median * 1e6 / (2 * steps)

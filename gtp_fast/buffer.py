@@ -41,20 +41,9 @@ class ReplayBuffer:
 
     @classmethod
     def from_transitions(cls, data: Transitions, cfg: TrainConfig, device: torch.device | str) -> ReplayBuffer:
-        """Pack the transitions into rows and move them to the device once.
-
-        The reward is stored as it is trained, (r + reward_shift) * reward_scale.
-        """
-        size, obs_dim = data.obs_ND.shape
-        action_dim = data.action_NA.shape[1]
-        rows = np.zeros((size, row_width(obs_dim, action_dim)), dtype=np.float32)
-        rows[:, :obs_dim] = data.obs_ND
-        rows[:, obs_dim : obs_dim + action_dim] = data.action_NA
-        rest = obs_dim + action_dim
-        rows[:, rest] = (data.reward_N + cfg.reward_shift) * cfg.reward_scale
-        rows[:, rest + 1] = ~data.terminal_N
-        rows[:, rest + 2 : rest + 2 + obs_dim] = data.next_obs_ND
-        return cls(torch.from_numpy(rows).to(device), obs_dim, action_dim)
+        """Pack the transitions into rows and move them to the device once."""
+        rows = torch.from_numpy(packed(data, cfg)).to(device)
+        return cls(rows, data.obs_ND.shape[1], data.action_NA.shape[1])
 
     @property
     def size(self) -> int:
@@ -74,6 +63,23 @@ class ReplayBuffer:
             [obs_dim, action_dim, 1, 1, obs_dim, row_SBW.shape[-1] - 2 * obs_dim - action_dim - 2], dim=-1
         )
         return Batch(obs, action, reward[..., 0], bootstrap[..., 0], next_obs)
+
+
+def packed(data: Transitions, cfg: TrainConfig) -> np.ndarray:
+    """Return the transitions as rows, float32 (N, W).
+
+    The reward is stored as it is trained, (r + reward_shift) * reward_scale.
+    """
+    size, obs_dim = data.obs_ND.shape
+    action_dim = data.action_NA.shape[1]
+    rows = np.zeros((size, row_width(obs_dim, action_dim)), dtype=np.float32)
+    rows[:, :obs_dim] = data.obs_ND
+    rows[:, obs_dim : obs_dim + action_dim] = data.action_NA
+    rest = obs_dim + action_dim
+    rows[:, rest] = (data.reward_N + cfg.reward_shift) * cfg.reward_scale
+    rows[:, rest + 1] = ~data.terminal_N
+    rows[:, rest + 2 : rest + 2 + obs_dim] = data.next_obs_ND
+    return rows
 
 
 def row_width(obs_dim: int, action_dim: int) -> int:

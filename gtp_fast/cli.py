@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add_export(command("export", _export, "write a policy as one file that needs nothing of gtp-fast"))
     data = command("data", _data, "list, describe, fetch or check data sets")
     data.add_argument("action", choices=["list", "info", "download", "check"])
-    data.add_argument("name", nargs="?", help="a data set's name, or for check a file")
+    data.add_argument("name", nargs="?", help="a data set's name, or a file or directory")
     data.add_argument("--env", help="check: the environment that the file is for")
     data.add_argument("--json", action="store_true", help="print one JSON object")
     doctor = command("doctor", _doctor, "say what was found here and which backend will be used")
@@ -192,32 +192,11 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
 
 def _data(arguments: argparse.Namespace) -> None:
-    from gtp_fast import catalog
+    from gtp_fast.cli_data import data_command
 
-    if arguments.action == "list":
-        rows = catalog.listing()
-        if arguments.json:
-            print(json.dumps({"datasets": rows}))
-            return
-        for row in rows:
-            shape = f"{row['obs_dim'] or '?'}/{row['action_dim'] or '?'}"
-            print(f"{row['name']:42} {row['source']:9} {shape:8} {row['eval_env'] or '-':44} {row['megabytes'] or '-'}")
-        return
-    if not arguments.name:
-        raise UsageError(f"gtp-fast data {arguments.action} needs a name; gtp-fast data list shows them")
-    from gtp_fast import dataset, download
-    from gtp_fast.screen import download_bar
-
-    if arguments.action == "check" or Path(arguments.name).exists():
-        described = dataset.check(arguments.name, catalog.resolve(arguments.env) if arguments.env else None)
-    else:
-        spec = catalog.resolve(arguments.name)
-        with download_bar(sys.stderr) as progress:
-            if arguments.action == "download" and spec.source == "d4rl":
-                described = {"name": spec.name, "path": str(download.fetch(spec, progress))}
-            else:
-                described = dataset.info(dataset.load(spec, progress=progress))
-    _show(described, arguments.json)
+    described = data_command(arguments)
+    if described is not None:
+        _show(described, arguments.json)
 
 
 def _doctor(arguments: argparse.Namespace) -> None:

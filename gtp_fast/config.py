@@ -41,6 +41,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # of the operands of products; sums are float32
     graph: bool = True  # CUDA graph; has no effect on the CPU
     unroll: int = 20  # train steps in one captured graph
+    buffer: Literal["auto", "device", "host"] = "auto"  # where the data set lies; host: it is streamed
     threads: int = 0  # CPU threads of the training process; 0: all cores
     # The run.
     run_dir: str | None = None
@@ -102,7 +103,7 @@ class TrainConfig:
 # Fields that decide where and how a run is watched, not what it computes: they may change when it is resumed.
 RUN_ONLY_FIELDS = (
     *("run_dir", "resume", "log_every", "eval_every", "eval_episodes", "save_every", "keep"),
-    *("tensorboard", "wandb", "profile", "threads", "graph", "unroll", "dataset"),
+    *("tensorboard", "wandb", "profile", "threads", "graph", "unroll", "buffer", "dataset"),
 )
 DETERMINISTIC = ("iql", "td3bc")  # algorithms whose policy has one action for an observation
 _FINITE = 1e30  # float32 holds it

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -15,38 +17,45 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gtp_fast import download, minari_data
-from gtp_fast.catalog import resolve
+from gtp_fast import download, minari_data, shards
+from gtp_fast.data_rules import ENDS, FLOATS, LAST, Columns, Fault, rowwise
 from gtp_fast.data_spec import DataSpec
 from gtp_fast.episodes import Arrays, Transitions, build_transitions, split_jumps_, validate
 from gtp_fast.errors import DataError, UsageError
 
-FLOATS = ("observations", "actions", "rewards")
-ENDS = ("terminals", "timeouts")
 LAYOUT = "D4RL's layout needs observations, actions, rewards, terminals and timeouts"
 
-__all__ = ["Transitions", "check", "info", "load"]
+__all__ = ["Transitions", "info", "load"]
 
 
 def load(
     spec: DataSpec, dataset: Path | None = None, clip_actions: bool = False, progress: download.Progress | None = None
 ) -> Transitions:
-    """Read the data set of an entry, or the file or Minari directory that takes its place.
+    """Read the data set of an entry, or the file, shards or Minari directory that take its place.
 
     Args: dataset overrides where the data come from; spec then only names the environment. clip_actions clips actions
     outside [-1, 1] and counts them. progress is told of a download's bytes.
     Raises: DataError with file, key, row and remedy; UsageError when the name has no data of its own.
     """
-    arrays, source = _read_named(spec, progress) if dataset is None else _read_own(dataset)
-    clipped = validate(arrays, spec, clip_actions)
-    notes = split_jumps_(arrays, spec)
+    if dataset is None:
+        named, source = _read_named(spec, progress)
+        parts = [named]
+    else:
+        parts, source = _read_own(dataset)
+    clipped = sum(validate(part, spec, clip_actions) for part in parts)
+    arrays, notes = shards.join(parts, source)
+    notes += split_jumps_(arrays, spec)
     if dataset is None and spec.sha256 and arrays.sha256 != spec.sha256:
         notes += (f"{source} is not the published {spec.name}: SHA-256 {arrays.sha256}, published {spec.sha256}",)
     return build_transitions(arrays, spec.name, source, clipped, notes)
 
 
-def _read_own(path: Path) -> tuple[Arrays, str]:
-    return (minari_data.read_directory(path) if path.is_dir() else read_hdf5(path)), str(path)
+def _read_own(path: Path) -> tuple[list[Arrays], str]:
+    return [read(part) for part in shards.parts(path)], str(path)
+
+
+def read(path: Path) -> Arrays:
+    return minari_data.read_directory(path) if path.is_dir() else read_hdf5(path)
 
 
 def _read_named(spec: DataSpec, progress: download.Progress | None) -> tuple[Arrays, str]:
@@ -77,76 +86,90 @@ def read_hdf5(path: Path) -> Arrays:
 
     Raises: DataError when the file is absent, empty, truncated, no HDF5, lacks a key or holds other than numbers.
     """
+    columns = read_columns(path, lambda fault: fault.refuse(str(path)))
+    return Arrays(
+        where=str(path),
+        obs=columns["observations"],
+        action=columns["actions"],
+        reward=columns["rewards"],
+        terminal=columns["terminals"],
+        timeout=columns["timeouts"],
+        next_obs=columns.get("next_observations"),
+        last_obs=columns.get(LAST),
+        sha256=_sha256(path),
+    )
+
+
+def read_columns(path: Path, tell: Callable[[Fault], object]) -> Columns:
+    """Read what a D4RL-layout file holds of its columns: float32, and bool for the two that mark ends.
+
+    Args: tell is told of every column that is missing or cannot be taken; it is then left out, unless tell raises.
+    Raises: DataError when there is no HDF5 file that can be read to its end.
+    """
     if not path.is_file():
         raise DataError(f"{path} does not exist; check the path, or leave --dataset out to use the named data set")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes); delete it and fetch or write it again")
     try:
         with h5py.File(path, "r") as file:
-            return _read_layout(path, file)
+            return _read_layout(file, tell)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py's, on damaged structures
         raise DataError(_unreadable(path, error)) from None
 
 
-def _read_layout(path: Path, file: h5py.File) -> Arrays:
+def _read_layout(file: h5py.File, tell: Callable[[Fault], object]) -> Columns:
     missing = [key for key in (*FLOATS, *ENDS) if not isinstance(file.get(key), h5py.Dataset)]
     if missing:
         held = ", ".join(sorted(file)) or "nothing"
-        raise DataError(f"{path} has no {', '.join(missing)}; it holds {held}; {LAYOUT}")
-    _check_fits(path, file)
-    floats = {key: _read_floats(path, file, key) for key in (*FLOATS, "next_observations", "infos/final_observations")}
-    obs, action, reward = (floats[key] for key in FLOATS)
-    assert obs is not None and action is not None and reward is not None  # among the keys that are present
-    return Arrays(
-        where=str(path),
-        obs=obs,
-        action=action,
-        reward=_flat(reward),
-        terminal=_read_flags(path, file, "terminals"),
-        timeout=_read_flags(path, file, "timeouts"),
-        next_obs=floats["next_observations"],
-        last_obs=floats["infos/final_observations"],
-        sha256=_sha256(path),
+        tell(Fault(", ".join(missing), f"has no {', '.join(missing)}; it holds {held}", LAYOUT, joint=" "))
+    columns: Columns = {}
+    for key in (*FLOATS, "next_observations", LAST, *ENDS):
+        data = file.get(key)
+        if isinstance(data, h5py.Dataset):
+            fault = _too_large(key, data)
+            read = fault or (_read_flags(key, data) if key in ENDS else _read_floats(key, data))
+            if isinstance(read, Fault):
+                tell(read)
+            else:
+                columns[key] = _flat(read) if key in ("rewards", *ENDS) else read
+    return columns
+
+
+def _too_large(key: str, data: h5py.Dataset) -> Fault | None:
+    """Refuse a column that declares more than the memory of this machine: a damaged header can declare anything."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * (data.size or 0) <= memory:
+        return None
+    return Fault(
+        key,
+        f"{key} declares shape {data.shape}, {4 * (data.size or 0) / 1e9:,.0f} GB as float32, and this machine has "
+        f"{memory / 1e9:,.0f} GB",
+        "fetch the file again, or split it",
     )
 
 
-def _check_fits(path: Path, file: h5py.File) -> None:
-    """Refuse a file that declares more than the memory of this machine: a damaged header can declare anything."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for key in (*FLOATS, *ENDS):
-        data = file[key]
-        if isinstance(data, h5py.Dataset) and 4 * (data.size or 0) > memory:
-            raise DataError(
-                f"{path}: {key} declares shape {data.shape}, {4 * (data.size or 0) / 1e9:,.0f} GB as float32, and this "
-                f"machine has {memory / 1e9:,.0f} GB; fetch the file again, or split it"
-            )
-
-
-def _read_floats(path: Path, file: h5py.File, key: str) -> np.ndarray | None:
-    """Read a data set once, straight into float32; None where the file has none of that name."""
-    data = file.get(key)
-    if not isinstance(data, h5py.Dataset):
-        return None
+def _read_floats(key: str, data: h5py.Dataset) -> np.ndarray | Fault:
+    """Read a column once, straight into float32."""
     if data.dtype.kind not in "fiu" or data.shape is None:
-        raise DataError(f"{path}: {key} holds {data.dtype}, expected numbers; write it as float32")
+        return Fault(key, f"{key} holds {data.dtype}, expected numbers", "write it as float32")
     array = np.empty(data.shape, dtype=np.float32)
     if data.size:
         data.read_direct(array)
     return array
 
 
-def _read_flags(path: Path, file: h5py.File, key: str) -> np.ndarray:
-    """Read a data set of booleans, or of numbers that are all 0 or 1."""
-    data = file[key]
-    assert isinstance(data, h5py.Dataset)
+def _read_flags(key: str, data: h5py.Dataset) -> np.ndarray | Fault:
+    """Read a column of booleans, or of numbers that are all 0 or 1."""
     if data.dtype.kind not in "biuf" or data.shape is None:
-        raise DataError(f"{path}: {key} holds {data.dtype}, expected booleans; write it as bool")
+        return Fault(key, f"{key} holds {data.dtype}, expected booleans", "write it as bool")
     values = np.asarray(data[()])
     flags = values.astype(bool)
-    if (values != flags).any():
-        row = int(np.argwhere(np.atleast_1d(values != flags))[0][0])
-        raise DataError(f"{path}: {key} in row {row:,} holds {values[row]}, expected 0 or 1; write it as bool")
-    return _flat(flags)
+    other = np.atleast_1d(values != flags)
+    if other.any():
+        fault = rowwise(key, np.atleast_1d(values), other)
+        seen = f"{key} in row {fault.rows[0]:,} holds {fault.values[0]:g}, expected 0 or 1"
+        return replace(fault, seen=seen, remedy="write it as bool")
+    return flags
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
@@ -193,15 +216,3 @@ def info(data: Transitions) -> dict[str, Any]:
         "clipped_actions": data.clipped,
         "notes": list(data.notes),
     }
-
-
-def check(name_or_path: str | Path, spec: DataSpec | None = None) -> dict[str, Any]:
-    """Validate a named data set, or a file or directory of one's own, and describe it.
-
-    Args: spec holds a file to an environment's sizes; without it a file is held to the layout alone.
-    Raises: DataError with what is wrong; UsageError when it is neither a path nor a name.
-    """
-    path = Path(name_or_path)
-    if path.exists() or path.suffix in (".hdf5", ".h5") or spec is not None:
-        return info(load(spec or DataSpec(path.name, "file"), path))
-    return info(load(resolve(str(name_or_path))))

@@ -89,6 +89,8 @@ def missing_for_fused(cfg: TrainConfig, device: str) -> str | None:
         return f"--algo gtp: the step of {cfg.algo} is not fused"
     if lacking := not_fused(cfg):
         return lacking
+    if cfg.buffer == "host":
+        return "--buffer device: its kernels read the rows where they lie on the GPU"
     if device == "cpu" and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return "a GPU (TRITON_INTERPRET=1 interprets its kernels on the CPU, slowly)"
     return missing_for_kernels(cfg.hidden, cfg.sampling_steps)
@@ -126,15 +128,20 @@ def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int) -> None:
     copies keep, and the activations of the largest pass.
     Raises: OutOfMemoryError with the figures and the flags that help.
     """
-    state = FLOATS_A_PARAMETER * parameters * cfg.seeds * 4
-    activations = widths_a_row(cfg) * cfg.seeds * cfg.batch_size * cfg.hidden * 4
-    needed, free = data_bytes + state + activations, _free_bytes(cfg.device)
+    data, state, activations = needed_bytes(cfg, parameters, data_bytes)
+    needed, free = data + state + activations, free_bytes(cfg.device)
     if free is not None and needed > free:
         raise OutOfMemoryError(
-            f"the run needs about {needed / 1e9:.1f} GB (data {data_bytes / 1e9:.1f}, networks {state / 1e9:.1f}, "
+            f"the run needs about {needed / 1e9:.1f} GB (data {data / 1e9:.1f}, networks {state / 1e9:.1f}, "
             f"activations {activations / 1e9:.1f}) but {free / 1e9:.1f} GB are free on the {cfg.device}; "
             "lower --seeds, --hidden or --batch-size, or train on fewer transitions"
         )
+
+
+def needed_bytes(cfg: TrainConfig, parameters: int, data_bytes: int) -> tuple[int, int, int]:
+    """Estimate what a run takes on its device: its data, its networks, the activations of its largest pass."""
+    state = FLOATS_A_PARAMETER * parameters * cfg.seeds * 4
+    return data_bytes, state, widths_a_row(cfg) * cfg.seeds * cfg.batch_size * cfg.hidden * 4
 
 
 def widths_a_row(cfg: TrainConfig) -> int:
@@ -146,7 +153,7 @@ def widths_a_row(cfg: TrainConfig) -> int:
     return WIDTHS_A_ROW[cfg.algo] + deep + guided
 
 
-def _free_bytes(device: str) -> int | None:
+def free_bytes(device: str) -> int | None:
     """Return what is free on the device, None where the system does not say."""
     if device == "cuda":
         import torch

@@ -1,4 +1,4 @@
-"""From the arrays of a data set to transitions: validation, episode ends, successors.
+"""From the arrays of a data set to transitions: validation by `data_rules`, episode ends, successors.
 
 Time limits are not terminals: they end an episode, and its last transition still bootstraps. Whatever is left out,
 clipped or split is counted and told in `Transitions.notes`. Legend: N rows, E episodes, D observation, A action.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gtp_fast.data_rules import LAST, Columns, faults
 from gtp_fast.data_spec import DataSpec
 from gtp_fast.errors import DataError
 
@@ -57,93 +58,30 @@ class Transitions:
 def validate(data: Arrays, spec: DataSpec, clip_actions: bool) -> int:
     """Refuse arrays that cannot be trained on; clip actions in place where asked and return how many values.
 
-    Raises: DataError naming the file, the key, the row and the remedy.
+    Raises: DataError naming the file, the key, the row and the remedy: the first fault of `data_rules`.
     """
-    rows = _check_shapes(data)
-    _check_finite(data)
-    expected = ((spec.obs_dim, data.obs, "observations"), (spec.action_dim, data.action, "actions"))
-    for size, array, key in expected:
-        if size is not None and array.shape[1] != size:
-            raise DataError(
-                f"{data.where}: {key} have {array.shape[1]} numbers, but {spec.name} has {size}; "
-                "name the environment that the data came from with --env"
-            )
-    if not (data.terminal.any() or data.timeout.any()):
-        raise DataError(
-            f"{data.where}: none of the {rows:,} rows ends an episode (terminals and timeouts are all false); mark "
-            "each episode's last row, so that no transition crosses into the next"
-        )
-    _check_last_observations(data)
-    outside = np.abs(data.action) > 1.0
-    count = int(np.count_nonzero(outside))
-    if count and not clip_actions:
-        row, column = np.argwhere(outside)[0]
-        raise DataError(
-            f"{data.where}: actions in row {row:,} reach {data.action[row, column]:.6g}, outside [-1, 1]; pass "
-            f"--clip-actions to clip them ({count:,} values), or scale them when writing the file"
-        )
-    if count:
+    clipped = 0
+    for fault in faults(columns_of(data), spec):
+        if not (clip_actions and fault.clips):
+            fault.refuse(data.where)
+        clipped = fault.count
+    if clipped:
         np.clip(data.action, -1.0, 1.0, out=data.action)
-    return count
+    return clipped
 
 
-def _check_shapes(data: Arrays) -> int:
-    ranks = {
-        "observations": (data.obs, 2),
-        "actions": (data.action, 2),
-        "rewards": (data.reward, 1),
-        "terminals": (data.terminal, 1),
-        "timeouts": (data.timeout, 1),
+def columns_of(data: Arrays) -> Columns:
+    """Return the arrays by D4RL's names, without those that are not there."""
+    named = {
+        "observations": data.obs,
+        "actions": data.action,
+        "rewards": data.reward,
+        "terminals": data.terminal,
+        "timeouts": data.timeout,
+        "next_observations": data.next_obs,
+        LAST: data.last_obs,
     }
-    if data.next_obs is not None:
-        ranks["next_observations"] = (data.next_obs, 2)
-    for key, (array, rank) in ranks.items():
-        if array.ndim != rank or (array.shape[-1:] == (0,) and rank == 2):
-            raise DataError(
-                f"{data.where}: {key} has shape {array.shape}, expected {rank} axes; write it as "
-                f"{'(N, size)' if rank == 2 else '(N,)'}"
-            )
-    rows = len(data.obs)
-    if rows == 0:
-        raise DataError(f"{data.where}: observations has no rows; write at least one episode")
-    for key, (array, _) in ranks.items():
-        if len(array) != rows:
-            raise DataError(
-                f"{data.where}: {key} has {len(array):,} rows but observations has {rows:,}; every array needs one "
-                "row a transition"
-            )
-    if data.next_obs is not None and data.next_obs.shape != data.obs.shape:
-        raise DataError(
-            f"{data.where}: next_observations has shape {data.next_obs.shape}, observations {data.obs.shape}; they "
-            "must be alike"
-        )
-    return rows
-
-
-def _check_finite(data: Arrays) -> None:
-    arrays = {"observations": data.obs, "actions": data.action, "rewards": data.reward}
-    arrays |= {"next_observations": data.next_obs} if data.next_obs is not None else {}
-    arrays |= {"infos/final_observations": data.last_obs} if data.last_obs is not None else {}
-    for key, array in arrays.items():
-        finite = np.isfinite(array)
-        if not finite.all():
-            row = int(np.argwhere(~finite)[0][0])
-            value = np.atleast_1d(array[row])[~np.atleast_1d(finite[row])][0]
-            raise DataError(
-                f"{data.where}: {key} in row {row:,} holds {value}; remove that episode, or fetch the file again"
-            )
-
-
-def _check_last_observations(data: Arrays) -> None:
-    """Hold infos/final_observations to one row an episode; an unfinished last episode may have one, too."""
-    if data.last_obs is None:
-        return
-    episodes, size = int(np.count_nonzero(data.terminal | data.timeout)), data.obs.shape[1]
-    if data.last_obs.shape not in ((episodes, size), (episodes + 1, size)):
-        raise DataError(
-            f"{data.where}: infos/final_observations has shape {data.last_obs.shape}, but {episodes:,} rows end an "
-            f"episode and observations have {size} numbers; write one row an episode, or leave the key out"
-        )
+    return {key: array for key, array in named.items() if array is not None}
 
 
 def split_jumps_(data: Arrays, spec: DataSpec) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ FIELD_HELP = {
     "precision": "of the operands of matrix products; auto: tf32 on a GPU, fp32 on the CPU",
     "graph": "capture steps in CUDA graphs (GPU)",
     "unroll": "train steps in one graph (GPU)",
+    "buffer": "where the data set lies; host: it is streamed to the device; auto: host where it does not fit",
     "threads": "CPU threads; 0 takes all cores",
     "run_dir": "the run's own directory; default runs/<env>/<algo>-s<seed>-<UTC>-<hash>",
     "resume": "auto continues an unfinished run of the same settings; never; or a run's path",

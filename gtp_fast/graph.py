@@ -17,6 +17,7 @@ from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
 from gtp_fast.profiling import phase
 from gtp_fast.state import TrainState
+from gtp_fast.stream import fed
 
 WARMUP_STEPS = 3  # allocator, cuBLAS workspaces and compiled kernels must exist before capture
 
@@ -30,13 +31,13 @@ def stepper(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callab
     """
     step, refresh = _step(cfg, state, buffer)
     if buffer.rows.is_cuda and cfg.graph:
-        return _captured(step, refresh, state, cfg.unroll)
+        return fed(_captured(step, refresh, state, cfg.unroll), buffer)
 
     def run(steps: int) -> None:
         for _ in range(steps):
             step()
 
-    return run
+    return fed(run, buffer)
 
 
 def _step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> tuple[Callable[[], None], Callable[[], None]]:

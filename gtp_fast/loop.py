@@ -14,9 +14,21 @@ from typing import Any
 
 from torch import Tensor
 
-from gtp_fast import algorithms, catalog, checkpoint, dataset, device, guards, metrics, profiling, results
+from gtp_fast import (
+    algorithms,
+    catalog,
+    checkpoint,
+    dataset,
+    device,
+    guards,
+    metrics,
+    placement,
+    profiling,
+    results,
+    stream,
+)
 from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import ReplayBuffer, row_width
+from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig, hash6, member_seeds
 from gtp_fast.disk import Disk
 from gtp_fast.errors import DiskError
@@ -44,33 +56,29 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     the checkpoint is saved.
     """
     spec = catalog.resolve(cfg.env)
-    cfg, chosen = device.resolve(cfg)
-    device.prepare(cfg)
+    asked, (cfg, chosen) = cfg, device.resolve(cfg)
     where = Path(cfg.dataset) if cfg.dataset else None
     data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
     if cfg.eval_every > 0:
         check_environment(spec, data.obs_ND.shape[1], data.action_NA.shape[1])
+    sizes = data.obs_ND.shape[1], data.action_NA.shape[1]
+    parameters = pieces.parameter_count(cfg, algorithms.of(cfg.algo).layouts(cfg, *sizes))
+    cfg, chosen = placement.place(asked, cfg, chosen, parameters, stream.row_bytes(data))
+    device.prepare(cfg)
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
-        sizes = data.obs_ND.shape[1], data.action_NA.shape[1]
-        parameters = pieces.parameter_count(cfg, algorithms.of(cfg.algo).layouts(cfg, *sizes))
-        device.check_memory(cfg, parameters, len(data.obs_ND) * row_width(*sizes) * 4)
-        buffer = ReplayBuffer.from_transitions(data, cfg, cfg.device)
-        state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+        device.check_memory(cfg, parameters, stream.device_bytes(cfg, data))
+        state = algorithms.of(cfg.algo).init_state(cfg, *sizes, cfg.device)
+        buffer = stream.make_buffer(data, cfg, state.step)
         if start.checkpoint is not None:
             state.load_(start.checkpoint.tensors)
         describe(run, cfg, data)
         policy = _policy_config(cfg, buffer)
         evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed)
-        meta = {
-            "policy": policy.to_json(),
-            "data_sha256": data.sha256,
-            "env": cfg.env,
-            "algo": cfg.algo,
-            "settings": hash6(cfg),
-        }
+        meta = {"policy": policy.to_json(), "data_sha256": data.sha256, "env": cfg.env, "algo": cfg.algo}
+        meta["settings"] = hash6(cfg)
         step = int(state.step)
-        notes = (*data.notes, *notes, *start.notes)
+        notes = (*data.notes, *notes, *start.notes, *stream.notes(buffer))
         if start.goes_back:
             checkpoint.drop_after(run, step)
         with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:

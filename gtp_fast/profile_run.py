@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gtp_fast import algorithms, catalog, dataset, device, profiling
-from gtp_fast.buffer import ReplayBuffer
+from gtp_fast import algorithms, catalog, dataset, device, profiling, stream
 from gtp_fast.config import TrainConfig
 from gtp_fast.graph import stepper
 
@@ -21,10 +20,9 @@ def profile_run(cfg: TrainConfig, out: Path, steps: int = STEPS) -> dict[str, An
     cfg, chosen = device.resolve(cfg)
     device.prepare(cfg)
     spec = catalog.resolve(cfg.env)
-    buffer = ReplayBuffer.from_transitions(
-        dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions), cfg, cfg.device
-    )
-    state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+    data = dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions)
+    state = algorithms.of(cfg.algo).init_state(cfg, data.obs_ND.shape[1], data.action_NA.shape[1], cfg.device)
+    buffer = stream.make_buffer(data, cfg, state.step)
     out.mkdir(parents=True, exist_ok=True)
     phases = profiling.profile_steps(stepper(cfg, state, buffer), steps, out / "trace.json")
     return {

@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from gtp_kernels.reference import WORD, normal_pair, philox4x32
+from gtp_kernels.reference import WORD, integer_below, normal_pair, philox4x32
 from torch import Tensor
 
 # Streams: what a draw is for. The numbers are part of the checkpoint format: never reuse one.
 INDEX, ACTION_NOISE, TARGET_NOISE, VALUE_NOISE, INIT, ACT, SELECT = range(7)
+
+INDICES_AT_ONCE = 32_768  # what torch makes in the calling thread alone, and a core's cache holds
 
 
 def seed_keys(seeds: list[int], device: torch.device | str) -> Tensor:
@@ -53,6 +55,24 @@ def words(plan: Plan, keys_S2: Tensor, step: Tensor) -> dict[int, Tensor]:
     drawn = philox4x32(plan.element[None], plan.stream[None], step & WORD, step >> 32, key_low_S1, key_high_S1)
     words_SL4 = torch.stack(drawn, dim=-1)
     return {stream: words_SL4[:, part] for stream, part in plan.slices.items()}
+
+
+def indices(keys_S2: Tensor, first: int, steps: int, rows: int, size: int) -> Tensor:
+    """Draw the rows of the data set that each of `steps` train steps reads, on the host.
+
+    Args: first step; rows of a batch; size N of the data set. Returns int64 (steps, S, rows) in [0, N): word 0 of
+    stream INDEX, which the steps themselves draw on the device.
+    """
+    element = torch.arange(rows, dtype=torch.int64)
+    stream = torch.tensor(INDEX, dtype=torch.int64)
+    key_low_S1, key_high_S1 = keys_S2[:, :1], keys_S2[:, 1:]
+    drawn = []
+    at_once = max(1, INDICES_AT_ONCE // (rows * len(keys_S2)))
+    for start in range(first, first + steps, at_once):
+        step_G11 = torch.arange(start, min(start + at_once, first + steps), dtype=torch.int64)[:, None, None]
+        words = philox4x32(element, stream, step_G11 & WORD, step_G11 >> 32, key_low_S1, key_high_S1)
+        drawn.append(integer_below(words[0], size))
+    return torch.cat(drawn)
 
 
 def counters_for_normals(rows: int, columns: int) -> int:

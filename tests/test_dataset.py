@@ -316,23 +316,6 @@ def test_an_ogbench_name_says_what_to_do():
         dataset.load(resolve("cube-single-play-singletask-v0"))
 
 
-# ---- the commands' answers
-
-
-def test_check_describes_a_file_of_ones_own(tmp_path: Path):
-    found = dataset.check(write(tmp_path / "mine.hdf5", columns()))
-    assert (found["obs_dim"], found["action_dim"], found["episodes"], found["return_mean"]) == (17, 6, 3, 20.0)
-
-
-def test_check_takes_a_name():
-    assert dataset.check("hopper-demo-v0")["episodes"] == 266
-
-
-def test_check_refuses_what_is_neither_path_nor_name():
-    with pytest.raises(UsageError, match="hopper-demo-v0"):
-        dataset.check("hoper-demo-v0")
-
-
 def test_reading_a_large_file_takes_less_than_three_times_its_arrays(tmp_path: Path):
     import tracemalloc
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import h5py
+import numpy as np
+import pandas as pd
 import pytest
+from run_cases import tiny
 
-from gtp_fast import dataset
 from gtp_fast.catalog import resolve
+from gtp_fast.data_check import check
+from gtp_fast.loop import train
 
 ROOT = Path(__file__).parent.parent
 ALGORITHM = (ROOT / "docs/algorithm.md").read_text()
@@ -36,16 +42,6 @@ def test_links_and_pictures_lead_somewhere(page):
     assert missing == []
 
 
-def test_the_example_of_own_data_trains(tmp_path: Path, monkeypatch):
-    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)[0]
-    monkeypatch.chdir(tmp_path)
-    compiled = compile(code, "docs/data.md", "exec")
-    names: dict = {}
-    exec(compiled, names)
-    data = dataset.load(resolve("Hopper-v5"), tmp_path / "mine.hdf5")
-    assert data.episodes == 5 and len(data.reward_N) == 1000 - 5 and h5py.is_hdf5(tmp_path / "mine.hdf5")
-
-
 NAMED_TEST = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 
 
@@ -66,3 +62,40 @@ def test_each_promise_of_a_run_has_a_test_of_its_number_and_a_line_in_the_table(
 def _test_file(name: str) -> str:
     path = ROOT / "tests" / name
     return path.read_text() if path.exists() else ""
+
+
+RECIPES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+
+
+def _given(name: str) -> dict[str, Any]:
+    """Return what a recipe of docs/data.md takes for granted."""
+    if name == "recorded.hdf5":
+        env = gymnasium.make("Hopper-v5")
+        env.action_space.seed(0)
+        return {"env": env, "act": lambda obs: env.action_space.sample(), "h5py": h5py, "np": np}
+    draw = np.random.default_rng(0)
+    numbers = {f"obs_{i}": draw.normal(size=400) for i in range(11)}
+    numbers |= {f"act_{i}": draw.uniform(-1, 1, 400) for i in range(3)}
+    marks = {
+        "reward": draw.normal(size=400),
+        "done": np.arange(400) % 40 == 17,
+        "truncated": np.arange(400) % 100 == 99,
+    }
+    episode = np.cumsum(np.roll(marks["done"] | marks["truncated"], 1))
+    return {"frame": pd.DataFrame(numbers | marks | {"episode": episode, "t": np.arange(400)})}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    list(zip(RECIPES, ["mine.hdf5", "table.hdf5", "recorded.hdf5"], strict=True)),
+    ids=["numpy", "pandas", "gymnasium"],
+)
+def test_a_recipe_for_own_data_is_ten_lines_passes_the_check_and_trains(tmp_path: Path, monkeypatch, recipe, name):
+    assert sum(bool(line) and "import" not in line for line in recipe.splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    exec(compile(recipe, "docs/data.md", "exec"), _given(name))
+    found = check(name, resolve("Hopper-v5"))
+    assert (found["ready"], found["warnings"]) == (True, [])
+    assert found["transitions"] == {"mine.hdf5": 995, "table.hdf5": 396, "recorded.hdf5": 1000}[name]
+    done = train(tiny(tmp_path, env="Hopper-v5", dataset=name, steps=3))
+    assert done.steps == 3 and Path(done.checkpoint).is_dir()

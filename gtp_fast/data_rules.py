@@ -1,0 +1,148 @@
+"""The rules that data must keep to be trained on, each written once: training stops at the first fault, `data check`
+tells them all.
+
+In: columns by D4RL's names, whatever of them was found. Out: faults in order of importance. Legend: N rows, E episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+import numpy as np
+
+from gtp_fast.data_spec import DataSpec
+from gtp_fast.errors import DataError
+
+FLOATS = ("observations", "actions", "rewards")
+ENDS = ("terminals", "timeouts")
+LAST = "infos/final_observations"
+AXES = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1, "timeouts": 1, "next_observations": 2}
+SHOWN = 5  # rows named of each fault
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a column: what was seen (and expected), what to do, the first rows, their values, how many."""
+
+    key: str
+    seen: str
+    remedy: str
+    rows: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+    count: int = 0
+    joint: str = ": "
+    clips: bool = False  # --clip-actions mends it
+
+    def sentence(self, where: str) -> str:
+        """Say it of a file, in one line."""
+        return f"{where}{self.joint}{self.seen}; {self.remedy}"
+
+    def refuse(self, where: str) -> NoReturn:
+        """Raise it as the DataError with which training ends."""
+        raise DataError(self.sentence(where))
+
+
+def faults(columns: Columns, spec: DataSpec) -> Iterator[Fault]:
+    """Yield every fault of the columns that are there; a column of a wrong shape is not looked at further."""
+    wrong = list(_wrong_shapes(columns))
+    yield from wrong
+    sound = {key: array for key, array in columns.items() if key not in {fault.key for fault in wrong}}
+    yield from _not_finite(sound)
+    yield from _wrong_sizes(sound, spec)
+    yield from _wrong_ends(sound)
+    yield from _outside(sound)
+
+
+def _wrong_shapes(columns: Columns) -> Iterator[Fault]:
+    right: Columns = {}
+    for key, rank in AXES.items():
+        array = columns.get(key)
+        if array is None:
+            continue
+        if array.ndim == rank and (rank == 1 or array.shape[-1] > 0):
+            right[key] = array
+        else:
+            form = "(N, size)" if rank == 2 else "(N,)"
+            yield Fault(key, f"{key} has shape {array.shape}, expected {rank} axes", f"write it as {form}")
+    if not right:
+        return
+    first = next(iter(right))  # the observations, where they are there
+    rows = len(right[first])
+    if rows == 0:
+        yield Fault(first, f"{first} has no rows", "write at least one episode")
+    for key, array in right.items():
+        if len(array) != rows:
+            seen = f"{key} has {len(array):,} rows but {first} has {rows:,}"
+            yield Fault(key, seen, "every array needs one row a transition", count=abs(len(array) - rows))
+        elif key == "next_observations" and first == "observations" and array.shape != right[first].shape:
+            seen = f"next_observations has shape {array.shape}, observations {right[first].shape}"
+            yield Fault(key, seen, "they must be alike")
+
+
+def _not_finite(columns: Columns) -> Iterator[Fault]:
+    for key in (*FLOATS, "next_observations", LAST):
+        if key not in columns:
+            continue
+        bad = ~np.isfinite(columns[key])
+        if bad.any():
+            fault = rowwise(key, columns[key], bad)
+            seen = f"{key} in row {fault.rows[0]:,} holds {fault.values[0]}"
+            yield replace(fault, seen=seen, remedy="remove that episode, or fetch the file again")
+
+
+def _wrong_sizes(columns: Columns, spec: DataSpec) -> Iterator[Fault]:
+    for size, key in ((spec.obs_dim, "observations"), (spec.action_dim, "actions")):
+        if size is not None and key in columns and columns[key].shape[1] != size:
+            seen = f"{key} have {columns[key].shape[1]} numbers, but {spec.name} has {size}"
+            yield Fault(key, seen, "name the environment that the data came from with --env")
+
+
+def _wrong_ends(columns: Columns) -> Iterator[Fault]:
+    """Ask for one marked end at least, and for one row of infos/final_observations an episode.
+
+    An unfinished last episode may have its last observation, too.
+    """
+    if not set(ENDS) <= set(columns):
+        return
+    ends = columns["terminals"] | columns["timeouts"]
+    if not ends.any() and len(ends):
+        yield Fault(
+            "timeouts",
+            f"none of the {len(ends):,} rows ends an episode (terminals and timeouts are all false)",
+            "mark each episode's last row, so that no transition crosses into the next",
+        )
+        return
+    if LAST not in columns or "observations" not in columns:
+        return
+    episodes, size = int(np.count_nonzero(ends)), columns["observations"].shape[1]
+    if columns[LAST].shape not in ((episodes, size), (episodes + 1, size)):
+        yield Fault(
+            LAST,
+            f"{LAST} has shape {columns[LAST].shape}, but {episodes:,} rows end an episode and observations have "
+            f"{size} numbers",
+            "write one row an episode, or leave the key out",
+        )
+
+
+def _outside(columns: Columns) -> Iterator[Fault]:
+    if "actions" not in columns:
+        return
+    bad = np.abs(columns["actions"]) > 1.0
+    bad &= np.isfinite(columns["actions"])
+    if bad.any():
+        fault = rowwise("actions", columns["actions"], bad)
+        seen = f"actions in row {fault.rows[0]:,} reach {fault.values[0]:.6g}, outside [-1, 1]"
+        remedy = f"pass --clip-actions to clip them ({fault.count:,} values), or scale them when writing the file"
+        yield replace(fault, seen=seen, remedy=remedy, clips=True)
+
+
+def rowwise(key: str, array: np.ndarray, bad: np.ndarray) -> Fault:
+    """Note the first rows where a mask is true, the first such value in each, and how many values there are."""
+    two, mask = (a.reshape(len(a), -1) for a in (array, bad))
+    rows = np.flatnonzero(mask.any(axis=1))[:SHOWN]
+    values = [float(two[row, mask[row].argmax()]) for row in rows]
+    return Fault(key, "", "", tuple(map(int, rows)), tuple(values), int(np.count_nonzero(bad)))
