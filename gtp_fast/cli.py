@@ -200,8 +200,7 @@ def _data(arguments: argparse.Namespace) -> None:
             print(json.dumps({"datasets": rows}))
             return
         for row in rows:
-            shape = f"{row['obs_dim'] or '?'}/{row['action_dim'] or '?'}"
-            print(f"{row['name']:42} {row['source']:9} {shape:8} {row['eval_env'] or '-':44} {row['megabytes'] or '-'}")
+            print(catalog.line(row))
         return
     if not arguments.name:
         raise UsageError(f"gtp-fast data {arguments.action} needs a name; gtp-fast data list shows them")
@@ -213,7 +212,7 @@ def _data(arguments: argparse.Namespace) -> None:
     else:
         spec = catalog.resolve(arguments.name)
         with download_bar(sys.stderr) as progress:
-            if arguments.action == "download" and spec.source == "d4rl":
+            if arguments.action == "download" and spec.source in download.PLACES:
                 described = {"name": spec.name, "path": str(download.fetch(spec, progress))}
             else:
                 described = dataset.info(dataset.load(spec, progress=progress))

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gtp_fast import download, minari_data
+from gtp_fast import download, minari_data, ogbench_data
 from gtp_fast.catalog import resolve
 from gtp_fast.data_spec import DataSpec
 from gtp_fast.episodes import Arrays, Transitions, build_transitions, split_jumps_, validate
@@ -37,15 +37,17 @@ def load(
     outside [-1, 1] and counts them. progress is told of a download's bytes.
     Raises: DataError with file, key, row and remedy; UsageError when the name has no data of its own.
     """
-    arrays, source = _read_named(spec, progress) if dataset is None else _read_own(dataset)
+    arrays, source = _read_named(spec, progress) if dataset is None else _read_own(dataset, spec)
     clipped = validate(arrays, spec, clip_actions)
-    notes = split_jumps_(arrays, spec)
+    notes = arrays.notes + split_jumps_(arrays, spec)
     if dataset is None and spec.sha256 and arrays.sha256 != spec.sha256:
         notes += (f"{source} is not the published {spec.name}: SHA-256 {arrays.sha256}, published {spec.sha256}",)
     return build_transitions(arrays, spec.name, source, clipped, notes)
 
 
-def _read_own(path: Path) -> tuple[Arrays, str]:
+def _read_own(path: Path, spec: DataSpec) -> tuple[Arrays, str]:
+    if path.suffix == ".npz":
+        return ogbench_data.read(path, spec), str(path)
     return (minari_data.read_directory(path) if path.is_dir() else read_hdf5(path)), str(path)
 
 
@@ -64,10 +66,8 @@ def _read_named(spec: DataSpec, progress: download.Progress | None) -> tuple[Arr
     if spec.source == "minari":
         return minari_data.read_id(spec.name), f"minari:{spec.name}"
     if spec.source == "ogbench":
-        raise DataError(
-            f"{spec.name}: OGBench files ({spec.filename}) are not read in this version; convert them to D4RL's "
-            "layout and pass the file with --dataset PATH"
-        )
+        path = download.fetch(spec, progress)
+        return ogbench_data.read(path, spec), str(path)
     raise UsageError(f"--env {spec.name} names an environment, not a data set; pass its data with --dataset PATH")
 
 
@@ -202,6 +202,6 @@ def check(name_or_path: str | Path, spec: DataSpec | None = None) -> dict[str, A
     Raises: DataError with what is wrong; UsageError when it is neither a path nor a name.
     """
     path = Path(name_or_path)
-    if path.exists() or path.suffix in (".hdf5", ".h5") or spec is not None:
+    if path.exists() or path.suffix in (".hdf5", ".h5", ".npz") or spec is not None:
         return info(load(spec or DataSpec(path.name, "file"), path))
     return info(load(resolve(str(name_or_path))))

@@ -33,6 +33,7 @@ class Arrays:
     next_obs: np.ndarray | None
     last_obs: np.ndarray | None
     sha256: str
+    notes: tuple[str, ...] = ()  # what a person should be told
 
 
 @dataclass(frozen=True)
