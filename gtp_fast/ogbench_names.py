@@ -65,6 +65,7 @@ def entry(name: str) -> DataSpec | None:
         eval_env=EvalEnv(f"ogbench:{visual}{stem}-singletask{match['task'] or ''}-v0"),
         ref_random=0.0,
         ref_expert=1.0,
+        task="ogbench",
         paper_row=next((printed for printed, means in _PAPER.items() if means == full), None),
         eval_episodes=EPISODES,
         score="success",

@@ -7,6 +7,8 @@ them. Legend: N rows, C cubes, 3 metres.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from gtp_fast.errors import DataError
@@ -68,9 +70,10 @@ def relabel(stem: str, task: int, states: dict[str, np.ndarray], where: str) -> 
 def _by_package(stem: str, task: int, states: dict[str, np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Let OGBench's own environment and function relabel a copy of the states' names."""
     try:
-        import gymnasium
-        import ogbench  # registers the environments
-        from ogbench.relabel_utils import relabel_dataset
+        with warnings.catch_warnings(action="ignore"):  # of a display that nothing here opens
+            import gymnasium
+            import ogbench  # registers the environments
+            from ogbench.relabel_utils import relabel_dataset
     except ImportError as error:
         raise DataError(
             f"{where}: the rewards of {stem} are computed by OGBench's own environment ({error}); "
@@ -78,7 +81,8 @@ def _by_package(stem: str, task: int, states: dict[str, np.ndarray], where: str)
         ) from None
     del ogbench
     columns = dict(states)
-    env = gymnasium.make(f"{stem}-singletask{f'-task{task}' if task else ''}-v0")  # no frames: no renderer is needed
-    relabel_dataset(stem, env, columns)
+    with warnings.catch_warnings(action="ignore"):  # of bounds in float64
+        env = gymnasium.make(f"{stem}-singletask{f'-task{task}' if task else ''}-v0")  # of states: draws no frames
+        relabel_dataset(stem, env, columns)
     env.close()
     return columns["rewards"], columns["masks"] == 0
