@@ -76,17 +76,30 @@ def known_names() -> list[str]:
 
 
 def listing() -> list[dict[str, Any]]:
-    """Describe every known name in one flat row: name, source, shapes, environment, address, row of the paper."""
+    """Describe every known name in one flat row: name, source, size, shapes, environment, references, address."""
     return [
         {
             "name": spec.name,
             "source": spec.source,
             "obs_dim": spec.obs_dim,
+            "obs_shape": list(spec.obs_shape) if spec.obs_shape else None,
             "action_dim": spec.action_dim,
             "eval_env": spec.eval_env.id if spec.eval_env else None,
             "megabytes": round(spec.size / 1e6, 1) if spec.size else None,
+            "score": spec.score,
+            "ref_random": spec.ref_random,
+            "ref_expert": spec.ref_expert,
             "url": spec.url,
             "paper_row": spec.paper_row,
         }
         for spec in map(resolve, known_names())
     ]
+
+
+def line(row: dict[str, Any]) -> str:
+    """Write a row of `listing` for a person: what is not known is a dash; references are those of scores 0 and 100."""
+    seen = "x".join(map(str, row["obs_shape"] or ())) or row["obs_dim"] or "?"
+    shapes, size = f"{seen}/{row['action_dim'] or '?'}", f"{row['megabytes']} MB" if row["megabytes"] else "-"
+    ends = (row["ref_random"], row["ref_expert"])
+    refs = "-" if None in ends else f"{row['score']} {' to '.join(f'{end:.6g}' for end in ends)}"
+    return f"{row['name']:43} {row['source']:8} {size:>9} {shapes:9} {row['eval_env'] or '-':46} {refs}"

@@ -34,7 +34,7 @@ def data_command(arguments: argparse.Namespace) -> dict[str, Any] | None:
         return dataset.info(dataset.load(DataSpec(path.name, "file"), path))
     spec = catalog.resolve(arguments.name)
     with download_bar(sys.stderr) as progress:
-        if arguments.action == "download" and spec.source == "d4rl":
+        if arguments.action == "download" and spec.source in download.PLACES:
             return {"name": spec.name, "path": str(download.fetch(spec, progress))}
         return dataset.info(dataset.load(spec, progress=progress))
 
@@ -45,8 +45,7 @@ def _list(as_json: bool) -> None:
         print(json.dumps({"datasets": rows}))
         return
     for row in rows:
-        shape = f"{row['obs_dim'] or '?'}/{row['action_dim'] or '?'}"
-        print(f"{row['name']:42} {row['source']:9} {shape:8} {row['eval_env'] or '-':44} {row['megabytes'] or '-'}")
+        print(catalog.line(row))
 
 
 def _check(name: str, env: str | None, as_json: bool) -> None:

@@ -79,7 +79,7 @@ def _checked_name(spec: DataSpec) -> dict[str, Any]:
 def _looked_at(path: Path, spec: DataSpec) -> _File:
     file = _File(str(path))
     if path.is_dir() or path.suffix == ".npz":
-        file.columns = columns_of(dataset.read(path))
+        file.columns = columns_of(dataset.read(path, spec))
     else:
         file.columns = dataset.read_columns(path, file.faults.append)
     file.faults += data_rules.faults(file.columns, spec)

@@ -30,6 +30,7 @@ class DataSpec:
     size: int | None = None  # bytes of the published file
     sha256: str | None = None  # of the published file
     obs_dim: int | None = None
+    obs_shape: tuple[int, int, int] | None = None  # of frames: height, width, channels; obs_dim is then None
     action_dim: int | None = None
     eval_env: EvalEnv | None = None
     ref_random: float | None = None  # return of a random policy

@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gtp_fast import download, minari_data, shards
+from gtp_fast import download, minari_data, ogbench_data, shards
 from gtp_fast.data_rules import ENDS, FLOATS, LAST, Columns, Fault, rowwise
 from gtp_fast.data_spec import DataSpec
 from gtp_fast.episodes import Arrays, Transitions, build_transitions, split_jumps_, validate
@@ -41,7 +41,7 @@ def load(
         named, source = _read_named(spec, progress)
         parts = [named]
     else:
-        parts, source = _read_own(dataset)
+        parts, source = _read_own(dataset, spec)
     clipped = sum(validate(part, spec, clip_actions) for part in parts)
     arrays, notes = shards.join(parts, source)
     notes += split_jumps_(arrays, spec)
@@ -50,11 +50,14 @@ def load(
     return build_transitions(arrays, spec.name, source, clipped, notes)
 
 
-def _read_own(path: Path) -> tuple[list[Arrays], str]:
-    return [read(part) for part in shards.parts(path)], str(path)
+def _read_own(path: Path, spec: DataSpec) -> tuple[list[Arrays], str]:
+    return [read(part, spec) for part in shards.parts(path)], str(path)
 
 
-def read(path: Path) -> Arrays:
+def read(path: Path, spec: DataSpec) -> Arrays:
+    """Read one file or Minari directory; spec says which task an OGBench file is rewarded for."""
+    if path.suffix == ".npz":
+        return ogbench_data.read(path, spec)
     return minari_data.read_directory(path) if path.is_dir() else read_hdf5(path)
 
 
@@ -73,10 +76,8 @@ def _read_named(spec: DataSpec, progress: download.Progress | None) -> tuple[Arr
     if spec.source == "minari":
         return minari_data.read_id(spec.name), f"minari:{spec.name}"
     if spec.source == "ogbench":
-        raise DataError(
-            f"{spec.name}: OGBench files ({spec.filename}) are not read in this version; convert them to D4RL's "
-            "layout and pass the file with --dataset PATH"
-        )
+        path = download.fetch(spec, progress)
+        return ogbench_data.read(path, spec), str(path)
     raise UsageError(f"--env {spec.name} names an environment, not a data set; pass its data with --dataset PATH")
 
 

@@ -42,6 +42,7 @@ def examine() -> dict[str, Any]:
         "fused": f"no: needs {unfused}" if unfused else "works",
         "threads": f"{resolved.threads} of {os.cpu_count()} cores; torch {torch.get_num_threads()}",
         "D4RL files": str(Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")),
+        "OGBench files": str(Path(os.environ.get("OGBENCH_DATASET_DIR") or Path.home() / ".ogbench" / "data")),
         "Minari data": os.environ.get("MINARI_DATASETS_PATH") or str(Path.home() / ".minari" / "datasets"),
         "free disk here": f"{shutil.disk_usage('.').free / 1e9:.1f} GB",
         "extras": ", ".join(f"{name} {'yes' if all(map(_version, needs)) else 'no'}" for name, needs in EXTRAS.items()),

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import re
 import threading
 import urllib.error
@@ -22,9 +21,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from gtp_fast.d4rl_names import D4RL_BASE
 from gtp_fast.data_spec import DataSpec
 from gtp_fast.errors import DataError, DiskError
+from gtp_fast.published_at import PLACES, addresses, cache_path
 from gtp_fast.rundir import publish_file
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server says so
@@ -42,30 +41,13 @@ class _CutError(ConnectionError):
     """The transfer broke after bytes had come, or must begin anew: worth another attempt at once."""
 
 
-def cache_path(spec: DataSpec) -> Path:
-    """Return where a D4RL file lies: $D4RL_DATASET_DIR, else ~/.d4rl/datasets, by its published base name."""
-    folder = os.environ.get("D4RL_DATASET_DIR")
-    return (Path(folder) if folder else Path.home() / ".d4rl" / "datasets") / str(spec.filename)
-
-
-def addresses(spec: DataSpec) -> list[str]:
-    """Return where to ask for a file, in turn.
-
-    GTP_FAST_D4RL_URL takes the place of the published base; below it the file may lie as published, or flat.
-    """
-    base = os.environ.get("GTP_FAST_D4RL_URL", "").rstrip("/")
-    if not base:
-        return [str(spec.url)]
-    return [str(spec.url).replace(D4RL_BASE, base), f"{base}/{spec.filename}"]
-
-
 def fetch(spec: DataSpec, progress: Progress | None = None) -> Path:
     """Return the path of an entry's file, downloading it first if it is not there.
 
     Args: progress is called with the bytes that have arrived and the bytes in all.
     Raises: DataError when it can neither be found nor fetched, saying where to put it; DiskError when it does not fit.
     """
-    path = cache_path(spec)
+    path, folder = cache_path(spec), PLACES[spec.source].folder_variable
     if path.exists():
         return path
     try:
@@ -75,10 +57,8 @@ def fetch(spec: DataSpec, progress: Progress | None = None) -> Path:
                 _download(spec, path, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskError(f"no space left for {path}; free some, or set D4RL_DATASET_DIR to a larger disk") from None
-        raise DataError(
-            f"{path.parent} cannot be written ({error}); set D4RL_DATASET_DIR to a folder of yours"
-        ) from None
+            raise DiskError(f"no space left for {path}; free some, or set {folder} to a larger disk") from None
+        raise DataError(f"{path.parent} cannot be written ({error}); set {folder} to a folder of yours") from None
     return path
 
 
@@ -97,7 +77,7 @@ def _sole(path: Path) -> Iterator[None]:
 def _download(spec: DataSpec, path: Path, progress: Progress | None) -> None:
     """Fetch into the part, check it and move it into place."""
     part = path.with_name(path.name + ".part")
-    url, total = _fetch_part(spec, part, path, progress)
+    url, total = _fetch_part(spec, part, progress)
     # A mirror that the user named may hold other data under the name; loading then tells that it is not the published
     # file. What comes from the published address must be the published file.
     published = url == spec.url
@@ -115,7 +95,7 @@ def _download(spec: DataSpec, path: Path, progress: Progress | None) -> None:
     _forget(part)
 
 
-def _fetch_part(spec: DataSpec, part: Path, path: Path, progress: Progress | None) -> tuple[str, int | None]:
+def _fetch_part(spec: DataSpec, part: Path, progress: Progress | None) -> tuple[str, int | None]:
     """Fetch from the first address that has the file, going on where it breaks; return the address and the size."""
     urls = addresses(spec)
     for url in urls:
@@ -125,15 +105,15 @@ def _fetch_part(spec: DataSpec, part: Path, path: Path, progress: Progress | Non
             except urllib.error.HTTPError as error:
                 if error.code == 404 and url != urls[-1]:
                     break
-                raise DataError(_out_of_reach(url, path, part, f"HTTP {error.code} {error.reason}")) from None
+                raise DataError(_out_of_reach(url, spec, part, f"HTTP {error.code} {error.reason}")) from None
             except _CutError:
                 continue
             except _BROKEN as error:  # nothing came: asking again would only cost time
-                raise DataError(_out_of_reach(url, path, part, getattr(error, "reason", error))) from None
-            except ValueError as error:  # GTP_FAST_D4RL_URL is no address
-                raise DataError(_out_of_reach(url, path, part, error)) from None
+                raise DataError(_out_of_reach(url, spec, part, getattr(error, "reason", error))) from None
+            except ValueError as error:  # the mirror's variable holds no address
+                raise DataError(_out_of_reach(url, spec, part, error)) from None
         else:
-            raise DataError(_out_of_reach(url, path, part, f"the connection broke {CUTS} times"))
+            raise DataError(_out_of_reach(url, spec, part, f"the connection broke {CUTS} times"))
     raise AssertionError("the last address returns or raises")
 
 
@@ -238,9 +218,10 @@ def _forget(part: Path) -> None:
     _record(part).unlink(missing_ok=True)
 
 
-def _out_of_reach(url: str, path: Path, part: Path, why: object) -> str:
+def _out_of_reach(url: str, spec: DataSpec, part: Path, why: object) -> str:
     kept = f" {_length(part):,} bytes are kept and will be continued." if _length(part) else ""
+    mirror = PLACES[spec.source].base_variable
     return (
-        f"{url} could not be fetched ({why}).{kept} Run again, set GTP_FAST_D4RL_URL to a mirror, or put the file at "
-        f"{path}; --dataset FILE takes any other place"
+        f"{url} could not be fetched ({why}).{kept} Run again, set {mirror} to a mirror, or put the file at "
+        f"{cache_path(spec)}; --dataset FILE takes any other place"
     )

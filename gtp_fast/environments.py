@@ -40,14 +40,31 @@ def make_env(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
 
     Raises: UsageError when its package is not installed.
     """
+    if env.id.startswith("ogbench:"):  # two warnings, of bounds in float64, at each reset
+        warnings.filterwarnings("ignore", ".*precision lowered", UserWarning)
     with warnings.catch_warnings(), _without_compiler_warning():
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
+        warnings.filterwarnings("ignore", ".*DISPLAY", UserWarning)  # of a display that nothing here opens
         try:
-            return gymnasium.make(env.id, **dict(env.kwargs), **kwargs)
+            return _settled(gymnasium.make(env.id, disable_env_checker=True, **dict(env.kwargs), **kwargs))
         except (gymnasium.error.Error, ImportError) as error:
             raise UsageError(
                 f"the environment {env.id} cannot be built ({error}); pass --eval-every 0 to train"
             ) from None
+        except Exception as error:  # rendering back ends raise whatever their driver raises
+            if not env.id.startswith("ogbench:visual-"):
+                raise
+            raise UsageError(
+                f"{env.id} cannot draw its observations here ({error}); set MUJOCO_GL=egl or osmesa, or pass "
+                "--eval-every 0 to train"
+            ) from None
+
+
+def _settled(env: gymnasium.Env) -> gymnasium.Env:
+    """Ask OGBench's environments for their spaces once: they make them anew each time, with an observation."""
+    if env.spec is not None and "ogbench" in str(env.spec.entry_point):
+        env.observation_space, env.action_space = env.observation_space, env.action_space
+    return env
 
 
 def check_environment(spec: DataSpec, obs_dim: int, action_dim: int) -> None:

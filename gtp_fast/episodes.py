@@ -34,6 +34,7 @@ class Arrays:
     next_obs: np.ndarray | None
     last_obs: np.ndarray | None
     sha256: str
+    notes: tuple[str, ...] = ()  # of the reader
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _read(folder: Path, where: str) -> Arrays:
     if not episodes:
         raise DataError(f"{where}: the Minari data set holds no episodes; collect or download at least one")
     columns = {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
-    return Arrays(where=where, **columns, last_obs=None, sha256=_sha256(columns.values()))
+    return Arrays(where=where, **columns, last_obs=None, sha256=_sha256(columns.values()), notes=())
 
 
 def _check_spaces(spaces: dict[str, Any], where: str) -> None:

@@ -79,7 +79,7 @@ def _paper_score(runs: Sequence[Run]) -> dict[str, Any]:
     if spec.paper_row is None:
         return {"absent": "the data are not the paper's"}
     if spec.sha256 is None:
-        return {"absent": f"no checksum of D4RL's {spec.name} is known to compare the data with"}
+        return {"absent": f"no checksum of the published {spec.name} is known to compare the data with"}
     other = next((run for run in runs if run.environment.get("data_sha256") != spec.sha256), None)
     if other is not None:
         return {"absent": f"trained on {_data(other)}, not D4RL's {spec.name}"}

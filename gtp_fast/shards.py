@@ -68,10 +68,11 @@ def join(shards: list[Arrays], where: str) -> tuple[Arrays, tuple[str, ...]]:
     Raises: DataError for shards of other widths or keys than the first.
     """
     if len(shards) == 1:
-        return shards[0], ()
+        return shards[0], shards[0].notes
     for number, fault in faults([columns_of(shard) for shard in shards]):
         fault.refuse(shards[number].where)
-    notes = [note for shard in shards[:-1] if (note := _cut_tail_(shard))]
+    notes = [note for shard in shards for note in shard.notes]
+    notes += [note for shard in shards[:-1] if (note := _cut_tail_(shard))]
     whole = {}
     for name in ATTRIBUTES:
         columns = [getattr(shard, name) for shard in shards]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 
-from gtp_fast import catalog
+from gtp_fast import catalog, ogbench_names
 from gtp_fast.catalog import resolve
 from gtp_fast.data_spec import normalised_score
 from gtp_fast.errors import UsageError
@@ -18,11 +19,34 @@ from gtp_fast.errors import UsageError
 CONFIGS = Path(__file__).parents[1] / "configs" / "tasks"
 GYM_ROWS = {f"{body}-{level}" for body in ("halfcheetah", "hopper", "walker2d") for level in ("m", "mr", "me")}
 MAZE_ROWS = {f"antmaze-{maze}" for maze in ("u", "ud", "mp", "md", "lp", "ld")}
+CUBE_ROWS = {f"cube-{n}-singletask" for n in ("single", "double")} | {
+    f"visual-cube-{n}-play-singletask-task1-v0" for n in ("single", "double")
+}
 SPECS = [resolve(name) for name in catalog.known_names()]
 
 
 def test_every_row_of_the_papers_tables_has_a_data_set():
-    assert {spec.paper_row for spec in SPECS} - {None} == GYM_ROWS | MAZE_ROWS
+    assert {spec.paper_row for spec in SPECS} - {None} == GYM_ROWS | MAZE_ROWS | CUBE_ROWS
+
+
+def test_every_row_of_the_paper_is_listed_with_source_size_shapes_and_references():
+    rows = {row["paper_row"]: row for row in catalog.listing()}
+    for spec in (resolve(rows[name]["name"]) for name in GYM_ROWS | MAZE_ROWS | CUBE_ROWS):
+        row, cube = rows[spec.paper_row], spec.paper_row in CUBE_ROWS
+        assert row["source"] == ("ogbench" if cube else "d4rl") and row["url"].endswith(spec.filename)
+        assert bool(row["obs_dim"]) != bool(row["obs_shape"]) and row["action_dim"]
+        assert row["ref_random"] < row["ref_expert"] and (row["score"] == "success") >= cube
+        # Of OGBench's files, and of one AntMaze file, no size is recorded.
+        assert row["megabytes"] or cube or spec.name == "antmaze-medium-play-v2"
+
+
+def test_a_line_of_the_list_reads_as_the_row():
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in map(catalog.line, catalog.listing())}
+    assert lines["hopper-medium-v2"] == "d4rl 152.8 MB 11/3 Hopper-v4 return -20.2723 to 3234.3"
+    single, visual = "ogbench:cube-single-singletask-v0", "ogbench:visual-cube-double-singletask-task1-v0"
+    assert lines["cube-single-singletask"] == f"ogbench - 28/5 {single} success 0 to 1"
+    assert lines["visual-cube-double-play-singletask-task1-v0"] == f"ogbench - 64x64x3/5 {visual} success 0 to 1"
+    assert lines["Swimmer-v5"] == "file - 8/2 Swimmer-v5 -"
 
 
 def test_published_addresses_name_the_file_in_the_cache():
@@ -63,9 +87,59 @@ def test_ogbench_names_share_the_file_of_their_play_data(name: str):
     assert (spec.source, spec.filename, spec.obs_dim, spec.action_dim) == ("ogbench", "cube-single-play-v0.npz", 28, 5)
 
 
-def test_ogbench_visual_names_have_images_for_observations():
+def test_ogbench_visual_names_have_frames_for_observations():
     spec = resolve("visual-cube-double-play-singletask-task1-v0")
     assert (spec.source, spec.filename, spec.obs_dim) == ("ogbench", "visual-cube-double-play-v0.npz", None)
+    assert spec.obs_shape == (64, 64, 3)
+
+
+def test_the_papers_short_names_stand_for_its_rows():
+    for short in ("cube-single", "cube-double", "visual-cube-single", "visual-cube-double"):
+        assert resolve(short).paper_row in CUBE_ROWS and short in resolve(short).paper_row
+    assert replace(resolve("cube-single"), name="") == replace(resolve("cube-single-play-singletask-v0"), name="")
+
+
+def test_an_ogbench_task_is_scored_by_its_success_in_its_own_environment():
+    spec = resolve("cube-double-play-singletask-task4-v0")
+    assert spec.eval_env == catalog.EvalEnv("ogbench:cube-double-singletask-task4-v0")
+    assert (spec.score, spec.ref_random, spec.ref_expert, spec.eval_episodes) == ("success", 0.0, 1.0, 50)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "antmaze-medium-play-singletask-v0",
+        "scene-navigate-singletask-v0",
+        "cube-single-play-singletask-task6-v0",
+        "visual-pointmaze-medium-navigate-singletask-v0",
+        "cube-single-play-v0",
+    ],
+)
+def test_what_ogbench_has_not_is_no_name(name: str):
+    with pytest.raises(UsageError, match="no data set is called"):
+        resolve(name)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*precision lowered", "ignore:.*DISPLAY")
+@pytest.mark.parametrize("stem", ogbench_names.SIZES)
+def test_the_sizes_of_ogbenchs_environments_are_theirs(stem: str):
+    env = gymnasium.make(f"ogbench:{stem}-singletask-v0")
+    assert (env.observation_space.shape, env.action_space.shape) == tuple((n,) for n in ogbench_names.SIZES[stem])
+    env.close()
+
+
+@pytest.mark.parametrize("visual", ["", "visual-"])
+@pytest.mark.parametrize("stem", ogbench_names.SIZES)
+def test_every_ogbench_task_is_registered_by_the_package(stem: str, visual: str):
+    import ogbench  # noqa: F401  # registers the environments
+
+    kind = "navigate" if "maze" in stem or "soccer" in stem else "play"
+    name = f"{visual}{stem}-{kind}-singletask-task5-v0"
+    spec = ogbench_names.entry(name)
+    env_id = f"{visual}{stem}-singletask-task5-v0"
+    assert (spec is not None and spec.eval_env is not None) == (env_id in gymnasium.registry)
+    assert spec is None or spec.eval_env == catalog.EvalEnv(f"ogbench:{env_id}")
 
 
 def test_an_environment_of_ones_own_module_is_taken_as_it_is():

@@ -311,11 +311,6 @@ def test_an_environment_without_data_asks_for_them():
         dataset.load(resolve("Hopper-v5"))
 
 
-def test_an_ogbench_name_says_what_to_do():
-    with pytest.raises(DataError, match=r"cube-single-play-v0.npz.*not read in this version; convert.*--dataset PATH"):
-        dataset.load(resolve("cube-single-play-singletask-v0"))
-
-
 def test_reading_a_large_file_takes_less_than_three_times_its_arrays(tmp_path: Path):
     import tracemalloc
 

@@ -75,5 +75,5 @@ def _absent(spec: catalog.DataSpec, name: str, sha256: str) -> str | None:
     if spec.paper_row is None:
         return "the data are not the paper's"
     if spec.sha256 is None:
-        return f"no checksum of D4RL's {spec.name} is known to compare the data with"
+        return f"no checksum of the published {spec.name} is known to compare the data with"
     return None if sha256 == spec.sha256 else f"trained on {name} (SHA-256 {sha256[:8]}), not D4RL's {spec.name}"
