@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gtp_fast import obs_scale
+
 if TYPE_CHECKING:
     from gtp_fast.config import TrainConfig
     from gtp_fast.dataset import Transitions
@@ -38,23 +40,28 @@ class ReplayBuffer:
     rows: Tensor
     obs_dim: int
     action_dim: int
+    obs_scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # of --normalise-obs, what rows are made with
 
     @classmethod
     def from_transitions(cls, data: Transitions, cfg: TrainConfig, device: torch.device | str) -> ReplayBuffer:
         """Pack the transitions into rows and move them to the device once.
 
-        The reward is stored as it is trained, (r + reward_shift) * reward_scale.
+        Rewards and observations are stored as they are trained: (r + reward_shift) * reward_scale, and
+        `obs_scale.scaled` where --normalise-obs asks for it.
         """
         size, obs_dim = data.obs_ND.shape
         action_dim = data.action_NA.shape[1]
         rows = np.zeros((size, row_width(obs_dim, action_dim)), dtype=np.float32)
-        rows[:, :obs_dim] = data.obs_ND
+        scale = obs_scale.measured(data.obs_ND) if cfg.normalise_obs else None
+        rows[:, :obs_dim] = obs_scale.scaled(data.obs_ND, *scale) if scale else data.obs_ND
         rows[:, obs_dim : obs_dim + action_dim] = data.action_NA
         rest = obs_dim + action_dim
         rows[:, rest] = (data.reward_N + cfg.reward_shift) * cfg.reward_scale
         rows[:, rest + 1] = ~data.terminal_N
-        rows[:, rest + 2 : rest + 2 + obs_dim] = data.next_obs_ND
-        return cls(torch.from_numpy(rows).to(device), obs_dim, action_dim)
+        rows[:, rest + 2 : rest + 2 + obs_dim] = (
+            obs_scale.scaled(data.next_obs_ND, *scale) if scale else data.next_obs_ND
+        )
+        return cls(torch.from_numpy(rows).to(device), obs_dim, action_dim, scale)
 
     @property
     def size(self) -> int:

@@ -234,4 +234,6 @@ def _policy_config(cfg: TrainConfig, buffer: ReplayBuffer) -> PolicyConfig:
         bc=cfg.bc,
         layers=cfg.layers,
         process=cfg.process,
+        obs_mean=buffer.obs_scale[0] if buffer.obs_scale else None,
+        obs_std=buffer.obs_scale[1] if buffer.obs_scale else None,
     )

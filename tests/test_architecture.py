@@ -34,7 +34,18 @@ RIVER = (
     ),
     (
         "learn",
-        ("rng", "networks", "policy_config", "trajectory", "losses", "optimizer", "profiling", "buffer", "state"),
+        (
+            "rng",
+            "obs_scale",
+            "networks",
+            "policy_config",
+            "trajectory",
+            "losses",
+            "optimizer",
+            "profiling",
+            "buffer",
+            "state",
+        ),
     ),
     (
         "algorithms",
