@@ -15,9 +15,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gtp_fast import download, minari_data
+from gtp_fast import download, minari_data, minari_names
 from gtp_fast.catalog import resolve
-from gtp_fast.data_spec import DataSpec
+from gtp_fast.data_spec import DataSpec, with_references
 from gtp_fast.episodes import Arrays, Transitions, build_transitions, split_jumps_, validate
 from gtp_fast.errors import DataError, UsageError
 
@@ -33,19 +33,25 @@ def load(
 ) -> Transitions:
     """Read the data set of an entry, or the file or Minari directory that takes its place.
 
-    Args: dataset overrides where the data come from; spec then only names the environment. clip_actions clips actions
-    outside [-1, 1] and counts them. progress is told of a download's bytes.
+    Args: dataset overrides where the data come from: a path, or where none exists, a Minari id; spec then only names
+    the environment. clip_actions clips actions outside [-1, 1] and counts them. progress is told of a download's bytes.
     Raises: DataError with file, key, row and remedy; UsageError when the name has no data of its own.
     """
     arrays, source = _read_named(spec, progress) if dataset is None else _read_own(dataset)
     clipped = validate(arrays, spec, clip_actions)
-    notes = split_jumps_(arrays, spec)
+    notes = arrays.notes + split_jumps_(arrays, spec)
+    if arrays.references is not None and with_references(spec, arrays.references) != spec:
+        low, high = arrays.references
+        notes += (f"scores are by the data set's own references: 0 for a return of {low:g}, 100 for {high:g}",)
     if dataset is None and spec.sha256 and arrays.sha256 != spec.sha256:
         notes += (f"{source} is not the published {spec.name}: SHA-256 {arrays.sha256}, published {spec.sha256}",)
     return build_transitions(arrays, spec.name, source, clipped, notes)
 
 
 def _read_own(path: Path) -> tuple[Arrays, str]:
+    name = None if path.exists() else minari_names.dataset_id(str(path))
+    if name is not None:
+        return minari_data.read_id(name), f"minari:{name}"
     return (minari_data.read_directory(path) if path.is_dir() else read_hdf5(path)), str(path)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gtp_fast.data_spec import DataSpec
+from gtp_fast.data_spec import Bounds, DataSpec
 from gtp_fast.errors import DataError
 
 # An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze); D4RL's antmaze-v0 files miss the marks of
@@ -33,6 +33,9 @@ class Arrays:
     next_obs: np.ndarray | None
     last_obs: np.ndarray | None
     sha256: str
+    notes: tuple[str, ...] = ()  # of the reader
+    action_bounds: Bounds | None = None  # of the data's own actions, before they were scaled to [-1, 1]
+    references: tuple[float, float] | None = None  # returns of a random and an expert policy, as the data set has them
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Transitions:
     return_std: float
     clipped: int  # action values
     notes: tuple[str, ...] = ()  # what a person should be told
+    action_bounds: Bounds | None = None  # as in Arrays
+    references: tuple[float, float] | None = None
 
 
 def validate(data: Arrays, spec: DataSpec, clip_actions: bool) -> int:
@@ -193,6 +198,8 @@ def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes:
         return_std=float(returns.std()),
         clipped=clipped,
         notes=notes,
+        action_bounds=data.action_bounds,
+        references=data.references,
     )
 
 

@@ -18,6 +18,7 @@ from gtp_fast import algorithms, catalog, checkpoint, dataset, device, guards, m
 from gtp_fast.algorithms import pieces
 from gtp_fast.buffer import ReplayBuffer, row_width
 from gtp_fast.config import TrainConfig, hash6, member_seeds
+from gtp_fast.data_spec import with_references
 from gtp_fast.disk import Disk
 from gtp_fast.errors import DiskError
 from gtp_fast.evaluate import EvalResult, check_environment
@@ -46,7 +47,8 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     where = Path(cfg.dataset) if cfg.dataset else None
     data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
     if cfg.eval_every > 0:
-        check_environment(spec, data.obs_ND.shape[1], data.action_NA.shape[1])
+        check_environment(spec, data.obs_ND.shape[1], data.action_NA.shape[1], data.action_bounds)
+    spec = with_references(spec, data.references)
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
         sizes = data.obs_ND.shape[1], data.action_NA.shape[1]
@@ -59,13 +61,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
         describe(run, cfg, data)
         policy = _policy_config(cfg, buffer)
         evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed)
-        meta = {
-            "policy": policy.to_json(),
-            "data_sha256": data.sha256,
-            "env": cfg.env,
-            "algo": cfg.algo,
-            "settings": hash6(cfg),
-        }
+        meta = _meta(cfg, data, policy)
         step = int(state.step)
         notes = (*data.notes, *notes, *start.notes)
         if start.goes_back:
@@ -215,6 +211,12 @@ def _at(cfg: TrainConfig, step: int, every: int) -> bool:
 def _until_boundary(cfg: TrainConfig, step: int) -> int:
     nexts = [(step // every + 1) * every for every in (cfg.log_every, cfg.eval_every, cfg.save_every) if every > 0]
     return min([*nexts, cfg.steps]) - step
+
+
+def _meta(cfg: TrainConfig, data: dataset.Transitions, policy: PolicyConfig) -> dict[str, Any]:
+    """Return what every checkpoint says of its run."""
+    about = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg)}
+    return about | {"policy": policy.to_json(), "data_sha256": data.sha256, "references": data.references}
 
 
 def _policy_config(cfg: TrainConfig, buffer: ReplayBuffer) -> PolicyConfig:

@@ -26,6 +26,8 @@ RIVER = (
             "catalog",
             "download",
             "episodes",
+            "spaces",
+            "minari_episodes",
             "minari_data",
             "embedded",
             "dataset",
@@ -82,9 +84,9 @@ RIVER = (
     ("cli", ("flags", "cli", "__main__")),
 )
 OWNERS = {
-    "h5py": {"dataset"},
-    "minari": {"minari_data"},
-    "gymnasium": {"environments", "embedded", "minari_data"},
+    "h5py": {"dataset", "minari_episodes"},
+    "minari": {"minari_data", "minari_episodes"},
+    "gymnasium": {"environments", "embedded", "minari_data", "minari_episodes", "spaces"},
     "nvtx": {"profiling"},
     "wandb": {"metrics"},
     "tensorboard": {"metrics"},
