@@ -39,7 +39,7 @@ def _without_compiler_warning() -> Iterator[None]:
 def make_env(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
     """Build the environment of a catalogue entry; it gives and takes vectors, laid out and scaled as data are.
 
-    Raises: UsageError when its package is not installed.
+    Raises: UsageError when its package is not installed, or it cannot be made for a reason of its own.
     """
     return as_vectors(_made(env, **kwargs))
 
@@ -49,9 +49,10 @@ def _made(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
         try:
             return gymnasium.make(env.id, **dict(env.kwargs), **kwargs)
-        except (gymnasium.error.Error, ImportError) as error:
+        except Exception as error:  # an environment may raise anything: Fetch fails by an assertion on MuJoCo 4
+            reason = str(error) or type(error).__name__
             raise UsageError(
-                f"the environment {env.id} cannot be built ({error}); pass --eval-every 0 to train"
+                f"the environment {env.id} cannot be built ({reason}); pass --eval-every 0 to train"
             ) from None
 
 
