@@ -71,7 +71,7 @@ def bench_pack(benchmark, machine, file):
 def bench_stage(benchmark, machine, file):
     """Draw, gather and copy the rows of a window of steps; `us_step` is one step's share."""
     built, cfg = build_transitions(read_hdf5(file), "rows", str(file), 0), config()
-    rows = torch.from_numpy(packed(built, cfg))
+    rows = torch.from_numpy(packed(built, cfg)[0])
     steps = window_steps(cfg, rows.shape[1])
     stager = Stager(rows, [0], cfg.batch_size, steps, torch.device(DEVICE))
     stager.ready(0)

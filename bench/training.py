@@ -82,5 +82,5 @@ def fused_step(cfg: TrainConfig, shapes: Tuning | None) -> FusedStep:
 def policy(cfg: TrainConfig, state: TrainState, obs_dim: int, action_dim: int) -> Policy:
     """Return the policy that acts with a state's EMA actors, on their device."""
     own = {"obs_dim": obs_dim, "action_dim": action_dim, "seeds": tuple(member_seeds(cfg))}
-    shared = {field.name: getattr(cfg, field.name) for field in fields(PolicyConfig) if field.name not in own}
-    return Policy(PolicyConfig(**own, **shared), pieces.policy_tensors(state), state.step.device)
+    shared = {field.name: getattr(cfg, field.name) for field in fields(PolicyConfig) if hasattr(cfg, field.name)}
+    return Policy(PolicyConfig(**(shared | own)), pieces.policy_tensors(state), state.step.device)

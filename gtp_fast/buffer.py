@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gtp_fast import obs_scale
+
 if TYPE_CHECKING:
     from gtp_fast.config import TrainConfig
     from gtp_fast.dataset import Transitions
@@ -38,12 +40,13 @@ class ReplayBuffer:
     rows: Tensor
     obs_dim: int
     action_dim: int
+    obs_scale: obs_scale.Scale | None = None  # of --normalise-obs, what rows are made with
 
     @classmethod
     def from_transitions(cls, data: Transitions, cfg: TrainConfig, device: torch.device | str) -> ReplayBuffer:
         """Pack the transitions into rows and move them to the device once."""
-        rows = torch.from_numpy(packed(data, cfg)).to(device)
-        return cls(rows, data.obs_ND.shape[1], data.action_NA.shape[1])
+        rows, scale = packed(data, cfg)
+        return cls(torch.from_numpy(rows).to(device), data.obs_ND.shape[1], data.action_NA.shape[1], scale)
 
     @property
     def size(self) -> int:
@@ -65,21 +68,23 @@ class ReplayBuffer:
         return Batch(obs, action, reward[..., 0], bootstrap[..., 0], next_obs)
 
 
-def packed(data: Transitions, cfg: TrainConfig) -> np.ndarray:
-    """Return the transitions as rows, float32 (N, W).
+def packed(data: Transitions, cfg: TrainConfig) -> tuple[np.ndarray, obs_scale.Scale | None]:
+    """Return the transitions as rows, float32 (N, W), and what observations were scaled by.
 
-    The reward is stored as it is trained, (r + reward_shift) * reward_scale.
+    Rewards and observations are stored as they are trained: (r + reward_shift) * reward_scale, and `obs_scale.scaled`
+    where --normalise-obs asks for it.
     """
     size, obs_dim = data.obs_ND.shape
     action_dim = data.action_NA.shape[1]
     rows = np.zeros((size, row_width(obs_dim, action_dim)), dtype=np.float32)
-    rows[:, :obs_dim] = data.obs_ND
+    scale = obs_scale.measured(data.obs_ND) if cfg.normalise_obs else None
+    rows[:, :obs_dim] = obs_scale.scaled(data.obs_ND, *scale) if scale else data.obs_ND
     rows[:, obs_dim : obs_dim + action_dim] = data.action_NA
     rest = obs_dim + action_dim
     rows[:, rest] = (data.reward_N + cfg.reward_shift) * cfg.reward_scale
     rows[:, rest + 1] = ~data.terminal_N
-    rows[:, rest + 2 : rest + 2 + obs_dim] = data.next_obs_ND
-    return rows
+    rows[:, rest + 2 : rest + 2 + obs_dim] = obs_scale.scaled(data.next_obs_ND, *scale) if scale else data.next_obs_ND
+    return rows, scale
 
 
 def row_width(obs_dim: int, action_dim: int) -> int:

@@ -21,8 +21,9 @@ class TrainConfig:
 
     # What to train on.
     env: str = ""  # data set name: hopper-demo-v0, halfcheetah-medium-v2, a Minari id ...
-    dataset: str | None = None  # a file or directory that takes the place of the named data
+    dataset: str | None = None  # a file, directory or Minari id that takes the place of the named data
     clip_actions: bool = False  # clip actions that lie outside [-1, 1] and say how many
+    normalise_obs: bool = False  # observations as (o - mean) / std of the data, also of those that the policy is given
     # What to train.
     algo: Literal["gtp", "dql", "cac", "fql", "iql", "td3bc"] = "gtp"
     bc: bool = False  # behaviour cloning: eta = 0 and no critic

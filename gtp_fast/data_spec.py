@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
+Bounds = tuple[tuple[float, ...], tuple[float, ...]]  # low, high of each action
 Source = Literal["embedded", "d4rl", "minari", "ogbench", "file"]
 
 
@@ -79,3 +80,10 @@ def normalised_score(spec: DataSpec, returns: float | Sequence[float] | np.ndarr
     if spec.ref_random is None or spec.ref_expert is None:
         return None
     return 100.0 * (np.asarray(returns, np.float64) - spec.ref_random) / (spec.ref_expert - spec.ref_random)
+
+
+def with_references(spec: DataSpec, references: Sequence[float] | None) -> DataSpec:
+    """Return the entry with a data set's own references (random, expert) where the catalogue knows none."""
+    if references is None or spec.ref_random is not None or spec.ref_expert is not None:
+        return spec
+    return replace(spec, ref_random=references[0], ref_expert=references[1])

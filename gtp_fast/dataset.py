@@ -17,9 +17,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gtp_fast import download, minari_data, ogbench_data, shards
+from gtp_fast import download, minari_data, minari_names, ogbench_data, shards
 from gtp_fast.data_rules import ENDS, FLOATS, LAST, Columns, Fault, rowwise
-from gtp_fast.data_spec import DataSpec
+from gtp_fast.data_spec import DataSpec, with_references
 from gtp_fast.episodes import Arrays, Transitions, build_transitions, split_jumps_, validate
 from gtp_fast.errors import DataError, UsageError
 
@@ -33,8 +33,8 @@ def load(
 ) -> Transitions:
     """Read the data set of an entry, or the file, shards or Minari directory that take its place.
 
-    Args: dataset overrides where the data come from; spec then only names the environment. clip_actions clips actions
-    outside [-1, 1] and counts them. progress is told of a download's bytes.
+    Args: dataset overrides where the data come from: a path, or where none exists, a Minari id; spec then only names
+    the environment. clip_actions clips actions outside [-1, 1] and counts them. progress is told of a download's bytes.
     Raises: DataError with file, key, row and remedy; UsageError when the name has no data of its own.
     """
     if dataset is None:
@@ -45,12 +45,18 @@ def load(
     clipped = sum(validate(part, spec, clip_actions) for part in parts)
     arrays, notes = shards.join(parts, source)
     notes += split_jumps_(arrays, spec)
+    if arrays.references is not None and with_references(spec, arrays.references) != spec:
+        low, high = arrays.references
+        notes += (f"scores are by the data set's own references: 0 for a return of {low:g}, 100 for {high:g}",)
     if dataset is None and spec.sha256 and arrays.sha256 != spec.sha256:
         notes += (f"{source} is not the published {spec.name}: SHA-256 {arrays.sha256}, published {spec.sha256}",)
     return build_transitions(arrays, spec.name, source, clipped, notes)
 
 
 def _read_own(path: Path, spec: DataSpec) -> tuple[list[Arrays], str]:
+    name = None if path.exists() else minari_names.dataset_id(str(path))
+    if name is not None:
+        return [minari_data.read_id(name)], f"minari:{name}"
     return [read(part, spec) for part in shards.parts(path)], str(path)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import gymnasium
 
-from gtp_fast.data_spec import DataSpec, EvalEnv
+from gtp_fast.data_spec import Bounds, DataSpec, EvalEnv
 from gtp_fast.errors import DataError, UsageError
+from gtp_fast.spaces import as_vectors, bounds, wide
 
 
 @contextmanager
@@ -36,27 +37,30 @@ def _without_compiler_warning() -> Iterator[None]:
 
 
 def make_env(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
-    """Build the environment of a catalogue entry.
+    """Build the environment of a catalogue entry; it gives and takes vectors, laid out and scaled as data are.
 
-    Raises: UsageError when its package is not installed.
+    Raises: UsageError when its package is not installed, or it cannot be made for a reason of its own.
     """
     if env.id.startswith("ogbench:"):  # two warnings, of bounds in float64, at each reset
         warnings.filterwarnings("ignore", ".*precision lowered", UserWarning)
+    return as_vectors(_made(env, **kwargs))
+
+
+def _made(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
     with warnings.catch_warnings(), _without_compiler_warning():
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
         warnings.filterwarnings("ignore", ".*DISPLAY", UserWarning)  # of a display that nothing here opens
         try:
             return _settled(gymnasium.make(env.id, disable_env_checker=True, **dict(env.kwargs), **kwargs))
-        except (gymnasium.error.Error, ImportError) as error:
+        except Exception as error:  # an environment may raise anything: Fetch fails by an assertion on MuJoCo 4
+            reason = str(error) or type(error).__name__
+            if env.id.startswith("ogbench:visual-"):  # rendering back ends raise whatever their driver raises
+                raise UsageError(
+                    f"{env.id} cannot draw its observations here ({reason}); set MUJOCO_GL=egl or osmesa, or pass "
+                    "--eval-every 0 to train"
+                ) from None
             raise UsageError(
-                f"the environment {env.id} cannot be built ({error}); pass --eval-every 0 to train"
-            ) from None
-        except Exception as error:  # rendering back ends raise whatever their driver raises
-            if not env.id.startswith("ogbench:visual-"):
-                raise
-            raise UsageError(
-                f"{env.id} cannot draw its observations here ({error}); set MUJOCO_GL=egl or osmesa, or pass "
-                "--eval-every 0 to train"
+                f"the environment {env.id} cannot be built ({reason}); pass --eval-every 0 to train"
             ) from None
 
 
@@ -67,14 +71,21 @@ def _settled(env: gymnasium.Env) -> gymnasium.Env:
     return env
 
 
-def check_environment(spec: DataSpec, obs_dim: int, action_dim: int) -> None:
+def check_environment(spec: DataSpec, obs_dim: int, action_dim: int, action_bounds: Bounds | None = None) -> None:
     """Build the entry's environment once, so that a run cannot fail at its first evaluation.
 
-    Raises: UsageError when there is none or it cannot be built; DataError when its sizes are not the data's.
+    Args: action_bounds are those of the data's actions before they were scaled; None where they are not known.
+    Raises: UsageError when there is none or it cannot be built; DataError when its sizes or bounds are not the data's.
     """
     if spec.eval_env is None:
-        raise UsageError(f"{spec.name} names no evaluation environment in this version; pass --eval-every 0")
-    env = make_env(spec.eval_env)
+        own = (
+            f"name it with --env my_module:MyEnv-v0 --dataset minari:{spec.name}, or "
+            if spec.source == "minari"
+            else ""
+        )
+        raise UsageError(f"{spec.name} names no evaluation environment in this version; {own}pass --eval-every 0")
+    made = _made(spec.eval_env)
+    env = as_vectors(made)
     spaces = ((env.observation_space, obs_dim, "observation"), (env.action_space, action_dim, "action"))
     for space, size, what in spaces:
         if space.shape != (size,):
@@ -82,4 +93,10 @@ def check_environment(spec: DataSpec, obs_dim: int, action_dim: int) -> None:
                 f"{spec.eval_env.id} has {what}s of shape {space.shape} but the data have {size} numbers; name the "
                 "environment that the data came from with --env"
             )
+    theirs = bounds(made.action_space)
+    if action_bounds is not None and (wide(theirs) or wide(action_bounds)) and theirs != action_bounds:
+        raise DataError(
+            f"{spec.eval_env.id} has actions of other bounds {theirs} than the data {action_bounds}, so that one "
+            "scaling to [-1, 1] does not fit both; name the environment that the data came from with --env"
+        )
     env.close()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gtp_fast.data_rules import LAST, Columns, faults
-from gtp_fast.data_spec import DataSpec
+from gtp_fast.data_spec import Bounds, DataSpec
 from gtp_fast.errors import DataError
 
 # An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze); D4RL's antmaze-v0 files miss the marks of
@@ -35,6 +35,8 @@ class Arrays:
     last_obs: np.ndarray | None
     sha256: str
     notes: tuple[str, ...] = ()  # of the reader
+    action_bounds: Bounds | None = None  # of the data's own actions, before they were scaled to [-1, 1]
+    references: tuple[float, float] | None = None  # returns of a random and an expert policy, as the data set has them
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Transitions:
     return_std: float
     clipped: int  # action values
     notes: tuple[str, ...] = ()  # what a person should be told
+    action_bounds: Bounds | None = None  # as in Arrays
+    references: tuple[float, float] | None = None
 
 
 def validate(data: Arrays, spec: DataSpec, clip_actions: bool) -> int:
@@ -132,6 +136,8 @@ def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes:
         return_std=float(returns.std()),
         clipped=clipped,
         notes=notes,
+        action_bounds=data.action_bounds,
+        references=data.references,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from gtp_fast import catalog, checkpoint, device
 from gtp_fast.config import TrainConfig, check_range
 from gtp_fast.config_files import read_settings, settings_file
+from gtp_fast.data_spec import with_references
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.evaluate import EvalResult, evaluate_policy, record_video
 from gtp_fast.policy import load_policy
@@ -66,7 +68,8 @@ def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
         candidates=asked.candidates,
         select=asked.select,
     )
-    steps = _steps(chosen, asked.seed)
+    steps, references = _steps(chosen, asked.seed)
+    spec = with_references(spec, references)
     episodes = settings["eval_episodes"] if asked.episodes is None else asked.episodes
     result = evaluate_policy(policy, spec, episodes, asked.env_seed, max(steps))
     if asked.video is not None:
@@ -106,9 +109,11 @@ def _choose(path: Path, best: bool) -> tuple[Path, tuple[str, ...]]:
     return newest.path, tuple(f"passed over a damaged checkpoint: {reason}" for reason in refused)
 
 
-def _steps(chosen: Path, seed: int | None) -> tuple[int, ...]:
-    """Return the step of each member that is evaluated; members of ckpt/best were best at different steps."""
+def _steps(chosen: Path, seed: int | None) -> tuple[tuple[int, ...], Sequence[float] | None]:
+    """Return the step of each member that is evaluated (members of ckpt/best were best at different steps), and the
+    references that the data set had of its own.
+    """
     _, meta = checkpoint.load_policy(chosen)
     seeds = meta["policy"]["seeds"]
     steps = dict(zip(seeds, meta.get("steps", [meta["step"]] * len(seeds)), strict=True))
-    return tuple(steps.values()) if seed is None else (steps[seed],)
+    return (tuple(steps.values()) if seed is None else (steps[seed],)), meta.get("references")

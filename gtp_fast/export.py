@@ -1,6 +1,6 @@
 """`gtp-fast export`: one member of a run as one file, ONNX or torch.export, checked before it is published.
 
-The file takes observations and noise, and holds everything else: parameters, K and the number of candidates. Without
+The file takes raw observations and noise, and holds everything else: parameters, normalisation, K, candidates. Without
 noise of its own it draws exactly what `Policy.act` draws from the same numbers.
 
 Inputs, float32, B free: `obs` (B, D); `noise` (B * candidates, N) standard normals, the candidates of an observation in
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from gtp_fast import __version__
 from gtp_fast.errors import GtpError, UsageError
+from gtp_fast.obs_scale import scaled_tensor
 from gtp_fast.policy import Policy, load_policy
 from gtp_fast.rundir import publish
 
@@ -57,11 +58,13 @@ class Acting(nn.Module):
     def __init__(self, policy: Policy):
         """Take a loaded policy on the CPU."""
         super().__init__()
-        self._act = policy.formulas.act
+        self._act, self._config = policy.formulas.act, policy.config
 
     def forward(self, obs: Tensor, noise: Tensor | None = None, gumbel: Tensor | None = None) -> Tensor:
         """Return actions (B, A)."""
-        noise = obs[:, :0] if noise is None else noise
+        noise, config = obs[:, :0] if noise is None else noise, self._config
+        if config.obs_mean is not None and config.obs_std is not None:
+            obs = scaled_tensor(obs, config.obs_mean, config.obs_std)
         return self._act(obs[None], noise[None], None if gumbel is None else gumbel[None])[0]
 
 

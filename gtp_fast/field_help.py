@@ -4,8 +4,9 @@ from __future__ import annotations
 
 FIELD_HELP = {
     "env": "data set: hopper-demo-v0, halfcheetah-medium-v2, a Minari id ... (gtp-fast data list)",
-    "dataset": "a D4RL-layout file or Minari directory; --env then names the environment",
+    "dataset": "a D4RL-layout file, a Minari directory or id; --env then names the environment",
     "clip_actions": "clip actions outside [-1, 1] and say how many",
+    "normalise_obs": "subtract the data's mean from observations and divide by their spread; saved with the policy",
     "algo": "algorithm",
     "bc": "behaviour cloning: no critic, every weight 1",
     "preset": "settings of the algorithm that belong together",

@@ -83,12 +83,13 @@ def _curve(axes: Axes, runs: list[Run], colour: str, text: str) -> None:
 
 def _data_line(axes: Axes, run: Run) -> None:
     from gtp_fast import catalog
-    from gtp_fast.data_spec import normalised_score
+    from gtp_fast.data_spec import normalised_score, with_references
 
     mean_return = run.environment.get("data_return_mean")
     if mean_return is None:
         return
-    score = normalised_score(catalog.resolve(run.settings["env"]), mean_return)
+    spec = with_references(catalog.resolve(run.settings["env"]), run.environment.get("references"))
+    score = normalised_score(spec, mean_return)
     height = mean_return if score is None else float(score)
     axes.axhline(height, color="#999999", linestyle="--", linewidth=1, label="mean episode of the data")
 

@@ -30,6 +30,7 @@ from gtp_fast import (
 from gtp_fast.algorithms import pieces
 from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig, hash6, member_seeds
+from gtp_fast.data_spec import with_references
 from gtp_fast.disk import Disk
 from gtp_fast.errors import DiskError
 from gtp_fast.evaluate import EvalResult, check_environment
@@ -60,7 +61,8 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     where = Path(cfg.dataset) if cfg.dataset else None
     data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
     if cfg.eval_every > 0:
-        check_environment(spec, data.obs_ND.shape[1], data.action_NA.shape[1])
+        check_environment(spec, data.obs_ND.shape[1], data.action_NA.shape[1], data.action_bounds)
+    spec = with_references(spec, data.references)
     sizes = data.obs_ND.shape[1], data.action_NA.shape[1]
     parameters = pieces.parameter_count(cfg, algorithms.of(cfg.algo).layouts(cfg, *sizes))
     cfg, chosen = placement.place(asked, cfg, chosen, parameters, stream.row_bytes(data))
@@ -75,8 +77,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
         describe(run, cfg, data)
         policy = _policy_config(cfg, buffer)
         evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed)
-        meta = {"policy": policy.to_json(), "data_sha256": data.sha256, "env": cfg.env, "algo": cfg.algo}
-        meta["settings"] = hash6(cfg)
+        meta = _meta(cfg, data, policy)
         step = int(state.step)
         notes = (*data.notes, *notes, *start.notes, *stream.notes(buffer))
         if start.goes_back:
@@ -237,6 +238,12 @@ def _until_boundary(cfg: TrainConfig, step: int) -> int:
     return min([*nexts, cfg.steps]) - step
 
 
+def _meta(cfg: TrainConfig, data: dataset.Transitions, policy: PolicyConfig) -> dict[str, Any]:
+    """Return what every checkpoint says of its run."""
+    about = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg)}
+    return about | {"policy": policy.to_json(), "data_sha256": data.sha256, "references": data.references}
+
+
 def _policy_config(cfg: TrainConfig, buffer: ReplayBuffer) -> PolicyConfig:
     return PolicyConfig(
         obs_dim=buffer.obs_dim,
@@ -254,4 +261,6 @@ def _policy_config(cfg: TrainConfig, buffer: ReplayBuffer) -> PolicyConfig:
         bc=cfg.bc,
         layers=cfg.layers,
         process=cfg.process,
+        obs_mean=buffer.obs_scale[0] if buffer.obs_scale else None,
+        obs_std=buffer.obs_scale[1] if buffer.obs_scale else None,
     )

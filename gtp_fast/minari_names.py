@@ -13,13 +13,25 @@ _ADROIT = {  # observation size, action size, random, expert
     "relocate": (39, 30, -6.425911, 4233.877797728884),
 }
 _MINARI = re.compile(r"(mujoco|D4RL)/([a-z0-9]+)/([\w-]+)-v\d+")
+# Namespaces of any depth, or none: then minari: says that the name is not D4RL's.
+_ID = re.compile(r"(?:minari:)?([\w-]+(?:/[\w-]+)+-v\d+)|minari:([\w-]+-v\d+)", re.ASCII)
+
+
+def dataset_id(name: str) -> str | None:
+    """Return the Minari id that a name stands for: NAMESPACE/.../NAME-vN, minari:NAME-vN; None for another name."""
+    match = _ID.fullmatch(name)
+    return match and (match[1] or match[2])
 
 
 def entry(name: str) -> DataSpec | None:
     """Read a Minari id; the environment is the catalogue's, never what the file's metadata names."""
+    found = dataset_id(name)
+    if found is None:
+        return None
+    name = found
     match = _MINARI.fullmatch(name)
     if match is None:
-        return None
+        return DataSpec(name, "minari")
     family, body, _ = match.groups()
     bodies = {key.lower(): key for key in BODIES}
     if family == "mujoco" and body in bodies:
@@ -27,7 +39,7 @@ def entry(name: str) -> DataSpec | None:
     if family == "D4RL" and body in _ADROIT:
         env = EvalEnv(f"gymnasium_robotics:AdroitHand{body.capitalize()}-v1")
         return DataSpec(name, "minari", **sizes(_ADROIT[body]), eval_env=env, eval_episodes=100)
-    return DataSpec(name, "minari", eval_episodes=100) if family == "D4RL" else None
+    return DataSpec(name, "minari", eval_episodes=100 if family == "D4RL" else 10)
 
 
 def known() -> list[str]:

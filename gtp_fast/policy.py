@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtp_fast import algorithms, checkpoint, rng
+from gtp_fast import algorithms, checkpoint, obs_scale, rng
 from gtp_fast.act_cpu import CpuSampler
 from gtp_fast.device import missing_for_kernels
 from gtp_fast.errors import CheckpointError, UsageError
@@ -97,7 +97,7 @@ class Policy:
 
     @property
     def formulas(self) -> AlgorithmSampler:
-        """This policy's parameters with its algorithm's formulas in torch: what is exported, and compared with."""
+        """Its algorithm's formulas in torch: what is exported and compared with; they take what networks see."""
         return AlgorithmSampler(self.config, self._actor, self._critic)
 
     @property
@@ -145,6 +145,7 @@ class Policy:
                 f"observations of shape {obs_SBD.shape}, expected ({self.members}, B, {config.obs_dim}) with B at "
                 "least 1: members, observations, numbers"
             )
+        obs_SBD = self._seen(obs_SBD)
         rows = obs_SBD.shape[1] * config.candidates
         self._calls += noise is None
         if noise is None:
@@ -162,12 +163,17 @@ class Policy:
             gumbel = self._choice.of_call(self._calls, rows)[..., 0]
         return self._sampler.actions(obs_SBD, z, gumbel)
 
+    def _seen(self, obs: np.ndarray) -> np.ndarray:
+        """Return what the networks see of raw observations: the one place where a policy normalises them."""
+        mean, std = self.config.obs_mean, self.config.obs_std
+        return obs if mean is None or std is None else obs_scale.scaled(obs, mean, std)
+
     @torch.inference_mode()
     def paths(self, obs_SBD: np.ndarray) -> np.ndarray:
         """Return every point on the way from noise to action, unclamped, float32 (K + 1, S, B, A); one draw a row."""
         self._calls += 1
         z = torch.tensor(self._noise.of_call(self._calls, obs_SBD.shape[1])).to(self.device)
-        obs = torch.as_tensor(obs_SBD, dtype=torch.float32).to(self.device)
+        obs = torch.as_tensor(self._seen(np.asarray(obs_SBD, np.float32))).to(self.device)
         path = self._algorithm.path(self._actor, obs, z, self.config)
         return torch.stack(path).cpu().numpy()
 

@@ -17,8 +17,10 @@ SELECTS = ("none", "softmax", "argmax")
 PROCESSES = ("edm", "flow")
 ALGORITHMS = ("gtp", "dql", "cac", "fql", "iql", "td3bc")
 _COUNTS = ("obs_dim", "action_dim", "hidden", "layers", "sampling_steps", "candidates")
-_LATER = {"algo": "gtp", "bc": False, "layers": 3, "process": "edm"}  # what a description without them meant
+# What a description without them meant.
+_LATER: dict[str, Any] = {"algo": "gtp", "bc": False, "layers": 3, "process": "edm", "obs_mean": None, "obs_std": None}
 _LEVELS = ("sigma_min", "sigma_max", "sigma_data", "rho")
+_SCALE = ("obs_mean", "obs_std")
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,13 @@ class PolicyConfig:
     bc: bool = False
     layers: int = 3
     process: str = "edm"
+    obs_mean: tuple[float, ...] | None = None  # of --normalise-obs: the networks see (o - obs_mean) / obs_std
+    obs_std: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self) | {"seeds": list(self.seeds)}
+        scale = {name: None if (row := getattr(self, name)) is None else list(row) for name in _SCALE}
+        return asdict(self) | {"seeds": list(self.seeds), **scale}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> PolicyConfig:
@@ -54,6 +59,7 @@ class PolicyConfig:
             }
             known |= {name: values.get(name, default) for name, default in _LATER.items()}
             known["seeds"] = tuple(known["seeds"])
+            known |= {name: None if known[name] is None else tuple(known[name]) for name in _SCALE}
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"the checkpoint's policy description is incomplete ({error!r})") from None
         wrong = [name for name in _COUNTS if type(known[name]) is not int or known[name] < 1]
@@ -62,10 +68,23 @@ class PolicyConfig:
         wrong += ["process"] * (known["process"] not in PROCESSES)
         wrong += ["select"] * (known["select"] not in SELECTS)
         wrong += ["seeds"] * (not known["seeds"] or any(type(s) is not int or s < 0 for s in known["seeds"]))
+        wrong += _wrong_scale(known["obs_dim"], known["obs_mean"], known["obs_std"])
         if wrong or known["sigma_max"] <= known["sigma_min"]:
             seen = {name: known[name] for name in wrong or ("sigma_min", "sigma_max")}
             raise CheckpointError(f"the checkpoint's policy description holds {seen}; use another checkpoint")
         return cls(**known)
+
+
+def _wrong_scale(obs_dim: Any, mean: tuple[Any, ...] | None, std: tuple[Any, ...] | None) -> list[str]:
+    """Name what is no normalisation of observations: both or neither, one finite number a column, divisors above 0."""
+    if mean is None and std is None:
+        return []
+    rows = {"obs_mean": (mean, -math.inf), "obs_std": (std, 0.0)}
+    return [
+        name
+        for name, (row, low) in rows.items()
+        if row is None or len(row) != obs_dim or not all(type(x) in (int, float) and low < x < math.inf for x in row)
+    ]
 
 
 def check(config: PolicyConfig, tensors: dict[str, Tensor], layouts: dict[str, Layout]) -> None:

@@ -164,6 +164,9 @@ def _card(run: Run) -> list[str]:
         f"{s['seed']} to {s['seed'] + s['seeds'] - 1}",
         f"- Data: {e.get('data_source')} ({e.get('transitions')} transitions, mean return of an episode "
         f"{e.get('data_return_mean', float('nan')):.1f}), SHA-256 {e.get('data_sha256')}",
+        "- Observations are normalised by the data's mean and standard deviation, which the policy holds"
+        if s["normalise_obs"]
+        else "- Observations are taken as they are",
         f"- Evaluated on {s['eval_episodes']} episodes each, one action drawn from "
         + ("one candidate" if s["candidates"] == 1 else f"{s['candidates']} candidates by {s['select']}"),
         f"- Trained by gtp-fast {e.get('gtp_fast')} (commit {e.get('commit')}), torch {e.get('torch')}, {machine}, "

@@ -168,6 +168,7 @@ def describe(run: RunDir, cfg: TrainConfig, data: Transitions) -> None:
             "data_return_mean": data.return_mean,
             "data_return_std": data.return_std,
             "transitions": len(data.reward_N),
+            "references": data.references,
         }
         publish_json(run.path / "environment.json", environment)
         publish(run.path / "config.yaml", dump_yaml(cfg).encode())

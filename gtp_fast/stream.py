@@ -34,9 +34,11 @@ def make_buffer(data: Transitions, cfg: TrainConfig, step: Tensor) -> ReplayBuff
     """Put the transitions where `cfg.buffer` says. Args: step int64 (), the state's own counter on the device."""
     if cfg.buffer != "host":
         return ReplayBuffer.from_transitions(data, cfg, cfg.device)
-    host_NW = torch.from_numpy(packed(data, cfg))
+    rows, scale = packed(data, cfg)
+    host_NW = torch.from_numpy(rows)
     stager = Stager(host_NW, member_seeds(cfg), cfg.batch_size, window_steps(cfg, host_NW.shape[1]), step.device)
-    return StreamedBuffer(stager.staged, data.obs_ND.shape[1], data.action_NA.shape[1], stager, step)
+    sizes = data.obs_ND.shape[1], data.action_NA.shape[1]
+    return StreamedBuffer(stager.staged, *sizes, scale, stager=stager, step=step)
 
 
 def notes(buffer: ReplayBuffer) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ def device_bytes(cfg: TrainConfig, data: Transitions) -> int:
     return staged + (row_bytes(data) if cfg.device == "cpu" else 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StreamedBuffer(ReplayBuffer):
     """Transitions in host memory, of which `rows`, float32 (2 G S B, W), holds those of the steps around `step`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,6 +82,31 @@ class Painted(Small):
         return picture
 
 
+class Reaching(gymnasium.Env):
+    """A goal to push a point to, in observations of parts that stand in no alphabetical order, by forces up to 2."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self):
+        plane = gymnasium.spaces.Box(-50, 50, (2,), np.float64)
+        parts = [("observation", plane), ("left", gymnasium.spaces.Discrete(9)), ("desired_goal", plane)]
+        self.observation_space = gymnasium.spaces.Dict(OrderedDict([*parts, ("achieved_goal", plane)]))
+        self.action_space = gymnasium.spaces.Box(-2, 2, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at, self.goal, self.left = np.zeros(2), self.np_random.uniform(-5, 5, 2), 8
+        return self._seen(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(np.asarray(action, np.float32))
+        self.at, self.left = self.at + action, self.left - 1
+        return self._seen(), -float(np.abs(self.at - self.goal).max()), False, self.left == 0, {}
+
+    def _seen(self):
+        return {"desired_goal": self.goal, "left": self.left, "observation": self.at / 2, "achieved_goal": self.at}
+
+
 def spec(name: str, **kwargs: Any) -> DataSpec:
     """Return a catalogue entry that is evaluated in one of these environments."""
     return DataSpec(name, "file", eval_env=EvalEnv(f"eval_cases:gtp_fast_tests/{name}-v0", tuple(kwargs.items())))
@@ -96,5 +122,5 @@ def tensors(c: PolicyConfig):
     return {"actor": networks.init_flat(networks.actor_layout(c.obs_dim, c.action_dim, c.hidden), list(c.seeds))}
 
 
-for case in (Small, Diverging, Endless, Painted):
-    gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", case, disable_env_checker=True)
+for case in (Small, Diverging, Endless, Painted, Reaching):
+    gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", f"eval_cases:{case.__name__}", disable_env_checker=True)

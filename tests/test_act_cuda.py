@@ -11,6 +11,7 @@ from test_act_cpu import A, D, H, double, inputs
 
 from gtp_fast import networks, trajectory
 from gtp_fast.act_cuda import KEPT_GRAPHS, CudaSampler
+from gtp_fast.policy import Policy
 from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.sampler import TorchSampler
 
@@ -76,3 +77,16 @@ def test_calls_of_any_size_share_a_sampler_and_own_their_results():
         assert np.abs(sampler.actions(obs, z, None) - twin.actions(obs, z, None)).max() < 2e-5
     assert len(sampler._calls) == KEPT_GRAPHS
     assert np.array_equal(first, kept), "a later call wrote into an earlier result"
+
+
+def test_the_kernels_are_given_normalised_observations():
+    sampler, twin = pair(CONFIG)
+    layout = networks.actor_layout(D, A, H)
+    mean, std = tuple(float(d) for d in range(D)), tuple(0.5 + d for d in range(D))
+    config = replace(CONFIG, obs_mean=mean, obs_std=std)
+    policy = Policy(config, {"actor": networks.init_flat(layout, list(CONFIG.seeds))})
+    policy._sampler = sampler  # what a policy on a GPU acts by
+    obs, z = inputs(1, 4, 1)
+    found = policy.act(obs[0], noise=z[0])
+    expected = twin.actions((obs - np.array(mean)) / np.array(std), z, None)[0]
+    assert np.abs(found - expected).max() < 2e-5

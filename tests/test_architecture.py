@@ -29,6 +29,8 @@ RIVER = (
             "data_rules",
             "data_doubts",
             "episodes",
+            "spaces",
+            "minari_episodes",
             "minari_data",
             "ogbench_tasks",
             "ogbench_data",
@@ -43,6 +45,7 @@ RIVER = (
         "learn",
         (
             "rng",
+            "obs_scale",
             "networks",
             "policy_config",
             "trajectory",
@@ -90,9 +93,9 @@ RIVER = (
     ("cli", ("flags", "cli_data", "cli", "__main__")),
 )
 OWNERS = {
-    "h5py": {"dataset"},
-    "minari": {"minari_data"},
-    "gymnasium": {"environments", "embedded", "minari_data", "ogbench_tasks"},
+    "h5py": {"dataset", "minari_episodes"},
+    "minari": {"minari_data", "minari_episodes"},
+    "gymnasium": {"environments", "embedded", "minari_data", "minari_episodes", "ogbench_tasks", "spaces"},
     "ogbench": {"ogbench_tasks"},
     "nvtx": {"profiling"},
     "wandb": {"metrics"},

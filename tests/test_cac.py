@@ -125,7 +125,8 @@ def test_the_path_applies_the_map_and_noises_again():
 
 def _policy_config(cfg: TrainConfig) -> PolicyConfig:
     own = {"obs_dim": OBS_DIM, "action_dim": ACTION_DIM, "seeds": tuple(member_seeds(cfg))}
-    return PolicyConfig(**own, **{f.name: getattr(cfg, f.name) for f in fields(PolicyConfig) if f.name not in own})
+    shared = {f.name: getattr(cfg, f.name) for f in fields(PolicyConfig) if hasattr(cfg, f.name)}
+    return PolicyConfig(**(shared | own))
 
 
 def test_a_seed_among_others_trains_like_the_seed_alone():

@@ -154,7 +154,9 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
     assert error.value.exit_code == 2
 
 
-@pytest.mark.parametrize("name", ["", "zzz", "../../etc/passwd", "mujoco/nothing/medium-v0"])
+@pytest.mark.parametrize(
+    "name", ["", "zzz", "../../etc/passwd", "../a/b-v0", "a/../b-v0", "mujoco/nothing/medium", "mine-v0"]
+)
 def test_a_name_that_is_like_none_is_a_usage_error(name: str):
     with pytest.raises(UsageError, match="gtp-fast data list"):
         resolve(name)
