@@ -43,7 +43,7 @@ def make_env(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
     with warnings.catch_warnings(), _without_compiler_warning():
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
         try:
-            return gymnasium.make(env.id, **dict(env.kwargs), **kwargs)
+            return gymnasium.make(env.id, disable_env_checker=True, **dict(env.kwargs), **kwargs)
         except (gymnasium.error.Error, ImportError) as error:
             raise UsageError(
                 f"the environment {env.id} cannot be built ({error}); pass --eval-every 0 to train"

@@ -21,7 +21,7 @@ from gtp_fast.config import TrainConfig, hash6, member_seeds
 from gtp_fast.disk import Disk
 from gtp_fast.errors import DiskError
 from gtp_fast.evaluate import EvalResult, check_environment
-from gtp_fast.evaluator import Evaluator
+from gtp_fast.evaluator import Evaluator, workers_beside
 from gtp_fast.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
 from gtp_fast.graph import stepper
 from gtp_fast.policy import PolicyConfig
@@ -58,7 +58,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
             state.load_(start.checkpoint.tensors)
         describe(run, cfg, data)
         policy = _policy_config(cfg, buffer)
-        evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed)
+        evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
         meta = {
             "policy": policy.to_json(),
             "data_sha256": data.sha256,
