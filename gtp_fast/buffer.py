@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gtp_fast.episodes import row_width
+
 if TYPE_CHECKING:
     from gtp_fast.config import TrainConfig
     from gtp_fast.dataset import Transitions
-
-ROW_ALIGN = 4  # floats: 16-byte rows
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ class ReplayBuffer:
 
         The reward is stored as it is trained, (r + reward_shift) * reward_scale.
         """
-        size, obs_dim = data.obs_ND.shape
-        action_dim = data.action_NA.shape[1]
-        rows = np.zeros((size, row_width(obs_dim, action_dim)), dtype=np.float32)
+        obs_dim, action_dim = data.obs_ND.shape[1], data.action_NA.shape[1]
+        rows = _rows_for(data.next_obs_ND, obs_dim + action_dim + 2, row_width(obs_dim, action_dim))
         rows[:, :obs_dim] = data.obs_ND
         rows[:, obs_dim : obs_dim + action_dim] = data.action_NA
         rest = obs_dim + action_dim
@@ -76,6 +75,15 @@ class ReplayBuffer:
         return Batch(obs, action, reward[..., 0], bootstrap[..., 0], next_obs)
 
 
-def row_width(obs_dim: int, action_dim: int) -> int:
-    """Return the floats in a packed row."""
-    return -(-(2 * obs_dim + action_dim + 2) // ROW_ALIGN) * ROW_ALIGN
+def _rows_for(next_obs_ND: np.ndarray, column: int, width: int) -> np.ndarray:
+    """Return float32 (N, W) to be filled: the rows in which `episodes` made the successors, where they are still free.
+
+    They are taken once: what is asked for again gets rows of its own.
+    """
+    size, base = len(next_obs_ND), next_obs_ND.base
+    if base is not None and base.ndim == 2 and base.shape[1] == width and base.dtype == np.float32:
+        inside = base[:size, column:].ctypes.data == next_obs_ND.ctypes.data
+        if inside and base.flags.writeable:
+            rows, base.flags.writeable = base[:size], False  # a view made before stays writable
+            return rows
+    return np.zeros((size, width), dtype=np.float32)

@@ -16,6 +16,7 @@ from gtp_fast.errors import DataError
 # An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze); D4RL's antmaze-v0 files miss the marks of
 # some resets, which show as jumps of up to 21 m.
 ANTMAZE_JUMP_M = 1.0
+ROW_ALIGN = 4  # floats: 16-byte rows
 ROWS_MOVED = 65_536  # at a time, when rows are left out: a few megabytes
 
 
@@ -218,7 +219,10 @@ def _successors(data: Arrays, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         shifted = (data.next_obs[inner] == data.obs[inner + 1]).all(axis=1)
         keep[inner[shifted]] = data.terminal[inner[shifted]]
         return data.next_obs, keep
-    next_obs = np.empty_like(data.obs)
+    # Made where the buffer wants it, which takes these rows over: apart, both would be the peak of a run's memory.
+    obs_dim, action_dim = data.obs.shape[1], data.action.shape[1]
+    rows = np.zeros((len(data.obs), row_width(obs_dim, action_dim)), data.obs.dtype)
+    next_obs = rows[:, obs_dim + action_dim + 2 :][:, :obs_dim]
     next_obs[:-1] = data.obs[1:]
     if not ends[-1]:
         last = np.append(last, len(keep) - 1)
@@ -229,6 +233,11 @@ def _successors(data: Arrays, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     next_obs[without] = data.obs[without]
     keep[without] = data.terminal[without]
     return next_obs, keep
+
+
+def row_width(obs_dim: int, action_dim: int) -> int:
+    """Return the floats in a row of the buffer, [o, a, r, 1 - terminal, o', padding]."""
+    return -(-(2 * obs_dim + action_dim + 2) // ROW_ALIGN) * ROW_ALIGN
 
 
 def _episode_returns(reward: np.ndarray, ends: np.ndarray) -> np.ndarray:
