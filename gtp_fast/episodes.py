@@ -17,7 +17,7 @@ from gtp_fast.errors import DataError
 # some resets, which show as jumps of up to 21 m.
 ANTMAZE_JUMP_M = 1.0
 ROW_ALIGN = 4  # floats: 16-byte rows
-ROWS_MOVED = 65_536  # at a time, when rows are left out: a few megabytes
+ROWS_MOVED = 8_192  # at a time, when rows are left out: half a megabyte of observations
 
 
 @dataclass
