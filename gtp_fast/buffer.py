@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from gtp_fast import obs_scale
+from gtp_fast.episodes import row_width
 
 if TYPE_CHECKING:
     from gtp_fast.config import TrainConfig
     from gtp_fast.dataset import Transitions
-
-ROW_ALIGN = 4  # floats: 16-byte rows
 
 
 @dataclass(frozen=True)
@@ -74,19 +73,28 @@ def packed(data: Transitions, cfg: TrainConfig) -> tuple[np.ndarray, obs_scale.S
     Rewards and observations are stored as they are trained: (r + reward_shift) * reward_scale, and `obs_scale.scaled`
     where --normalise-obs asks for it.
     """
-    size, obs_dim = data.obs_ND.shape
-    action_dim = data.action_NA.shape[1]
-    rows = np.zeros((size, row_width(obs_dim, action_dim)), dtype=np.float32)
+    obs_dim, action_dim = data.obs_ND.shape[1], data.action_NA.shape[1]
+    rest, width = obs_dim + action_dim, row_width(obs_dim, action_dim)
     scale = obs_scale.measured(data.obs_ND) if cfg.normalise_obs else None
+    # Scaled successors need rows of their own: those that can be taken over hold the data's own.
+    rows = np.zeros((len(data.obs_ND), width), np.float32) if scale else _rows_for(data.next_obs_ND, rest + 2, width)
     rows[:, :obs_dim] = obs_scale.scaled(data.obs_ND, *scale) if scale else data.obs_ND
-    rows[:, obs_dim : obs_dim + action_dim] = data.action_NA
-    rest = obs_dim + action_dim
+    rows[:, obs_dim:rest] = data.action_NA
     rows[:, rest] = (data.reward_N + cfg.reward_shift) * cfg.reward_scale
     rows[:, rest + 1] = ~data.terminal_N
     rows[:, rest + 2 : rest + 2 + obs_dim] = obs_scale.scaled(data.next_obs_ND, *scale) if scale else data.next_obs_ND
     return rows, scale
 
 
-def row_width(obs_dim: int, action_dim: int) -> int:
-    """Return the floats in a packed row."""
-    return -(-(2 * obs_dim + action_dim + 2) // ROW_ALIGN) * ROW_ALIGN
+def _rows_for(next_obs_ND: np.ndarray, column: int, width: int) -> np.ndarray:
+    """Return float32 (N, W) to be filled: the rows in which `episodes` made the successors, where they are still free.
+
+    They are taken once: what is asked for again gets rows of its own.
+    """
+    size, base = len(next_obs_ND), next_obs_ND.base
+    if base is not None and base.ndim == 2 and base.shape[1] == width and base.dtype == np.float32:
+        inside = base[:size, column:].ctypes.data == next_obs_ND.ctypes.data
+        if inside and base.flags.writeable:
+            rows, base.flags.writeable = base[:size], False  # a view made before stays writable
+            return rows
+    return np.zeros((size, width), dtype=np.float32)

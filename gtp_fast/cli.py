@@ -144,7 +144,8 @@ def _eval(arguments: argparse.Namespace) -> None:
     for i, seed in enumerate(result.seeds):
         row = result.returns_SE[i]
         score = "" if result.scores_SE is None else f"   score {result.scores_SE[i].mean():.1f}"
-        print(f"  seed {seed}: return {row.mean():.1f} (std {row.std():.1f}){score}")
+        success = "" if result.success_SE is None else f"   success {100 * result.success_SE[i].mean():.0f} %"
+        print(f"  seed {seed}: return {row.mean():.1f} (std {row.std():.1f}){score}{success}")
 
 
 def _latency(arguments: argparse.Namespace) -> None:

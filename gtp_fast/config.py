@@ -50,6 +50,7 @@ class TrainConfig:
     log_every: int = 1_000
     eval_every: int = 50_000  # 0: never
     eval_episodes: int = 10
+    eval_workers: int = 0  # processes that step environments; 0: one beside a CPU, all cores but one beside a GPU
     save_every: int = 50_000  # 0: only the last step
     keep: int = 3  # checkpoints kept
     tensorboard: bool = False
@@ -103,7 +104,7 @@ class TrainConfig:
 
 # Fields that decide where and how a run is watched, not what it computes: they may change when it is resumed.
 RUN_ONLY_FIELDS = (
-    *("run_dir", "resume", "log_every", "eval_every", "eval_episodes", "save_every", "keep"),
+    *("run_dir", "resume", "log_every", "eval_every", "eval_episodes", "eval_workers", "save_every", "keep"),
     *("tensorboard", "wandb", "profile", "threads", "graph", "unroll", "buffer", "dataset"),
 )
 DETERMINISTIC = ("iql", "td3bc")  # algorithms whose policy has one action for an observation
@@ -121,6 +122,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "log_every": (1, 10**12),
     "eval_every": (0, 10**12),
     "eval_episodes": (1, 10**6),
+    "eval_workers": (0, 4096),
     "save_every": (0, 10**12),
     "keep": (1, 10**6),
     "hidden": (1, 65_536),

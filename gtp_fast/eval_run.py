@@ -17,7 +17,12 @@ from gtp_fast.policy import load_policy
 from gtp_fast.rundir import RunDir
 
 # A flag of eval, and the setting whose range it has.
-_RANGES = {"episodes": "eval_episodes", "sampling_steps": "sampling_steps", "candidates": "candidates"}
+_RANGES = {
+    "episodes": "eval_episodes",
+    "sampling_steps": "sampling_steps",
+    "candidates": "candidates",
+    "workers": "eval_workers",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class EvalConfig:
     select: str | None = None
     seed: int | None = None  # one member of the run; None: all
     env_seed: int = 1
+    workers: int = 0  # processes that step environments; 0: one a core
     best: bool = False
     device: str = "cpu"
     video: Path | None = None
@@ -71,7 +77,7 @@ def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
     steps, references = _steps(chosen, asked.seed)
     spec = with_references(spec, references)
     episodes = settings["eval_episodes"] if asked.episodes is None else asked.episodes
-    result = evaluate_policy(policy, spec, episodes, asked.env_seed, max(steps))
+    result = evaluate_policy(policy, spec, episodes, asked.env_seed, max(steps), asked.workers)
     if asked.video is not None:
         try:
             record_video(policy, spec, asked.video, asked.env_seed)

@@ -1,4 +1,4 @@
-"""Roll out policies in Gymnasium environments, all members and episodes together.
+"""Score policies in Gymnasium environments, every member by as many episodes, on as many cores as are given.
 
 Legend: S members (seeds), E episodes, D observation, A action.
 """
@@ -6,20 +6,21 @@ Legend: S members (seeds), E episodes, D observation, A action.
 from __future__ import annotations
 
 import io
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gtp_fast.data_spec import DataSpec, normalised_score
+from gtp_fast.data_spec import DataSpec, EvalEnv, normalised_score
 from gtp_fast.environments import check_environment, make_env
 from gtp_fast.errors import UsageError
 from gtp_fast.policy import Policy
+from gtp_fast.rollout import GROUP, Played, cores, one_thread, play, spread
 from gtp_fast.rundir import publish
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class EvalResult:
     """What a policy scored: returns and lengths (S, E), scores (S, E) or None where no reference is known.
 
     `diverged_SE` marks episodes that ended because an observation or reward was not finite, after as many steps as
-    `lengths_SE` says; they count with their return up to there.
+    `lengths_SE` says; they count with their return up to there. `success_SE` marks those of which a step reported
+    success; it is None where the environment reports none.
     """
 
     step: int
@@ -40,6 +42,7 @@ class EvalResult:
     lengths_SE: np.ndarray
     scores_SE: np.ndarray | None
     diverged_SE: np.ndarray
+    success_SE: np.ndarray | None
     env_id: str
     seeds: tuple[int, ...]
     sampling_steps: int
@@ -64,7 +67,7 @@ class EvalResult:
     def to_json(self) -> dict[str, Any]:
         """Return plain values; arrays as nested lists."""
         values = asdict(self)
-        for name in ("returns_SE", "lengths_SE", "scores_SE", "diverged_SE"):
+        for name in ("returns_SE", "lengths_SE", "scores_SE", "diverged_SE", "success_SE"):
             array = values.pop(name)
             values[name[:-3]] = None if array is None else array.tolist()
         return values | {"seeds": list(self.seeds), "episodes": int(self.returns_SE.shape[1])}
@@ -72,43 +75,51 @@ class EvalResult:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> EvalResult:
         """Read `to_json`'s values."""
-        arrays = ("returns", "lengths", "scores", "diverged", "seeds", "episodes")
+        arrays = ("returns", "lengths", "scores", "diverged", "success", "seeds", "episodes")
         known = {k: v for k, v in values.items() if k not in arrays}
         scores, returns = values["scores"], np.array(values["returns"])
+        success = values.get("success")  # older files lack it, and diverged
         return cls(
             returns_SE=returns,
             lengths_SE=np.array(values["lengths"]),
             scores_SE=None if scores is None else np.array(scores),
-            diverged_SE=np.array(values.get("diverged", np.zeros(returns.shape, bool))),  # older files lack it
+            diverged_SE=np.array(values.get("diverged", np.zeros(returns.shape, bool))),
+            success_SE=None if success is None else np.array(success),
             seeds=tuple(values["seeds"]),
             **known,
         )
 
 
-def evaluate_policy(policy: Policy, spec: DataSpec, episodes: int, seed: int = 0, step: int = 0) -> EvalResult:
-    """Roll out every member for `episodes` episodes; the actions of all running episodes are one call.
+def evaluate_policy(
+    policy: Policy, spec: DataSpec, episodes: int, seed: int = 0, step: int = 0, workers: int = 1
+) -> EvalResult:
+    """Roll out every member for `episodes` episodes, with `workers` processes beside this one; 0: one a core.
 
-    Each episode has its own environment with a seed of its own, the same for every member, and is stepped until it
-    ends and never after: no step is lost or counted twice. The policy acts as if newly loaded: an evaluation repeats.
+    Each episode has a seed of its own, the same for every member, and is stepped until it ends and never after: no
+    step is lost or counted twice. The policy acts as if newly loaded, a group of episodes by one call: an evaluation
+    repeats, to the bit for any number of workers. On a GPU it acts for all episodes by one call, in this process.
     Raises: UsageError when the entry names no environment, or one that is not finite at its reset; DataError when the
-    observation's size is another.
+    observation's size is another; RolloutError when a process failed.
     """
     started = time.perf_counter()
     check_environment(spec, policy.config.obs_dim, policy.config.action_dim)
     assert spec.eval_env is not None
-    with ExitStack() as stack:
-        envs = [
-            [stack.enter_context(closing(make_env(spec.eval_env))) for _ in range(episodes)]
-            for _ in range(policy.members)
-        ]
-        returns, lengths, diverged = _roll_out(policy.anew(), envs, seed, spec.eval_env.id)
-    config = policy.config
+    with one_thread():
+        if policy.device.type == "cpu":
+            played = _play_on_cores(policy, spec.eval_env, episodes, seed, workers or cores())
+        else:
+            played = _play_at_once(policy, spec.eval_env, episodes, seed)
+    config, told = policy.config, any(x is not None for x in played.success)
+    columns = played.returns, played.lengths, played.diverged, [bool(x) for x in played.success]
+    returns, lengths, diverged, success = (np.array(column).reshape(policy.members, episodes) for column in columns)
+    success = success if told else None
     return EvalResult(
         step=step,
         returns_SE=returns,
         lengths_SE=lengths,
-        scores_SE=normalised_score(spec, returns),
+        scores_SE=_scores(spec, returns, success),
         diverged_SE=diverged,
+        success_SE=success,
         env_id=spec.eval_env.id,
         seeds=config.seeds,
         sampling_steps=config.sampling_steps,
@@ -118,34 +129,38 @@ def evaluate_policy(policy: Policy, spec: DataSpec, episodes: int, seed: int = 0
     )
 
 
-def _roll_out(
-    policy: Policy, envs: list[list[gymnasium.Env]], seed: int, env_id: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Step every environment to its end; return returns, lengths and whether values were not finite, each (S, E)."""
-    obs = _float32([[env.reset(seed=_episode_seed(seed, e))[0] for e, env in enumerate(row)] for row in envs])
-    if not np.isfinite(obs).all():
-        raise UsageError(f"{env_id} gave an observation with NaN or Inf at its reset; mend the environment")
-    returns, lengths = np.zeros(obs.shape[:2]), np.zeros(obs.shape[:2], dtype=np.int64)
-    running, diverged = np.ones(obs.shape[:2], dtype=bool), np.zeros(obs.shape[:2], dtype=bool)
-    while running.any():
-        actions = policy.act_members(obs)
-        for at in map(tuple, np.argwhere(running)):
-            following, reward, terminated, truncated, _ = envs[at[0]][at[1]].step(actions[at])
-            following, reward = _float32(following), float(reward)
-            lengths[at] += 1
-            returns[at] += reward if math.isfinite(reward) else 0.0
-            # A simulation that blew up cannot go on, and must take no other episode and no training run with it.
-            diverged[at] = not (np.isfinite(following).all() and math.isfinite(reward))
-            running[at] = not (terminated or truncated or diverged[at])
-            if running[at]:
-                obs[at] = following
-    return returns, lengths, diverged
+def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, workers: int) -> Played:
+    """Play every member's episodes in groups, each in one process, and return them member by member."""
+    members = [policy.member(of) for of in policy.config.seeds]
+    groups = [(member, first) for member in members for first in range(0, episodes, GROUP)]
+    with ExitStack() as stack:
+        envs = [stack.enter_context(closing(make_env(env))) for _ in range(min(GROUP, episodes))]
+
+        def task(index: int) -> Played:
+            member, first = groups[index]
+            seeds = [_episode_seed(seed, e) for e in range(first, min(first + GROUP, episodes))]
+            return play(member.anew(first), envs[: len(seeds)], seeds, GROUP, env.id)
+
+        return _joined(spread(task, len(groups), workers))
 
 
-def _float32(values: Any) -> np.ndarray:
-    """Return float32, with Inf for what is too large for it."""
-    with np.errstate(over="ignore"):
-        return np.asarray(values).astype(np.float32)
+def _play_at_once(policy: Policy, env: EvalEnv, episodes: int, seed: int) -> Played:
+    """Play all episodes of all members here, by one call a step: what a captured launch is made for."""
+    with ExitStack() as stack:
+        envs = [stack.enter_context(closing(make_env(env))) for _ in range(policy.members * episodes)]
+        seeds = [_episode_seed(seed, e) for e in range(episodes)] * policy.members
+        return play(policy.anew(), envs, seeds, episodes, env.id)
+
+
+def _joined(groups: list[Sequence[list[Any]]]) -> Played:
+    return Played(*(list(chain.from_iterable(columns)) for columns in zip(*groups, strict=True)))
+
+
+def _scores(spec: DataSpec, returns_SE: np.ndarray, success_SE: np.ndarray | None) -> np.ndarray | None:
+    """Return scores (S, E): normalised returns, or 100 for a success where that is what counts; None if unknown."""
+    if spec.score == "success":
+        return None if success_SE is None else 100.0 * success_SE
+    return normalised_score(spec, returns_SE)
 
 
 def _episode_seed(seed: int, episode: int) -> int:
@@ -165,7 +180,8 @@ def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, fram
         if "rgb_array" not in modes:
             raise UsageError(f"{spec.eval_env.id} draws no pictures (its render modes are {modes}); leave --video out")
     with closing(make_env(spec.eval_env, render_mode="rgb_array")) as env:
-        images = list(_film(policy.anew(), env, spec.eval_env.id, seed, frames))
+        with one_thread():
+            images = list(_film(policy.member(policy.config.seeds[0]), env, spec.eval_env.id, seed, frames))
         # Viewers show what changes faster than every 20 ms at a tenth of a second a frame.
         duration = max(20, round(1_000 / env.metadata.get("render_fps", 30)))
     film = io.BytesIO()
@@ -189,6 +205,12 @@ def _film(policy: Policy, env: gymnasium.Env, env_id: str, seed: int, frames: in
         yield Image.fromarray(picture).quantize(method=Image.Quantize.FASTOCTREE)
         if ended or not np.isfinite(obs).all():
             return
-        action = policy.act_members(np.tile(obs, (policy.members, 1, 1)))[0, 0]
+        action = policy.act_members(np.tile(obs, (1, GROUP, 1)))[0, 0]  # as its group acts in an evaluation
         following, _, terminated, truncated, _ = env.step(action)
         obs, ended = _float32(following), terminated or truncated
+
+
+def _float32(values: Any) -> np.ndarray:
+    """Return float32, with Inf for what is too large for it."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values).astype(np.float32)

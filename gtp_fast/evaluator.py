@@ -23,10 +23,12 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from gtp_fast.config import TrainConfig
 from gtp_fast.data_spec import DataSpec, EvalEnv
 from gtp_fast.errors import GtpError
 from gtp_fast.evaluate import EvalResult, evaluate_policy
 from gtp_fast.policy import Policy, PolicyConfig
+from gtp_fast.rollout import ProcessLostError, cores
 
 NICE = 5  # a worker yields to training where they share cores
 # Modules are looked up where the parent looks them up and nowhere else: -m would put the working directory first.
@@ -40,8 +42,10 @@ class EvaluationError(GtpError):
 class Evaluator:
     """One worker process, started with the first submission. Neither submission nor polling waits for a rollout."""
 
-    def __init__(self, config: PolicyConfig, spec: DataSpec, episodes: int, seed: int):
-        self._setup = {"policy": config.to_json(), "spec": asdict(spec), "episodes": episodes, "seed": seed}
+    def __init__(self, config: PolicyConfig, spec: DataSpec, episodes: int, seed: int, workers: int = 1):
+        """Evaluate as `evaluate_policy` does with these arguments; `workers` processes of the worker's own step."""
+        self._setup = {"policy": config.to_json(), "spec": asdict(spec)}
+        self._setup |= {"episodes": episodes, "seed": seed, "workers": workers}
         self._pending: dict[int, dict[str, Tensor]] = {}
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()  # lines; empty at the worker's end
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -117,6 +121,11 @@ class Evaluator:
             self._send(step)
 
 
+def workers_beside(cfg: TrainConfig) -> int:
+    """Return how many processes step environments beside training: one on a CPU, all cores but one on a GPU."""
+    return cfg.eval_workers or (max(1, cores() - 1) if cfg.device == "cuda" else 1)
+
+
 def _write(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[bytes | None]) -> None:
     """Feed the worker from a thread: a pipe holds 64 KiB, a snapshot has megabytes."""
     assert process.stdin is not None
@@ -150,8 +159,10 @@ def serve() -> None:
         try:
             header = json.loads(line)
             policy = Policy(config, load(requests.read(header["bytes"])))
-            result = evaluate_policy(policy, spec, setup["episodes"], setup["seed"], header["step"])
+            result = evaluate_policy(policy, spec, setup["episodes"], setup["seed"], header["step"], setup["workers"])
             answers.write(json.dumps(result.to_json()) + "\n")
+        except ProcessLostError:
+            os._exit(1)  # as if it was this process that was killed: the parent starts it once more
         except GtpError as error:
             answers.write(json.dumps({"failed": str(error)}) + "\n")
         except Exception:

@@ -29,6 +29,7 @@ FIELD_HELP = {
     "log_every": "steps between log lines",
     "eval_every": "steps between evaluations; 0: never",
     "eval_episodes": "episodes of an evaluation",
+    "eval_workers": "processes of an evaluation; 0: one beside training on a CPU, all cores but one on a GPU",
     "save_every": "steps between checkpoints; 0: only the last step",
     "keep": "checkpoints kept",
     "tensorboard": "also log to TensorBoard (extra: track)",

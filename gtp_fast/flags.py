@@ -37,6 +37,7 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--select", choices=["none", "softmax", "argmax"], help="how Q picks one")
     parser.add_argument("--seed", type=int, help="one member of the run (default: all)")
     parser.add_argument("--env-seed", type=int, default=1, help="seed of the environments (default: 1)")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core (default: 0)")
     parser.add_argument("--best", action="store_true", help="the best policy by score, not the last checkpoint")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="cpu")
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")

@@ -34,7 +34,7 @@ from gtp_fast.data_spec import with_references
 from gtp_fast.disk import Disk
 from gtp_fast.errors import DiskError
 from gtp_fast.evaluate import EvalResult, check_environment
-from gtp_fast.evaluator import Evaluator
+from gtp_fast.evaluator import Evaluator, workers_beside
 from gtp_fast.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
 from gtp_fast.graph import stepper
 from gtp_fast.memory import tells_of_memory
@@ -76,7 +76,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
             state.load_(start.checkpoint.tensors)
         describe(run, cfg, data)
         policy = _policy_config(cfg, buffer)
-        evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed)
+        evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
         meta = _meta(cfg, data, policy)
         step = int(state.step)
         notes = (*data.notes, *notes, *start.notes, *stream.notes(buffer))

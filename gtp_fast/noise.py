@@ -5,6 +5,8 @@ Legend: S members, R rows (observations times candidates), A columns.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,8 +25,14 @@ class CallNoise:
     """
 
     def __init__(self, seeds: tuple[int, ...], stream: int, columns: int, gumbel: bool = False):
-        self._seeds, self._stream, self._columns, self._gumbel = seeds, stream, columns, gumbel
+        self._seeds, self._stream, self._columns, self._gumbel, self._first = seeds, stream, columns, gumbel, 0
         self._drawn: tuple[int, np.ndarray] = 0, np.empty((0, 0, 0, 0), np.float32)
+
+    def from_row(self, first: int) -> CallNoise:
+        """Return the same noise without each call's first rows: its row 0 is row `first` here."""
+        other = CallNoise(self._seeds, self._stream, self._columns, self._gumbel)
+        other._first = self._first + first
+        return other
 
     def of_call(self, call: int, rows: int) -> np.ndarray:
         """Return the numbers of a call, float32 (S, rows, columns); not to be written to."""
@@ -39,7 +47,9 @@ class CallNoise:
         calls = max(1, BLOCK_COUNTERS // max(1, counters * len(self._seeds)))  # no columns take no counters
         keys = rng.seed_keys(list(self._seeds), "cpu").repeat(calls, 1)
         steps = torch.arange(first, first + calls).repeat_interleave(len(self._seeds))[:, None]
-        words = rng.words(rng.plan({self._stream: counters}, "cpu"), keys, steps)[self._stream]
+        layout = rng.plan({self._stream: counters}, "cpu")
+        skipped = rng.counters_for_normals(self._first, self._columns)
+        words = rng.words(replace(layout, element=layout.element + skipped), keys, steps)[self._stream]
         numbers = rng.normals(words, rows, self._columns)
         if self._gumbel:
             numbers = _gumbel(numbers)

@@ -51,6 +51,7 @@ class Policy:
         layouts = self._algorithm.layouts(config, config.obs_dim, config.action_dim)
         check(config, tensors, layouts)
         self.config, self.device, self._calls = config, torch.device(device), 0
+        self._tensors, self._precision = tensors, precision
         self._actor, self._critic = views(tensors["actor"].to(device), layouts["actor"]), None
         if config.candidates > 1:
             self._critic = views(tensors["critic"].to(device), layouts["critic"])
@@ -83,11 +84,16 @@ class Policy:
         """Whether it may act in another number of steps than it was trained with."""
         return self._algorithm.STEPS_ARE_FREE
 
-    def anew(self) -> Policy:
-        """Return this policy, its parameters shared, with its noise at the beginning."""
-        other = copy.copy(self)
-        other._calls = 0
+    def anew(self, first: int = 0) -> Policy:
+        """Return this policy, its parameters shared, its noise begun again: of observations from `first` on."""
+        other, row = copy.copy(self), first * self.config.candidates
+        other._calls, other._noise = 0, self._noise.from_row(row)
+        other._choice = self._choice and self._choice.from_row(row)
         return other
+
+    def member(self, seed: int) -> Policy:
+        """Return one member as a policy of its own. Raises: UsageError for a seed that no member has."""
+        return Policy(*_member(self.config, self._tensors, seed), self.device, self._precision)
 
     def plain(self) -> Policy:
         """Return this policy acting by its algorithm's formulas in torch: what its own way is measured against."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
-from gtp_fast import networks
+from gtp_fast import algorithms, networks
 from gtp_fast.data_spec import DataSpec, EvalEnv
 from gtp_fast.policy import PolicyConfig
 
@@ -67,6 +69,64 @@ class Endless(Small):
         return np.zeros(4, np.float32), 1.0, False, False, {}
 
 
+class Counting(Small):
+    """Ends after 3 to 9 steps, as its seed says, by either cause; step n has reward n, and none may come late."""
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        self.length = 3 + self.seed % 7
+        return obs, info
+
+    def step(self, action):
+        self.taken += 1
+        assert self.taken <= self.length, "a step after the end"
+        ended, by_time = self.taken == self.length, self.length % 2 == 0
+        return np.full(4, self.taken / 10, np.float32), self.taken, ended and not by_time, ended and by_time, {}
+
+
+class Numbered(Small):
+    """An endless episode whose every reward is its seed."""
+
+    def step(self, action):
+        return np.zeros(4, np.float32), self.seed, False, False, {}
+
+
+class Succeeding(Small):
+    """Every second episode says of its fourth step, and of that alone, that it was a success."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, {"success": np.float32(self.seed % 2 and self.taken == 4)}
+
+
+class Failing(Small):
+    """Raises in its third step, or kills the process that steps it."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.way = way
+
+    def step(self, action):
+        if self.taken == 2 and self.seed == 6:
+            if self.way == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ZeroDivisionError("the robot fell apart")
+        return super().step(action)
+
+
+class Lasting(Small):
+    """An episode without an end, which leaves the id of the process that steps it in a folder."""
+
+    def __init__(self, folder: str):
+        super().__init__()
+        self.folder = Path(folder)
+
+    def step(self, action):
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(0.01)
+        return np.zeros(4, np.float32), 1.0, False, False, {}
+
+
 class Painted(Small):
     """A square that moves with every step."""
 
@@ -119,8 +179,10 @@ def config(obs_dim=4, action_dim=3, seeds=(0, 1)) -> PolicyConfig:
 
 def tensors(c: PolicyConfig):
     """Return untrained parameters for a description."""
-    return {"actor": networks.init_flat(networks.actor_layout(c.obs_dim, c.action_dim, c.hidden), list(c.seeds))}
+    layout = algorithms.of(c.algo).layouts(c, c.obs_dim, c.action_dim)["actor"]
+    return {"actor": networks.init_flat(layout, list(c.seeds))}
 
 
-for case in (Small, Diverging, Endless, Painted, Reaching):
-    gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", f"eval_cases:{case.__name__}", disable_env_checker=True)
+for case in (Small, Diverging, Endless, Counting, Numbered, Succeeding, Failing, Lasting, Painted, Reaching):
+    limit = 6 if case is Numbered else None
+    gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", case, max_episode_steps=limit, disable_env_checker=True)

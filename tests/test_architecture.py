@@ -79,7 +79,7 @@ RIVER = (
     ("keep", ("disk", "memory", "saving", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
     (
         "act",
-        ("noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "evaluate", "evaluator"),
+        ("noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "rollout", "evaluate", "evaluator"),
     ),
     ("run", ("results", "loop", "profile_run", "eval_run")),
     ("ask", ("aggregate", "runs", "report", "figures", "export", "latency", "doctor", "screen", "trials")),

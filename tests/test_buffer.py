@@ -10,6 +10,7 @@ from learn_cases import transitions
 
 from gtp_fast.buffer import ReplayBuffer, row_width
 from gtp_fast.config import TrainConfig
+from gtp_fast.episodes import Arrays, build_transitions
 
 
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 9), st.integers(0, 2**32 - 1))
@@ -36,3 +37,22 @@ def test_antmaze_reward_is_shifted_before_it_is_scaled():
 
 def test_rows_are_padded_to_16_bytes():
     assert [row_width(17, 6), row_width(11, 3), row_width(1, 1)] == [44, 28, 8]
+
+
+def test_rows_that_successors_were_made_in_are_taken_once_and_no_transition_changes():
+    rng, ends = np.random.default_rng(0), np.arange(40) % 10 == 9
+    columns = {"obs": rng.normal(size=(40, 3)), "action": rng.uniform(-1, 1, (40, 2)), "reward": rng.normal(size=40)}
+    floats = {name: column.astype(np.float32) for name, column in columns.items()}
+    held = Arrays("here", **floats, terminal=ends & False, timeout=ends, next_obs=None, last_obs=None, sha256="")
+    whole = floats["obs"].copy()
+    data = build_transitions(held, "own", "here", 0)
+    first = ReplayBuffer.from_transitions(data, TrainConfig(env="x"), "cpu")
+    before = first.rows.clone()
+    second = ReplayBuffer.from_transitions(data, TrainConfig(env="x", reward_scale=2.0), "cpu")
+    assert torch.equal(first.rows, before) and torch.equal(second.rows[:, 5], 2.0 * before[:, 5])
+    kept = np.flatnonzero(~ends)
+    for buffer in (first, second):
+        batch = buffer.gather(torch.arange(36)[None])
+        np.testing.assert_array_equal(batch.obs_SBD[0], whole[kept])
+        np.testing.assert_array_equal(batch.next_obs_SBD[0], whole[kept + 1])
+    assert first.rows.data_ptr() == data.next_obs_ND.base.ctypes.data != second.rows.data_ptr()

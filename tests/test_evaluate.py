@@ -5,56 +5,71 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
-from typing import ClassVar
 
-import gymnasium
 import numpy as np
 import pytest
 from eval_cases import config, spec, tensors
 
 from gtp_fast import catalog
-from gtp_fast.data_spec import DataSpec, EvalEnv
+from gtp_fast.data_spec import EvalEnv
 from gtp_fast.environments import _without_compiler_warning, make_env
 from gtp_fast.errors import DataError, UsageError
 from gtp_fast.evaluate import EvalResult, evaluate_policy
 from gtp_fast.policy import Policy
 
-
-class CountingEnv(gymnasium.Env):
-    """Ends after as many steps as its seed says (3 to 9), by either cause; counts every step after its end."""
-
-    late: ClassVar[list[int]] = []
-
-    def __init__(self):
-        self.observation_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
-        self.action_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.length, self.taken = 3 + (seed or 0) % 7, 0
-        return np.zeros(4, np.float32), {}
-
-    def step(self, action):
-        self.taken += 1
-        if self.taken > self.length:
-            CountingEnv.late.append(self.taken)
-        ended = self.taken == self.length
-        by_time = self.length % 2 == 0
-        return np.full(4, self.taken / 10, np.float32), 1.0, ended and not by_time, ended and by_time, {}
-
-
-gymnasium.register("gtp_fast_tests/Counting-v0", CountingEnv, disable_env_checker=True)
-COUNTING = DataSpec("counting", "file", eval_env=EvalEnv("gtp_fast_tests/Counting-v0"), ref_random=0.0, ref_expert=10.0)
+COUNTING = replace(spec("Counting"), ref_random=0.0, ref_expert=10.0)
 HOPPER = catalog.resolve("Hopper-v5")
 
 
-def test_each_environment_runs_one_whole_episode_and_no_step_more():
-    CountingEnv.late.clear()
-    result = evaluate_policy(Policy(config(), tensors(config())), COUNTING, episodes=9, seed=0)
-    expected = [3 + episode % 7 for episode in range(9)]
-    assert result.lengths_SE.tolist() == [expected, expected] and CountingEnv.late == []
-    assert np.array_equal(result.returns_SE, result.lengths_SE)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_episode_runs_whole_and_no_step_is_lost_or_counted_twice(workers):
+    result = evaluate_policy(Policy(config(), tensors(config())), COUNTING, episodes=9, seed=0, workers=workers)
+    expected = np.array([[3 + episode % 7 for episode in range(9)]] * 2)
+    assert np.array_equal(result.lengths_SE, expected)
+    assert np.array_equal(result.returns_SE, expected * (expected + 1) / 2)
     assert np.allclose(result.scores_SE, 10.0 * result.returns_SE)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_time_limit_ends_an_episode_and_each_has_a_seed_that_members_share(workers):
+    result = evaluate_policy(Policy(config(), tensors(config())), spec("Numbered"), 7, seed=2, workers=workers)
+    assert result.lengths_SE.tolist() == [[6] * 7] * 2
+    assert result.returns_SE.tolist() == [[6 * (200_006 + episode) for episode in range(7)]] * 2
+
+
+@pytest.mark.parametrize("algo", ["gtp", "td3bc"])
+def test_neither_workers_nor_episodes_nor_other_members_change_an_episode_by_a_bit(algo):
+    c = replace(config(11), algo=algo)
+    policy = Policy(c, tensors(c))
+    alone = evaluate_policy(policy, HOPPER, 7, seed=3, workers=1)
+    for workers in (2, 3):
+        again = evaluate_policy(policy, HOPPER, 7, seed=3, workers=workers)
+        assert np.array_equal(alone.returns_SE, again.returns_SE) and np.array_equal(alone.lengths_SE, again.lengths_SE)
+    fewer = evaluate_policy(policy.member(1), HOPPER, 3, seed=3, workers=2)
+    assert np.array_equal(alone.returns_SE[1:, :3], fewer.returns_SE)
+
+
+def test_an_episode_draws_the_noise_of_its_own_row():
+    policy, obs = Policy(config(), tensors(config())), np.ones((2, 9, 4), np.float32)
+    whole = [policy.act_members(obs) for _ in range(3)]
+    later = policy.anew(4)
+    assert np.allclose([later.act_members(obs[:, 4:]) for _ in range(3)], np.array(whole)[:, :, 4:], atol=1e-6)
+
+
+@pytest.mark.parametrize(("score", "scored"), [("success", [[0.0, 100.0, 0.0]] * 2), ("return", None)])
+def test_an_episode_succeeds_if_one_step_says_so(score, scored):
+    result = evaluate_policy(Policy(config(), tensors(config())), replace(spec("Succeeding"), score=score), 3)
+    assert result.success_SE is not None and result.success_SE.tolist() == [[False, True, False]] * 2
+    assert (None if result.scores_SE is None else result.scores_SE.tolist()) == scored
+    back = EvalResult.from_json(json.loads(json.dumps(result.to_json())))
+    assert back.success_SE is not None and back.success_SE.tolist() == result.success_SE.tolist()
+
+
+def test_success_that_no_step_reports_is_not_known():
+    silent = evaluate_policy(Policy(config(), tensors(config())), replace(spec("Small"), score="success"), 2)
+    assert silent.success_SE is None and silent.scores_SE is None and silent.to_json()["success"] is None
+    older = {name: value for name, value in silent.to_json().items() if name != "success"}
+    assert EvalResult.from_json(older).success_SE is None
 
 
 def test_an_evaluation_repeats_and_its_json_reads_back():

@@ -19,6 +19,7 @@ from gtp_fast.errors import UsageError
 from gtp_fast.evaluate import evaluate_policy, record_video
 from gtp_fast.loop import train
 from gtp_fast.policy import Policy
+from gtp_fast.rollout import GROUP
 
 OFFSCREEN = """
 import gymnasium
@@ -49,11 +50,11 @@ def test_a_video_shows_the_episode_that_the_evaluation_counts(tmp_path: Path):
     original, acting = Painted.step, policy()
     try:
         Painted.step = lambda env, action: (taken.append(np.array(action)), original(env, action))[1]
-        evaluate_policy(acting, spec("Painted"), episodes=1, seed=3)
+        evaluate_policy(acting, spec("Painted"), episodes=7, seed=3)
         record_video(acting, spec("Painted"), tmp_path / "film.gif", seed=3)
     finally:
         Painted.step = original
-    evaluated, filmed = np.array(taken[:16]).reshape(8, 2, 3)[:, 0], np.array(taken[16:])
+    evaluated, filmed = np.array(taken[: 8 * GROUP]).reshape(8, GROUP, 3)[:, 0], np.array(taken[2 * 7 * 8 :])
     assert np.array_equal(evaluated, filmed)
 
 
