@@ -60,7 +60,7 @@ RIVER = (
         ("noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "evaluate", "evaluator"),
     ),
     ("run", ("results", "loop", "profile_run", "eval_run")),
-    ("ask", ("aggregate", "runs", "report", "figures", "export", "latency", "doctor", "screen", "trials")),
+    ("ask", ("aggregate", "runs", "report", "figures", "export", "latency", "doctor", "screen", "trial", "trials")),
     (
         "reproduce",
         (
