@@ -68,7 +68,8 @@ RIVER = (
             *("reproduce.pictures", "reproduce.bench", "reproduce.page", "reproduce.run"),
         ),
     ),
-    ("cli", ("flags", "cli", "__main__")),
+    ("sweep", ("sweep", "sweep.asked", "sweep.plan", "sweep.table", "sweep.on_ray", "sweep.run")),
+    ("cli", ("flags", "cli_sweep", "cli", "__main__")),
 )
 OWNERS = {
     "h5py": {"dataset"},
@@ -80,7 +81,7 @@ OWNERS = {
     "torch.utils.tensorboard": {"metrics"},
     "torch.cuda.graphs": {"graph"},
     "mujoco": set(),
-    "ray": set(),
+    "ray": {"sweep.on_ray"},
     "matplotlib": {"figures", "reproduce.pictures"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
@@ -96,8 +97,8 @@ CALLS = {  # dotted call -> rooms that may make it
     "os.fsync": {"rundir"},
     "torch.cuda.CUDAGraph": {"graph"},
     "torch.cuda.graph": {"graph"},
-    "print": {"cli"},
-    "sys.exit": {"cli"},
+    "print": {"cli", "cli_sweep"},
+    "sys.exit": {"cli", "cli_sweep"},
     "eval": set(),
     "exec": set(),
     "torch.load": set(),
@@ -114,9 +115,7 @@ FORBIDDEN_IMPORTS = {"pickle", "marshal", "shelve", "dill", "joblib"}
 
 def module_of(path: Path) -> str:
     name = ".".join(path.relative_to(ROOT / "gtp_fast").with_suffix("").parts)
-    return {"__init__": "gtp_fast", "algorithms.__init__": "algorithms", "reproduce.__init__": "reproduce"}.get(
-        name, name
-    )
+    return "gtp_fast" if name == "__init__" else name.removesuffix(".__init__")
 
 
 def imports(tree: ast.AST) -> list[tuple[str, bool]]:
