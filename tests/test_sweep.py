@@ -184,6 +184,12 @@ def test_ray_that_is_not_installed_is_named_with_what_to_install(tmp_path: Path,
         run.prepare(config(tmp_path, ray=True))
 
 
+def test_a_cluster_that_does_not_answer_is_named_at_once(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UsageError, match=r"no Ray answers at RAY_ADDRESS=127\.0\.0\.1:1"):
+        run.prepare(config(tmp_path, ray=True))
+
+
 def test_the_exit_code_is_the_worst_of_the_trials():
     done, diverged = Outcome("done"), Outcome("diverged", "", 4)
     assert [run.exit_code(some) for some in ([done], [done, diverged])] == [0, 4]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from gtp_fast.sweep.plan import cores
 from gtp_fast.trial import Process, Trial, launch
 from gtp_fast.trials import PATIENCE_SECONDS, POLL_SECONDS
 
+CONNECT_SECONDS = 5.0
 DIED = 1  # the code of a task whose worker or node was lost
 OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray takes; an exit code is all that passes through it
 
@@ -31,7 +33,7 @@ def room(gpus_per_trial: float | None, any_gpu: bool) -> tuple[int, float]:
     Raises: UsageError where Ray is not installed, or its cluster cannot be reached.
     """
     ray = _ray()
-    if os.environ.get("RAY_ADDRESS"):
+    if _cluster():
         _join(ray)
         found = ray.cluster_resources()
         places, gpus = int(found.get("CPU", 1)), found.get("GPU", 0)
@@ -56,7 +58,7 @@ def starter(jobs: int, gpus_per_trial: float) -> Iterator[Callable[[Trial], Proc
     A task takes as many cores of a cluster as its trial has threads (1 where none are set); a Ray of this machine has
     `jobs` places, and a task takes one.
     """
-    ray, cluster = _ray(), bool(os.environ.get("RAY_ADDRESS"))
+    ray, cluster = _ray(), bool(_cluster())
     if not ray.is_initialized():
         _join(ray) if cluster else _begin(ray, jobs)
     task = ray.remote(max_retries=0)(_work)
@@ -85,6 +87,12 @@ def _ray() -> Any:
     return ray
 
 
+def _cluster() -> str:
+    """Return the address of the cluster to join, nothing where Ray is to be started here."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
+
+
 def _begin(ray: Any, jobs: int) -> None:
     ray.init(
         address="local",
@@ -100,10 +108,16 @@ def _begin(ray: Any, jobs: int) -> None:
 def _join(ray: Any) -> None:
     if ray.is_initialized():
         return
+    address = _cluster()
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)  # by RAY_ADDRESS
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"no Ray answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({error})") from None
+        if host and port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"no Ray answers at RAY_ADDRESS={address} ({error}); start one with ray start --head, or unset it"
+        ) from None
 
 
 def _work(words: list[str], console: str, folder: str) -> int:
