@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gtp_fast import __version__
+from gtp_fast.cli_sweep import add_sweep, run_sweep
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import GtpError, UsageError
 from gtp_fast.flags import add_eval, add_export, add_reproduce, add_settings
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="where to write (default: report/ of the run; of several: ./report)")
     report.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     add_reproduce(command("reproduce", _reproduce, "run one table or figure of the paper: ours beside the paper's"))
+    add_sweep(command("sweep", run_sweep, "train a grid of data sets, settings and seeds; run again to continue"))
     add_export(command("export", _export, "write a policy as one file that needs nothing of gtp-fast"))
     data = command("data", _data, "list, describe, fetch or check data sets")
     data.add_argument("action", choices=["list", "info", "download", "check"])

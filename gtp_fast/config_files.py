@@ -10,6 +10,7 @@ import difflib
 import math
 import os
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from numbers import Integral, Real
 from pathlib import Path, PurePath
@@ -53,7 +54,7 @@ def algorithm_settings(algo: str, task: str | None) -> dict[str, Any]:
     Raises: UsageError for what is no setting, in any task's line.
     """
     path = _root() / "algorithms" / f"{algo}.yaml"
-    values, lines = _read_mapping(path)
+    values, lines = read_mapping(path)
     tasks = {name: checked(row, f"{path}, {name}") for name, row in values.pop("tasks", {}).items()}
     return checked(values, str(path), lines) | tasks.get(task, {})
 
@@ -117,6 +118,20 @@ def checked(values: Mapping[str, Any], where: str, lines: Mapping[str, int] | No
     return {name: _plain(value, hints[name]) for name, value in values.items()}
 
 
+def setting(typed: object, value: Any, where: str) -> tuple[str, Any]:
+    """Return the name of a setting that may be typed as its flag, and a value in the one type that is saved.
+
+    Text, as words of a command are, is read as what the setting takes.
+    Raises: UsageError for what is no setting, with the nearest match, and for a value of another type.
+    """
+    name: Any = typed.strip().lstrip("-").replace("-", "_") if isinstance(typed, str) else typed
+    hint = setting_types().get(name)
+    if isinstance(value, str) and hint in (bool, int, float):
+        with suppress(yaml.YAMLError):
+            value = yaml.safe_load(value)
+    return name, checked({name: _number(value) if hint is float else value}, where)[name]
+
+
 def _plain(value: Any, hint: Any) -> Any:
     """Return a value of the hint's type itself: 5, 5.0 and numpy's 5 are one setting, saved and hashed alike."""
     if isinstance(value, (bool, NoneType)):
@@ -174,11 +189,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises: UsageError naming file and line for what is not a mapping of known settings.
     """
-    values, lines = _read_mapping(path)
+    values, lines = read_mapping(path)
     return checked(values, str(path), lines)
 
 
-def _read_mapping(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+def read_mapping(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """Read the names and values of a YAML file, and the line of each name; what they are is not yet checked."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))

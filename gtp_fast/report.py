@@ -94,8 +94,10 @@ def _data(run: Run) -> str:
     return name + (f" (SHA-256 {sha256[:8]})" if sha256 else "")
 
 
-def draw_report(paths: Sequence[Path], out: Path) -> Path:
+def draw_report(paths: Sequence[Path], out: Path, notes: Sequence[str] = ()) -> Path:
     """Write summary.json, curve.png and README.md about runs into `out`, and return it.
+
+    Args: notes are sentences below the table: what a reader should know that no run tells.
 
     Raises: UsageError when a path is no run.
     """
@@ -114,14 +116,16 @@ def draw_report(paths: Sequence[Path], out: Path) -> Path:
         publish(out / "multigoal.png", picture)
         pictures.append("multigoal.png")
     publish_json(out / "summary.json", summary)
-    publish(out / "README.md", _page(runs, rows, summary, pictures).encode())
+    publish(out / "README.md", _page(runs, rows, summary, pictures, notes).encode())
     return out
 
 
-def _page(runs: list[Run], rows: list[dict[str, Any]], summary: dict[str, Any], pictures: list[str]) -> str:
+def _page(
+    runs: list[Run], rows: list[dict[str, Any]], summary: dict[str, Any], pictures: list[str], notes: Sequence[str]
+) -> str:
     lines = [f"# {', '.join(dict.fromkeys(row['env'] for row in rows))}", ""]
     lines += [f"![{name.split('.')[0]}]({name})" for name in pictures]
-    lines += ["", *_table(rows), ""]
+    lines += ["", *_table(rows), "", *(f"{note}\n" for note in notes)]
     if "multigoal" in summary:
         lines += [*_goal_table(summary["multigoal"]), ""]
     for run in runs:

@@ -1,66 +1,45 @@
 """Training runs in processes of their own, each the public command; what was cut off is resumed, what is whole skipped.
 
 A trial that diverges is a result. One that died is tried again; one that another process holds is waited for, never
-started twice. Nothing here knows what the runs are for.
+started twice. Nothing here knows what the runs are for, or on which machine a process is started.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from gtp_fast.config import flag
-from gtp_fast.resume import finished
+from gtp_fast import trial as one
 from gtp_fast.rundir import RunDir, holder
 from gtp_fast.signals import Interrupt, InterruptedRunError, listen
+from gtp_fast.trial import BUSY, DIVERGED, Outcome, Process, Trial
 
 TRIES = 3  # of a trial that dies: the first and two more
 POLL_SECONDS = 0.1
 BUSY_SECONDS = 2.0  # between looks at a run that another process holds
 TELL_SECONDS = 30.0  # between lines of a trial that is running
 PATIENCE_SECONDS = 120.0  # for a child that was asked to stop: it commits a checkpoint first
-DIVERGED, BUSY = 4, 6
 SAID = (2, 3, 5, 7, 8)  # exit codes whose error says what to do; a second try would end alike
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One run: its name for people, the settings that are typed, its directory, and the last step."""
+class Standing:
+    """How a trial stands at a moment; held: by another process, which it waits for."""
 
-    name: str
-    settings: Mapping[str, Any]
-    path: Path
-    steps: int
-
-    @property
-    def typed(self) -> list[str]:
-        """The command as it would be typed, after the program's name."""
-        words = ["train"]
-        for name, value in self.settings.items():
-            if isinstance(value, bool):
-                words.append(flag(name) if value else flag(name).replace("--", "--no-", 1))
-            elif value is not None:
-                words += [flag(name), str(value)]
-        return [*words, "--run-dir", str(self.path), "--resume", "auto"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended; text says what a table prints in place of figures."""
-
-    kind: Literal["done", "diverged", "failed"]
+    trial: Trial
+    state: Literal["waiting", "held", "running", "done", "diverged", "failed"]
+    tries: int
     text: str = ""
-    exit_code: int = 0
+
+
+Watch = Callable[[list[Standing]], None]
 
 
 @dataclass
@@ -68,7 +47,7 @@ class _Child:
     """A trial in progress."""
 
     trial: Trial
-    process: subprocess.Popen[bytes]
+    process: Process
     started: float
     told: float
 
@@ -79,20 +58,28 @@ class _Work:
 
     waiting: list[Trial]
     say: Say
+    start: Callable[[Trial], Process]
     running: list[_Child] = field(default_factory=list)
     outcomes: dict[Path, Outcome] = field(default_factory=dict)
     rests: dict[Path, float] = field(default_factory=dict)
     tries: Counter[Path] = field(default_factory=Counter)
 
 
-def run_trials(trials: Sequence[Trial], jobs: int, say: Say) -> list[Outcome]:
+def run_trials(
+    trials: Sequence[Trial],
+    jobs: int,
+    say: Say,
+    watch: Watch = lambda _: None,
+    start: Callable[[Trial], Process] = one.start,
+) -> list[Outcome]:
     """Run what is not whole yet, `jobs` at a time, and return the outcome of each trial in order.
 
-    Args: say is told a line at each change, and one every half minute of each that runs.
+    Args: say is told a line at each change, and one every half minute of each that runs; watch is given how every
+    trial stands, some ten times a second; start starts a trial's command, and has made its directory.
     Raises: InterruptedRunError after SIGINT or SIGTERM, once every child has saved its checkpoint and ended.
     """
     unique = list({trial.path: trial for trial in trials}.values())
-    work = _Work(list(unique), say)
+    work = _Work(list(unique), say, start)
     with listen() as interrupt:
         interrupt.started = True
         try:
@@ -100,26 +87,25 @@ def run_trials(trials: Sequence[Trial], jobs: int, say: Say) -> list[Outcome]:
                 _stop_if_asked(interrupt)
                 _start(work, jobs)
                 _collect(work, len(unique))
+                watch(_standings(work, unique))
                 time.sleep(POLL_SECONDS)
         finally:
             _end(work.running)
     return [work.outcomes[trial.path] for trial in trials]
 
 
-def outcome_of(trial: Trial) -> Outcome | None:
-    """Return what a directory says of a trial that nobody is running: whole, diverged, or None: there is work left."""
-    run = RunDir(trial.path)
-    if finished(run, trial.steps):
-        return Outcome("done")
-    return Outcome("diverged", _divergence(run), DIVERGED) if run.failure.exists() else None
-
-
-def _divergence(run: RunDir) -> str:
-    try:
-        failure = json.loads(run.failure.read_bytes())
-        return f"diverged at step {failure['step']:,} ({failure['quantity']} of seed {failure['seed']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "diverged"
+def _standings(work: _Work, trials: Sequence[Trial]) -> list[Standing]:
+    running = {child.trial.path for child in work.running}
+    found = []
+    for trial in trials:
+        outcome, died = work.outcomes.get(trial.path), work.tries[trial.path]
+        if outcome is not None:
+            found.append(Standing(trial, outcome.kind, died, outcome.text))
+        elif trial.path in running:
+            found.append(Standing(trial, "running", died + 1))
+        else:
+            found.append(Standing(trial, "held" if trial.path in work.rests else "waiting", died))
+    return found
 
 
 def _stop_if_asked(interrupt: Interrupt) -> None:
@@ -140,9 +126,11 @@ def _start(work: _Work, jobs: int) -> None:
             _rest(work, trial, held)
             continue
         work.waiting.remove(trial)
-        outcome = outcome_of(trial)
+        outcome = one.outcome_of(trial)
         if outcome is None:
-            work.running.append(_spawn(trial))
+            now = time.monotonic()
+            work.rests.pop(trial.path, None)
+            work.running.append(_Child(trial, work.start(trial), now, now))
             work.say(f"{trial.name}: started" if not work.tries[trial.path] else f"{trial.name}: started again")
         else:
             work.outcomes[trial.path] = outcome
@@ -153,25 +141,6 @@ def _rest(work: _Work, trial: Trial, held: str) -> None:
     if trial.path not in work.rests:
         work.say(f"{trial.name}: {trial.path} is held by {held}; waiting for it")
     work.rests[trial.path] = time.monotonic() + BUSY_SECONDS
-
-
-def _spawn(trial: Trial) -> _Child:
-    """Start the command; a session of its own keeps a terminal's Ctrl-C from reaching it beside our SIGTERM."""
-    trial.path.mkdir(parents=True, exist_ok=True)
-    with _console(trial).open("wb") as console:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gtp_fast", *trial.typed],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=console,
-            start_new_session=True,
-        )
-    return _Child(trial, process, time.monotonic(), time.monotonic())
-
-
-def _console(trial: Trial) -> Path:
-    """Return where a trial's own words go; of this process alone: two parents may find it free in one moment."""
-    return trial.path / f"console-{os.getpid()}.log"
 
 
 def _collect(work: _Work, count: int) -> None:
@@ -194,7 +163,7 @@ def _collect(work: _Work, count: int) -> None:
             work.waiting.append(trial)
             work.say(f"{trial.name}: died with code {code}; trying again")
             continue
-        work.outcomes[trial.path] = outcome or Outcome("failed", f"died {TRIES} times: {_last_words(trial)}", 1)
+        work.outcomes[trial.path] = outcome or Outcome("failed", f"died {TRIES} times: {one.last_words(trial)}", 1)
         text = work.outcomes[trial.path].text or f"done in {(now - child.started) / 60:.1f} min"
         work.say(f"{trial.name}: {text} ({len(work.outcomes)} of {count})")
 
@@ -202,29 +171,17 @@ def _collect(work: _Work, count: int) -> None:
 def _judge(trial: Trial, code: int) -> Outcome | None:
     """Return what an exit code means, None for a death that another try may mend."""
     if code == 0:
-        _console(trial).unlink(missing_ok=True)
+        trial.console.unlink(missing_ok=True)
         return Outcome("done")
     if code == DIVERGED:
-        return Outcome("diverged", _divergence(RunDir(trial.path)), DIVERGED)
-    return Outcome("failed", f"failed: {_last_words(trial)}", code) if code in SAID else None
-
-
-def _last_words(trial: Trial) -> str:
-    try:
-        lines = _console(trial).read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    errors = [line for line in lines if line.startswith("error: ")] or lines or ["it said nothing"]
-    return errors[-1].removeprefix("error: ")
+        return Outcome("diverged", one.divergence(RunDir(trial.path)), DIVERGED)
+    return Outcome("failed", f"failed: {one.last_words(trial)}", code) if code in SAID else None
 
 
 def _progress(trial: Trial) -> str:
-    """Return how far a running trial is, by the last line of its metrics."""
-    try:
-        last = RunDir(trial.path).metrics.read_bytes().splitlines()[-1]
-        return f"step {json.loads(last)['step']:,} of {trial.steps:,}"
-    except (OSError, IndexError, ValueError, KeyError, TypeError):
-        return f"starting, {trial.steps:,} steps to go"
+    """Return how far a running trial is, in words."""
+    step = one.how_far(trial.path).step
+    return f"step {step:,} of {trial.steps:,}" if step else f"starting, {trial.steps:,} steps to go"
 
 
 def _end(running: Sequence[_Child]) -> None:

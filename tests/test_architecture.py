@@ -82,7 +82,7 @@ RIVER = (
         ("noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "rollout", "evaluate", "evaluator"),
     ),
     ("run", ("results", "loop", "profile_run", "eval_run")),
-    ("ask", ("aggregate", "runs", "report", "figures", "export", "latency", "doctor", "screen", "trials")),
+    ("ask", ("aggregate", "runs", "report", "figures", "export", "latency", "doctor", "screen", "trial", "trials")),
     (
         "reproduce",
         (
@@ -90,7 +90,8 @@ RIVER = (
             *("reproduce.pictures", "reproduce.bench", "reproduce.page", "reproduce.run"),
         ),
     ),
-    ("cli", ("flags", "cli_data", "cli", "__main__")),
+    ("sweep", ("sweep", "sweep.asked", "sweep.plan", "sweep.table", "sweep.on_ray", "sweep.run")),
+    ("cli", ("flags", "cli_data", "cli_sweep", "cli", "__main__")),
 )
 OWNERS = {
     "h5py": {"dataset", "minari_episodes"},
@@ -103,7 +104,7 @@ OWNERS = {
     "torch.utils.tensorboard": {"metrics"},
     "torch.cuda.graphs": {"graph"},
     "mujoco": set(),
-    "ray": set(),
+    "ray": {"sweep.on_ray"},
     "matplotlib": {"figures", "reproduce.pictures"},
     "onnx": {"export"},
     "onnxruntime": {"export"},
@@ -119,8 +120,8 @@ CALLS = {  # dotted call -> rooms that may make it
     "os.fsync": {"rundir"},
     "torch.cuda.CUDAGraph": {"graph"},
     "torch.cuda.graph": {"graph"},
-    "print": {"cli", "cli_data"},
-    "sys.exit": {"cli"},
+    "print": {"cli", "cli_data", "cli_sweep"},
+    "sys.exit": {"cli", "cli_sweep"},
     "eval": set(),
     "exec": set(),
     "torch.load": set(),
@@ -137,9 +138,7 @@ FORBIDDEN_IMPORTS = {"pickle", "marshal", "shelve", "dill", "joblib"}
 
 def module_of(path: Path) -> str:
     name = ".".join(path.relative_to(ROOT / "gtp_fast").with_suffix("").parts)
-    return {"__init__": "gtp_fast", "algorithms.__init__": "algorithms", "reproduce.__init__": "reproduce"}.get(
-        name, name
-    )
+    return "gtp_fast" if name == "__init__" else name.removesuffix(".__init__")
 
 
 def imports(tree: ast.AST) -> list[tuple[str, bool]]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from gtp_fast import trials
 from gtp_fast.rundir import RunDir, holder
-from gtp_fast.trials import Trial, run_trials
+from gtp_fast.trial import Trial
+from gtp_fast.trials import run_trials
 
 _WORDS = ["train", "--algo", "gtp", "--no-bc", "--graph", "--eta", "0.5"]
 TINY = {
@@ -68,7 +68,8 @@ PARENT = """
 import json, sys
 from pathlib import Path
 from gtp_fast.errors import GtpError
-from gtp_fast.trials import Trial, run_trials
+from gtp_fast.trial import Trial
+from gtp_fast.trials import run_trials
 name, settings, path, steps = json.loads(sys.argv[1])
 try:
     found = run_trials([Trial(name, settings, Path(path), steps)], 1, lambda line: print(line, flush=True))
@@ -117,7 +118,7 @@ def test_a_parent_that_is_asked_to_stop_lets_its_children_save_first_and_says_so
 
 
 def test_a_trial_that_always_dies_is_given_up_after_three_tries(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(trials.sys, "executable", "/bin/false")  # a command that dies, without training to wait for
+    monkeypatch.setattr(sys, "executable", "/bin/false")  # a command that dies, without training to wait for
     said: list[str] = []
     found = run_trials([trial(tmp_path)], 1, said.append)
     assert found[0].kind == "failed" and "died 3 times" in found[0].text

@@ -20,7 +20,8 @@ from gtp_fast.reproduce.data import Source
 from gtp_fast.reproduce.items import Budget, Item, Row
 from gtp_fast.reproduce.page import page
 from gtp_fast.rundir import publish, publish_json
-from gtp_fast.trials import Outcome, Trial, run_trials
+from gtp_fast.trial import Outcome, Trial
+from gtp_fast.trials import run_trials
 
 # No part of the name of a run's folder: said beside it, or the machine's.
 UNNAMED = ("env", "algo", "bc", "preset", "steps", "seeds", "seed", "device", "backend", "precision", "threads")
