@@ -14,6 +14,8 @@ import gymnasium
 from gtp_fast.data_spec import DataSpec, EvalEnv
 from gtp_fast.errors import DataError, UsageError
 
+EXTRAS = {"gymnasium_robotics": "maze"}  # package -> the extra of gtp-fast that installs it
+
 
 @contextmanager
 def _without_compiler_warning() -> Iterator[None]:
@@ -45,8 +47,10 @@ def make_env(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
         try:
             return gymnasium.make(env.id, **dict(env.kwargs), **kwargs)
         except (gymnasium.error.Error, ImportError) as error:
+            package = next((name for name in EXTRAS if name in str(error)), None)
+            remedy = f"pip install 'gtp-fast[{EXTRAS[package]}]', or " if package else ""
             raise UsageError(
-                f"the environment {env.id} cannot be built ({error}); pass --eval-every 0 to train"
+                f"the environment {env.id} cannot be built ({error}); {remedy}pass --eval-every 0 to train"
             ) from None
 
 

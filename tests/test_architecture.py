@@ -20,6 +20,7 @@ RIVER = (
         (
             "data_spec",
             "published",
+            "maze_maps",
             "d4rl_names",
             "minari_names",
             "ogbench_names",
@@ -57,7 +58,10 @@ RIVER = (
     ("keep", ("disk", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
     (
         "act",
-        ("noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "evaluate", "evaluator"),
+        (
+            *("noise", "sampler", "act_cpu", "act_cuda", "policy", "antmaze", "pointmaze"),
+            *("environments", "evaluate", "evaluator"),
+        ),
     ),
     ("run", ("results", "loop", "profile_run", "eval_run")),
     ("ask", ("aggregate", "runs", "report", "figures", "export", "latency", "doctor", "screen", "trials")),
@@ -73,13 +77,13 @@ RIVER = (
 OWNERS = {
     "h5py": {"dataset"},
     "minari": {"minari_data"},
-    "gymnasium": {"environments", "embedded", "minari_data"},
+    "gymnasium": {"environments", "embedded", "antmaze", "pointmaze", "minari_data"},
     "nvtx": {"profiling"},
     "wandb": {"metrics"},
     "tensorboard": {"metrics"},
     "torch.utils.tensorboard": {"metrics"},
     "torch.cuda.graphs": {"graph"},
-    "mujoco": set(),
+    "mujoco": {"antmaze"},
     "ray": set(),
     "matplotlib": {"figures", "reproduce.pictures"},
     "onnx": {"export"},
