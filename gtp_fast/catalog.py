@@ -19,6 +19,7 @@ OWN_DATA_ENVS = (
     *("HalfCheetah-v4", "HalfCheetah-v5", "Hopper-v4", "Hopper-v5", "Walker2d-v4", "Walker2d-v5"),
     *("Ant-v5", "Swimmer-v5", "Reacher-v5"),
 )
+POINT_MAZES = tuple(f"PointMaze_{maze}-v3" for maze in ("Open", "UMaze", "Medium", "Large"))
 _OWN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[\w./-]+-v\d+")
 
 
@@ -44,6 +45,10 @@ def _own_data(name: str) -> DataSpec | None:
     """Read a Gymnasium id that scores a policy trained on a file of one's own."""
     if name in OWN_DATA_ENVS:
         return scored_on(name, "file", name)
+    if name in POINT_MAZES:
+        env = EvalEnv("gtp_fast.pointmaze:gtp_fast/PointMaze-v0", (("env_id", name),))
+        sizes = {"obs_dim": 6, "action_dim": 2, "ref_random": 0.0, "ref_expert": 1.0}
+        return DataSpec(name, "file", eval_env=env, task="pointmaze", eval_episodes=100, **sizes)
     if _OWN_MODULE.fullmatch(name):
         return DataSpec(name, "file", eval_env=EvalEnv(name))
     return None
@@ -72,7 +77,7 @@ def resolve(name: str) -> DataSpec:
 
 def known_names() -> list[str]:
     """List the names that can be written out: all but the patterns, of which it holds the usual members."""
-    return [*_NAMED, *minari_names.known(), *ogbench_names.known(), *OWN_DATA_ENVS]
+    return [*_NAMED, *minari_names.known(), *ogbench_names.known(), *OWN_DATA_ENVS, *POINT_MAZES]
 
 
 def listing() -> list[dict[str, Any]]:

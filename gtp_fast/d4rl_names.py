@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gtp_fast.data_spec import DataSpec, scored_on
+from gtp_fast.data_spec import DataSpec, EvalEnv, scored_on
 from gtp_fast.published import PUBLISHED
 
 D4RL_BASE = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
@@ -32,7 +32,6 @@ def entries() -> dict[str, DataSpec]:
     for version, folder, suffix in (("v0", "ant_maze_new", ""), ("v2", "ant_maze_v2", "_fixed")):
         for maze, (short, stem) in _MAZES.items():
             name, filename = f"antmaze-{maze}-{version}", f"Ant_maze_{stem}_sparse{suffix}.hdf5"
-            # eval_env stays None: gymnasium-robotics' AntMaze has another timestep, origin and goal radius than D4RL's.
             specs[name] = DataSpec(
                 name,
                 "d4rl",
@@ -40,6 +39,7 @@ def entries() -> dict[str, DataSpec]:
                 filename=filename,
                 obs_dim=29,
                 action_dim=8,
+                eval_env=EvalEnv("gtp_fast.antmaze:gtp_fast/AntMaze-v0", (("maze", maze.split("-")[0]),)),
                 ref_random=0.0,
                 ref_expert=1.0,
                 task=f"antmaze-{maze}-v0",

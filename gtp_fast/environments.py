@@ -15,6 +15,8 @@ from gtp_fast.data_spec import Bounds, DataSpec, EvalEnv
 from gtp_fast.errors import DataError, UsageError
 from gtp_fast.spaces import as_vectors, bounds, wide
 
+EXTRAS = {"gymnasium_robotics": "maze", "ogbench": "ogbench"}  # package -> the extra of gtp-fast that installs it
+
 
 @contextmanager
 def _without_compiler_warning() -> Iterator[None]:
@@ -59,8 +61,10 @@ def _made(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
                     f"{env.id} cannot draw its observations here ({reason}); set MUJOCO_GL=egl or osmesa, or pass "
                     "--eval-every 0 to train"
                 ) from None
+            package = next((name for name in EXTRAS if name in reason), None)
+            remedy = f"pip install 'gtp-fast[{EXTRAS[package]}]', or " if package else ""
             raise UsageError(
-                f"the environment {env.id} cannot be built ({reason}); pass --eval-every 0 to train"
+                f"the environment {env.id} cannot be built ({reason}); {remedy}pass --eval-every 0 to train"
             ) from None
 
 

@@ -20,6 +20,7 @@ RIVER = (
         (
             "data_spec",
             "published",
+            "maze_maps",
             "d4rl_names",
             "minari_names",
             "ogbench_names",
@@ -79,7 +80,10 @@ RIVER = (
     ("keep", ("disk", "memory", "saving", "checkpoint", "guards", "metrics", "signals", "paper", "resume")),
     (
         "act",
-        ("noise", "sampler", "act_cpu", "act_cuda", "policy", "environments", "rollout", "evaluate", "evaluator"),
+        (
+            *("noise", "sampler", "act_cpu", "act_cuda", "policy", "antmaze", "pointmaze"),
+            *("environments", "rollout", "evaluate", "evaluator"),
+        ),
     ),
     ("run", ("results", "loop", "profile_run", "eval_run")),
     ("ask", ("aggregate", "runs", "report", "figures", "export", "latency", "doctor", "screen", "trial", "trials")),
@@ -96,14 +100,17 @@ RIVER = (
 OWNERS = {
     "h5py": {"dataset", "minari_episodes"},
     "minari": {"minari_data", "minari_episodes"},
-    "gymnasium": {"environments", "embedded", "minari_data", "minari_episodes", "ogbench_tasks", "spaces"},
+    "gymnasium": {
+        *("environments", "embedded", "antmaze", "pointmaze", "minari_data", "minari_episodes"),
+        *("ogbench_tasks", "spaces"),
+    },
     "ogbench": {"ogbench_tasks"},
     "nvtx": {"profiling"},
     "wandb": {"metrics"},
     "tensorboard": {"metrics"},
     "torch.utils.tensorboard": {"metrics"},
     "torch.cuda.graphs": {"graph"},
-    "mujoco": set(),
+    "mujoco": {"antmaze"},
     "ray": {"sweep.on_ray"},
     "matplotlib": {"figures", "reproduce.pictures"},
     "onnx": {"export"},

@@ -72,8 +72,9 @@ def test_data_are_scored_on_the_environment_they_came_from(name: str, env_id: st
     assert resolve(name).eval_env == catalog.EvalEnv(env_id)
 
 
-def test_d4rl_ant_mazes_are_not_scored_on_another_maze():
-    assert resolve("antmaze-umaze-v2").eval_env is None
+def test_d4rl_ant_mazes_are_scored_on_d4rls_own_ant_and_minaris_on_another():
+    ids = [resolve(name).eval_env.id for name in ("antmaze-umaze-v2", "D4RL/antmaze/umaze-v1")]
+    assert ids == ["gtp_fast.antmaze:gtp_fast/AntMaze-v0", "gymnasium_robotics:AntMaze_UMaze-v4"]
 
 
 def test_a_minari_name_does_not_stand_for_the_d4rl_data():
@@ -168,7 +169,7 @@ def test_the_references_normalise_to_0_and_100():
 
 
 def test_without_references_there_is_no_score():
-    assert normalised_score(resolve("D4RL/antmaze/umaze-v1"), [1.0]) is None
+    assert normalised_score(resolve("D4RL/kitchen/mixed-v2"), [1.0]) is None
 
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.task], ids=lambda s: s.name)
