@@ -43,12 +43,12 @@ def make_env(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
 
     Raises: UsageError when its package is not installed, or it cannot be made for a reason of its own.
     """
-    if env.id.startswith("ogbench:"):  # two warnings, of bounds in float64, at each reset
-        warnings.filterwarnings("ignore", ".*precision lowered", UserWarning)
     return as_vectors(_made(env, **kwargs))
 
 
 def _made(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
+    if env.id.startswith("ogbench:"):  # two warnings, of bounds in float64, at each reset
+        warnings.filterwarnings("ignore", ".*precision lowered", UserWarning)
     with warnings.catch_warnings(), _without_compiler_warning():
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
         warnings.filterwarnings("ignore", ".*DISPLAY", UserWarning)  # of a display that nothing here opens

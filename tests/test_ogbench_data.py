@@ -19,6 +19,7 @@ from ogbench_cases import columns, spoiled, write
 
 from gtp_fast import dataset, ogbench_data, ogbench_tasks
 from gtp_fast.catalog import resolve
+from gtp_fast.data_check import check
 from gtp_fast.errors import DataError, GtpError, UsageError
 
 NAME = "cube-single-play-singletask-v0"
@@ -227,7 +228,7 @@ def test_a_file_without_a_task_asks_for_one(tmp_path: Path):
     with pytest.raises(UsageError, match="which is rewarded for a task, and 'Hopper-v5' names none; pass --env cube-"):
         dataset.load(resolve("Hopper-v5"), path)
     with pytest.raises(UsageError, match=r"and 'a\.npz' names none"):
-        dataset.check(path)
+        check(path)
 
 
 @settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])

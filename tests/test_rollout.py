@@ -68,8 +68,10 @@ def test_answers_come_in_the_order_of_the_tasks_whichever_ends_first():
 def test_no_more_tasks_run_at_a_time_than_there_are_workers(tmp_path: Path):
     def task(index: int) -> int:
         (tmp_path / str(index)).touch()
-        time.sleep(0.05)
-        found = len(list(tmp_path.iterdir()))
+        found, until = 1, time.monotonic() + 2.0
+        while found < 2 and time.monotonic() < until:  # the other one may be long in coming
+            time.sleep(0.05)
+            found = len(list(tmp_path.iterdir()))
         (tmp_path / str(index)).unlink()
         return found
 
@@ -77,9 +79,10 @@ def test_no_more_tasks_run_at_a_time_than_there_are_workers(tmp_path: Path):
 
 
 def test_what_an_environment_raises_is_told_with_its_traceback():
+    before = _children()
     with pytest.raises(RolloutError, match=r"ZeroDivisionError: the robot fell apart") as error:
         evaluate_policy(POLICY, spec("Failing", way="raise"), episodes=7, workers=2)
-    assert "eval_cases.py" in str(error.value) and not _children()
+    assert "eval_cases.py" in str(error.value) and set(_children()) <= set(before)
 
 
 def test_an_error_for_the_user_keeps_its_class_and_words():
@@ -88,9 +91,10 @@ def test_an_error_for_the_user_keeps_its_class_and_words():
 
 
 def test_a_killed_process_is_an_error_that_ends_the_others():
+    before = _children()
     with pytest.raises(ProcessLostError, match=r"ended in the middle of a rollout \(exit code -9\); is memory short\?"):
         evaluate_policy(POLICY, spec("Failing", way="kill"), episodes=20, workers=3)
-    assert not _children()
+    assert set(_children()) <= set(before)
 
 
 def test_an_episode_that_diverges_in_a_process_is_marked():
