@@ -115,7 +115,7 @@ def _check_fits(path: Path, file: h5py.File) -> None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for key in (*FLOATS, *ENDS):
         data = file[key]
-        if isinstance(data, h5py.Dataset) and 4 * (data.size or 0) > memory:
+        if isinstance(data, h5py.Dataset) and (1 if _are_frames(data) else 4) * (data.size or 0) > memory:
             raise DataError(
                 f"{path}: {key} declares shape {data.shape}, {4 * (data.size or 0) / 1e9:,.0f} GB as float32, and this "
                 f"machine has {memory / 1e9:,.0f} GB; fetch the file again, or split it"
@@ -123,16 +123,20 @@ def _check_fits(path: Path, file: h5py.File) -> None:
 
 
 def _read_floats(path: Path, file: h5py.File, key: str) -> np.ndarray | None:
-    """Read a data set once, straight into float32; None where the file has none of that name."""
+    """Read a data set once, straight into float32, frames as they are; None where the file has none of that name."""
     data = file.get(key)
     if not isinstance(data, h5py.Dataset):
         return None
     if data.dtype.kind not in "fiu" or data.shape is None:
         raise DataError(f"{path}: {key} holds {data.dtype}, expected numbers; write it as float32")
-    array = np.empty(data.shape, dtype=np.float32)
+    array = np.empty(data.shape, dtype=np.uint8 if _are_frames(data) else np.float32)
     if data.size:
         data.read_direct(array)
     return array
+
+
+def _are_frames(data: h5py.Dataset) -> bool:
+    return data.dtype == np.uint8 and data.ndim == 4
 
 
 def _read_flags(path: Path, file: h5py.File, key: str) -> np.ndarray:
@@ -182,12 +186,12 @@ def info(data: Transitions) -> dict[str, Any]:
         "sha256": data.sha256,
         "transitions": len(data.reward_N),
         "episodes": data.episodes,
-        "obs_dim": data.obs_ND.shape[1],
+        "obs_dim": shape[0] if len(shape := data.observations.shape[1:]) == 1 else list(shape),
         "action_dim": data.action_NA.shape[1],
         "return_mean": data.return_mean,
         "return_std": data.return_std,
         "terminals": int(data.terminal_N.sum()),
-        "observation_range": [float(data.obs_ND.min()), float(data.obs_ND.max())],
+        "observation_range": [float(data.observations.min()), float(data.observations.max())],
         "action_range": [float(data.action_NA.min()), float(data.action_NA.max())],
         "reward_range": [float(data.reward_N.min()), float(data.reward_N.max())],
         "clipped_actions": data.clipped,

@@ -11,11 +11,14 @@ import sys
 import sysconfig
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import OutOfMemoryError, UsageError
 from gtp_fast.variants import not_fused
+
+if TYPE_CHECKING:
+    from gtp_fast.encoder import ObsShape
 
 # A cold compilation costs about 40 s and saves about 8 ms a step on one core (Zen 5, 2026-11-21): it pays from 5,000
 # steps on; at 20,000 the whole run is a quarter faster.
@@ -27,14 +30,18 @@ FLOATS_A_PARAMETER = 8  # itself, two moments, slow copy, gradient, and what an 
 WIDTHS_A_ROW = {"gtp": 52, "dql": 75, "cac": 52, "fql": 16, "iql": 36, "td3bc": 46}
 WIDTHS_A_SAMPLING_STEP = {"dql": 10, "cac": 13, "linear-q": 15}
 WIDTHS_A_SAMPLE = 10
+# Floats a pixel of a row of the batch: of what the encoder keeps for its gradient, and for each channel of the input.
+ENCODER_PLANES, FRAME_COPIES = 110, 3
 WIDTHS_A_HIDDEN_LAYER = 28  # of fql, whose --layers are free
 FLOAT32_PRODUCT = 1e-6  # largest error of a float32 product, as a share of its terms; bfloat16's is 4e-3
+PICTURES = "observations of numbers: its kernels have no image encoder"  # what the fused step lacks for frames
 SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # what the fused kernels take
 
 
-def resolve(cfg: TrainConfig) -> tuple[TrainConfig, str]:
+def resolve(cfg: TrainConfig, pictures: bool = False) -> tuple[TrainConfig, str]:
     """Replace `auto` by a device and a backend; return the settings and a sentence that says why.
 
+    Args: pictures says that observations are, which the fused step cannot see.
     Raises: UsageError when what was asked for is not there.
     """
     import torch
@@ -46,7 +53,10 @@ def resolve(cfg: TrainConfig) -> tuple[TrainConfig, str]:
             "--device cpu"
         )
     device = ("cuda" if cuda else "cpu") if cfg.device == "auto" else cfg.device
-    lacking = {"compiled": missing_for_compile(device), "fused": missing_for_fused(cfg, device)}
+    lacking = {
+        "compiled": missing_for_compile(device),
+        "fused": PICTURES if pictures else missing_for_fused(cfg, device),
+    }
     if lacking.get(cfg.backend):
         raise UsageError(f"--backend {cfg.backend} needs {lacking[cfg.backend]}; or pass --backend eager")
     backend, why = (cfg.backend, "as asked") if cfg.backend != "auto" else _choose_backend(cfg, device, lacking)
@@ -119,15 +129,15 @@ def missing_for_compile(device: str) -> str | None:
     return None
 
 
-def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int) -> None:
+def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int, obs: ObsShape = 1) -> None:
     """Refuse a run that cannot fit, before anything is allocated.
 
-    Args: parameters of one member; data_bytes of the packed data set. The estimate counts them, what Adam and the slow
-    copies keep, and the activations of the largest pass.
+    Args: parameters of one member; data_bytes of the packed data set; obs, numbers or height, width and channels of an
+    observation. The estimate counts them, what Adam and the slow copies keep, and the activations of the largest pass.
     Raises: OutOfMemoryError with the figures and the flags that help.
     """
     state = FLOATS_A_PARAMETER * parameters * cfg.seeds * 4
-    activations = widths_a_row(cfg) * cfg.seeds * cfg.batch_size * cfg.hidden * 4
+    activations = (widths_a_row(cfg) * cfg.hidden + encoder_floats(obs)) * cfg.seeds * cfg.batch_size * 4
     needed, free = data_bytes + state + activations, _free_bytes(cfg.device)
     if free is not None and needed > free:
         raise OutOfMemoryError(
@@ -144,6 +154,14 @@ def widths_a_row(cfg: TrainConfig) -> int:
     deep = WIDTHS_A_HIDDEN_LAYER * cfg.layers if cfg.algo == "fql" else 0
     guided = 0 if cfg.bc else chain + WIDTHS_A_SAMPLE * samples
     return WIDTHS_A_ROW[cfg.algo] + deep + guided
+
+
+def encoder_floats(obs: ObsShape) -> int:
+    """Return the floats that a row of the batch takes at the peak of a step for the encoder's sake."""
+    if isinstance(obs, int):
+        return 0
+    height, width, channels = obs
+    return (ENCODER_PLANES + FRAME_COPIES * channels) * height * width
 
 
 def _free_bytes(device: str) -> int | None:
@@ -163,6 +181,7 @@ def prepare(cfg: TrainConfig) -> None:
 
     torch.set_num_threads(cfg.threads)
     torch.set_float32_matmul_precision("high" if cfg.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = cfg.precision == "tf32"  # of convolutions
     if cfg.device == "cpu" and cfg.precision == "fp32":
         quicken_cpu()
 

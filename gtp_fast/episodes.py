@@ -12,6 +12,7 @@ import numpy as np
 
 from gtp_fast.data_spec import DataSpec
 from gtp_fast.errors import DataError
+from gtp_fast.frame_data import are_frames, check_frames, number_frames
 
 # An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze); D4RL's antmaze-v0 files miss the marks of
 # some resets, which show as jumps of up to 21 m.
@@ -22,6 +23,8 @@ ANTMAZE_JUMP_M = 1.0
 class Arrays:
     """What a reader found: obs (N, D), action (N, A), reward (N,) float32; terminal, timeout (N,) bool; next_obs
     (N, D) or None; last_obs (E, D), the observation after each episode's last action, or None.
+
+    Where observations are pictures, obs and last_obs are uint8 (N, H, W, C) and (E, H, W, C), and next_obs is None.
     """
 
     where: str
@@ -37,7 +40,11 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Transitions:
-    """A validated data set on the host: float32 arrays (N, ...), terminal bool (N,), and where it came from."""
+    """A validated data set on the host: float32 arrays (N, ...), terminal bool (N,), and where it came from.
+
+    Where observations are pictures, frames_FHWC holds each once, uint8, and obs_ND and next_obs_ND are int64 (N, 2):
+    the number of a frame, and that of its episode's first.
+    """
 
     obs_ND: np.ndarray
     action_NA: np.ndarray
@@ -52,6 +59,12 @@ class Transitions:
     return_std: float
     clipped: int  # action values
     notes: tuple[str, ...] = ()  # what a person should be told
+    frames_FHWC: np.ndarray | None = None
+
+    @property
+    def observations(self) -> np.ndarray:
+        """What was observed, (N, D) or (F, H, W, C)."""
+        return self.obs_ND if self.frames_FHWC is None else self.frames_FHWC
 
 
 def validate(data: Arrays, spec: DataSpec, clip_actions: bool) -> int:
@@ -59,13 +72,15 @@ def validate(data: Arrays, spec: DataSpec, clip_actions: bool) -> int:
 
     Raises: DataError naming the file, the key, the row and the remedy.
     """
+    if are_frames(data.obs):
+        check_frames(data)
     rows = _check_shapes(data)
     _check_finite(data)
     expected = ((spec.obs_dim, data.obs, "observations"), (spec.action_dim, data.action, "actions"))
     for size, array, key in expected:
-        if size is not None and array.shape[1] != size:
+        if size is not None and array.shape[1:] != (size,):
             raise DataError(
-                f"{data.where}: {key} have {array.shape[1]} numbers, but {spec.name} has {size}; "
+                f"{data.where}: {key} {_sizes(array.shape[1:])}, but {spec.name} has {size}; "
                 "name the environment that the data came from with --env"
             )
     if not (data.terminal.any() or data.timeout.any()):
@@ -89,7 +104,7 @@ def validate(data: Arrays, spec: DataSpec, clip_actions: bool) -> int:
 
 def _check_shapes(data: Arrays) -> int:
     ranks = {
-        "observations": (data.obs, 2),
+        "observations": (data.obs, 4 if are_frames(data.obs) else 2),
         "actions": (data.action, 2),
         "rewards": (data.reward, 1),
         "terminals": (data.terminal, 1),
@@ -125,6 +140,8 @@ def _check_finite(data: Arrays) -> None:
     arrays |= {"next_observations": data.next_obs} if data.next_obs is not None else {}
     arrays |= {"infos/final_observations": data.last_obs} if data.last_obs is not None else {}
     for key, array in arrays.items():
+        if array.dtype == np.uint8:
+            continue
         finite = np.isfinite(array)
         if not finite.all():
             row = int(np.argwhere(~finite)[0][0])
@@ -138,12 +155,16 @@ def _check_last_observations(data: Arrays) -> None:
     """Hold infos/final_observations to one row an episode; an unfinished last episode may have one, too."""
     if data.last_obs is None:
         return
-    episodes, size = int(np.count_nonzero(data.terminal | data.timeout)), data.obs.shape[1]
-    if data.last_obs.shape not in ((episodes, size), (episodes + 1, size)):
+    episodes, one = int(np.count_nonzero(data.terminal | data.timeout)), data.obs.shape[1:]
+    if data.last_obs.shape not in ((episodes, *one), (episodes + 1, *one)):
         raise DataError(
             f"{data.where}: infos/final_observations has shape {data.last_obs.shape}, but {episodes:,} rows end an "
-            f"episode and observations have {size} numbers; write one row an episode, or leave the key out"
+            f"episode and observations {_sizes(one)}; write one row an episode, or leave the key out"
         )
+
+
+def _sizes(one: tuple[int, ...]) -> str:
+    return f"have {one[0]} numbers" if len(one) == 1 else f"are pictures of {one}"
 
 
 def split_jumps_(data: Arrays, spec: DataSpec) -> tuple[str, ...]:
@@ -165,6 +186,7 @@ def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes:
     observation where the file keeps it. A terminal row needs none: its own observation stands in and is never used. A
     row with no successor (a time limit, or the end of the file) is left out.
     """
+    frames, data = number_frames(data) if are_frames(data.obs) else (None, data)
     ends = data.terminal | data.timeout
     returns = _episode_returns(data.reward, ends)
     next_obs, keep = _successors(data, ends)
@@ -193,11 +215,12 @@ def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes:
         return_std=float(returns.std()),
         clipped=clipped,
         notes=notes,
+        frames_FHWC=frames,
     )
 
 
 def _successors(data: Arrays, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the successor of every row, float32 (N, D), and which rows have one or need none, bool (N,)."""
+    """Return the successor of every row, (N, D), and which rows have one or need none, bool (N,)."""
     last = np.flatnonzero(ends)
     keep = np.ones(len(data.obs), dtype=bool)
     if data.next_obs is not None:

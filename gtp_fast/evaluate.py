@@ -94,11 +94,11 @@ def evaluate_policy(policy: Policy, spec: DataSpec, episodes: int, seed: int = 0
     observation's size is another.
     """
     started = time.perf_counter()
-    check_environment(spec, policy.config.obs_dim, policy.config.action_dim)
+    check_environment(spec, policy.config.obs_shape, policy.config.action_dim, policy.config.frame_stack)
     assert spec.eval_env is not None
     with ExitStack() as stack:
         envs = [
-            [stack.enter_context(closing(make_env(spec.eval_env))) for _ in range(episodes)]
+            [stack.enter_context(closing(make_env(spec.eval_env, policy.config.frame_stack))) for _ in range(episodes)]
             for _ in range(policy.members)
         ]
         returns, lengths, diverged = _roll_out(policy.anew(), envs, seed, spec.eval_env.id)
@@ -143,9 +143,11 @@ def _roll_out(
 
 
 def _float32(values: Any) -> np.ndarray:
-    """Return float32, with Inf for what is too large for it."""
+    """Return float32, with Inf for what is too large for it; pictures stay uint8."""
+    if (found := np.asarray(values)).dtype == np.uint8 and found.ndim > 2:
+        return found
     with np.errstate(over="ignore"):
-        return np.asarray(values).astype(np.float32)
+        return found.astype(np.float32)
 
 
 def _episode_seed(seed: int, episode: int) -> int:
@@ -164,7 +166,7 @@ def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, fram
         modes = env.metadata.get("render_modes", [])
         if "rgb_array" not in modes:
             raise UsageError(f"{spec.eval_env.id} draws no pictures (its render modes are {modes}); leave --video out")
-    with closing(make_env(spec.eval_env, render_mode="rgb_array")) as env:
+    with closing(make_env(spec.eval_env, policy.config.frame_stack, render_mode="rgb_array")) as env:
         images = list(_film(policy.anew(), env, spec.eval_env.id, seed, frames))
         # Viewers show what changes faster than every 20 ms at a tenth of a second a frame.
         duration = max(20, round(1_000 / env.metadata.get("render_fps", 30)))
@@ -189,6 +191,6 @@ def _film(policy: Policy, env: gymnasium.Env, env_id: str, seed: int, frames: in
         yield Image.fromarray(picture).quantize(method=Image.Quantize.FASTOCTREE)
         if ended or not np.isfinite(obs).all():
             return
-        action = policy.act_members(np.tile(obs, (policy.members, 1, 1)))[0, 0]
+        action = policy.act_members(np.stack([obs[None]] * policy.members))[0, 0]
         following, _, terminated, truncated, _ = env.step(action)
         obs, ended = _float32(following), terminated or truncated

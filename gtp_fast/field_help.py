@@ -6,6 +6,8 @@ FIELD_HELP = {
     "env": "data set: hopper-demo-v0, halfcheetah-medium-v2, a Minari id ... (gtp-fast data list)",
     "dataset": "a D4RL-layout file or Minari directory; --env then names the environment",
     "clip_actions": "clip actions outside [-1, 1] and say how many",
+    "frame_stack": "frames that make one observation, where observations are pictures",
+    "augment": "probability that a step shifts its pictures by up to 3 pixels",
     "algo": "algorithm",
     "bc": "behaviour cloning: no critic, every weight 1",
     "preset": "settings of the algorithm that belong together",

@@ -14,17 +14,29 @@ from typing import Any
 
 from torch import Tensor
 
-from gtp_fast import algorithms, catalog, checkpoint, dataset, device, guards, metrics, profiling, results
+from gtp_fast import (
+    algorithms,
+    catalog,
+    checkpoint,
+    dataset,
+    device,
+    guards,
+    metrics,
+    policy_config,
+    profiling,
+    results,
+)
 from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import ReplayBuffer, row_width
 from gtp_fast.config import TrainConfig, hash6, member_seeds
+from gtp_fast.data_spec import DataSpec
+from gtp_fast.dataset import Transitions
 from gtp_fast.disk import Disk
 from gtp_fast.errors import DiskError
 from gtp_fast.evaluate import EvalResult, check_environment
 from gtp_fast.evaluator import Evaluator
 from gtp_fast.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
+from gtp_fast.frames import buffer_of, bytes_on_device, check_settings, obs_shape
 from gtp_fast.graph import stepper
-from gtp_fast.policy import PolicyConfig
 from gtp_fast.resume import describe, open_run, starting_point
 from gtp_fast.rundir import RunDir, publish_json
 from gtp_fast.signals import Interrupt, listen
@@ -41,23 +53,20 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     the checkpoint is saved.
     """
     spec = catalog.resolve(cfg.env)
-    cfg, chosen = device.resolve(cfg)
-    device.prepare(cfg)
-    where = Path(cfg.dataset) if cfg.dataset else None
-    data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
+    cfg, chosen, data = _with_data(cfg, spec, report)
+    obs, action_dim = obs_shape(data, cfg), data.action_NA.shape[1]
     if cfg.eval_every > 0:
-        check_environment(spec, data.obs_ND.shape[1], data.action_NA.shape[1])
+        check_environment(spec, obs, action_dim, cfg.frame_stack)
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
-        sizes = data.obs_ND.shape[1], data.action_NA.shape[1]
-        parameters = pieces.parameter_count(cfg, algorithms.of(cfg.algo).layouts(cfg, *sizes))
-        device.check_memory(cfg, parameters, len(data.obs_ND) * row_width(*sizes) * 4)
-        buffer = ReplayBuffer.from_transitions(data, cfg, cfg.device)
-        state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+        parameters = pieces.parameter_count(cfg, algorithms.of(cfg.algo).layouts(cfg, obs, action_dim))
+        device.check_memory(cfg, parameters, bytes_on_device(data), obs)
+        buffer = buffer_of(data, cfg, cfg.device)
+        state = algorithms.of(cfg.algo).init_state(cfg, obs, action_dim, cfg.device)
         if start.checkpoint is not None:
             state.load_(start.checkpoint.tensors)
         describe(run, cfg, data)
-        policy = _policy_config(cfg, buffer)
+        policy = policy_config.of_run(cfg, obs, action_dim)
         evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed)
         meta = {
             "policy": policy.to_json(),
@@ -93,6 +102,20 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
             finally:
                 evaluator.close()
         return results.of_run(cfg, data.source, run, seconds, cfg.steps - step)
+
+
+def _with_data(
+    cfg: TrainConfig, spec: DataSpec, report: Callable[[Event], None]
+) -> tuple[TrainConfig, str, Transitions]:
+    """Resolve `auto`, prepare the process and load the data; what observations are decides of the backend, too."""
+    found, chosen = device.resolve(cfg)
+    device.prepare(found)
+    where = Path(cfg.dataset) if cfg.dataset else None
+    data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
+    check_settings(data, cfg)
+    if data.frames_FHWC is not None:
+        found, chosen = device.resolve(cfg, pictures=True)
+    return found, chosen, data
 
 
 @dataclass
@@ -215,23 +238,3 @@ def _at(cfg: TrainConfig, step: int, every: int) -> bool:
 def _until_boundary(cfg: TrainConfig, step: int) -> int:
     nexts = [(step // every + 1) * every for every in (cfg.log_every, cfg.eval_every, cfg.save_every) if every > 0]
     return min([*nexts, cfg.steps]) - step
-
-
-def _policy_config(cfg: TrainConfig, buffer: ReplayBuffer) -> PolicyConfig:
-    return PolicyConfig(
-        obs_dim=buffer.obs_dim,
-        action_dim=buffer.action_dim,
-        hidden=cfg.hidden,
-        sigma_min=cfg.sigma_min,
-        sigma_max=cfg.sigma_max,
-        sigma_data=cfg.sigma_data,
-        rho=cfg.rho,
-        sampling_steps=cfg.sampling_steps,
-        candidates=cfg.candidates,
-        select=cfg.select,
-        seeds=tuple(member_seeds(cfg)),
-        algo=cfg.algo,
-        bc=cfg.bc,
-        layers=cfg.layers,
-        process=cfg.process,
-    )

@@ -17,12 +17,13 @@ from torch import Tensor
 from gtp_fast import algorithms, checkpoint, rng
 from gtp_fast.act_cpu import CpuSampler
 from gtp_fast.device import missing_for_kernels
+from gtp_fast.encoder import see
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.networks import views
 from gtp_fast.noise import CallNoise
 from gtp_fast.policy_config import PolicyConfig, check
 from gtp_fast.rundir import RunDir
-from gtp_fast.sampler import AlgorithmSampler, Sampler, TorchSampler, numbers
+from gtp_fast.sampler import AlgorithmSampler, Sampler, TorchSampler, numbers, observations
 from gtp_fast.trajectory import sampling_grid
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -48,7 +49,7 @@ class Policy:
         Raises: UsageError where candidates cannot be judged; CheckpointError where shapes do not fit.
         """
         self._algorithm = algorithms.of(config.algo)
-        layouts = self._algorithm.layouts(config, config.obs_dim, config.action_dim)
+        layouts = self._algorithm.layouts(config, config.obs_shape, config.action_dim)
         check(config, tensors, layouts)
         self.config, self.device, self._calls = config, torch.device(device), 0
         self._actor, self._critic = views(tensors["actor"].to(device), layouts["actor"]), None
@@ -63,7 +64,7 @@ class Policy:
         config, critic = self.config, self._critic
         if precision not in PRECISIONS:
             raise UsageError(f"precision={precision!r} is none of {', '.join(PRECISIONS)}")
-        if config.algo != "gtp":
+        if config.algo != "gtp" or config.frame_shape:
             return AlgorithmSampler(config, self._actor, critic)
         if self.device.type == "cuda" and missing_for_kernels(config.hidden, config.sampling_steps) is None:
             from gtp_fast.act_cuda import CudaSampler  # Triton is not needed elsewhere
@@ -111,39 +112,42 @@ class Policy:
         return {"CpuSampler": "numpy", "CudaSampler": "fused"}.get(type(self._sampler).__name__, "torch")
 
     def act(self, obs: np.ndarray, noise: np.ndarray | None = None, gumbel: np.ndarray | None = None) -> np.ndarray:
-        """Choose actions for one observation (D,) or several (B, D).
+        """Choose actions for one observation (D,) or several (B, D); of pictures (H, W, C) or (B, H, W, C).
 
-        Args: obs float; noise, float32 (B * candidates, N) standard normals, candidates of a state in a row, N =
-        `noise_columns`: A but for algorithms whose steps add noise of their own; gumbel, float32 (B * candidates,)
-        Gumbel(0, 1) numbers, for softmax alone. Both are drawn when absent. Returns float32 (A,) or (B, A) in [-1, 1].
+        Args: obs float, pictures uint8; noise, float32 (B * candidates, N) standard normals, candidates of a state in a
+        row, N = `noise_columns`: A but for algorithms whose steps add noise of their own; gumbel, float32 (B *
+        candidates,) Gumbel(0, 1) numbers, for softmax alone. Both are drawn when absent. Returns float32 (A,) or (B, A)
+        in [-1, 1].
         Raises: UsageError for another shape, for what holds no finite numbers, or for a policy of several members:
         load it with a seed.
         """
         if self.members != 1:
             raise UsageError(f"this policy has {self.members} members; load one with seed= (of {self.config.seeds})")
-        obs, dim = numbers(obs, "an observation"), self.config.obs_dim
-        if obs.ndim not in (1, 2) or obs.shape[-1] != dim or not len(obs):
+        obs, one = observations(obs, self.config), self.config.observation
+        single = obs.ndim == len(one)
+        if obs.ndim - len(one) not in (0, 1) or obs.shape[-len(one) :] != one or not len(obs):
             raise UsageError(
-                f"observations of shape {obs.shape}, expected ({dim},) or (B, {dim}) with B at least 1; check the "
+                f"observations of shape {obs.shape}, expected {one} or (B, {_sizes(one)}) with B at least 1; check the "
                 "environment of this policy"
             )
         z = None if noise is None else numbers(noise, "noise")[None]
         g = None if gumbel is None else numbers(gumbel, "gumbel")[None]
-        actions = self.act_members(obs.reshape(1, -1, dim), z, g)[0]
-        return actions[0] if obs.ndim == 1 else actions
+        actions = self.act_members(obs.reshape(1, -1, *one), z, g)[0]
+        return actions[0] if single else actions
 
     def act_members(
         self, obs_SBD: np.ndarray, noise: np.ndarray | None = None, gumbel: np.ndarray | None = None
     ) -> np.ndarray:
-        """Choose actions (S, B, A) for observations (S, B, D) of all members at once, B at least 1.
+        """Choose actions (S, B, A) for observations (S, B, D) or (S, B, H, W, C) of all members, B at least 1.
 
         Args and Raises: as `act`, with a leading axis of members.
         """
-        config, obs_SBD = self.config, numbers(obs_SBD, "an observation")
-        if obs_SBD.ndim != 3 or obs_SBD.shape[::2] != (self.members, config.obs_dim) or not obs_SBD.shape[1]:
+        config, obs_SBD = self.config, observations(obs_SBD, self.config)
+        one = self.members, *config.observation
+        if obs_SBD.shape[:1] + obs_SBD.shape[2:] != one or not obs_SBD.shape[1]:
             raise UsageError(
-                f"observations of shape {obs_SBD.shape}, expected ({self.members}, B, {config.obs_dim}) with B at "
-                "least 1: members, observations, numbers"
+                f"observations of shape {obs_SBD.shape}, expected ({one[0]}, B, {_sizes(one[1:])}) with B at least 1: "
+                "members, observations, and the shape of one"
             )
         rows = obs_SBD.shape[1] * config.candidates
         self._calls += noise is None
@@ -167,9 +171,13 @@ class Policy:
         """Return every point on the way from noise to action, unclamped, float32 (K + 1, S, B, A); one draw a row."""
         self._calls += 1
         z = torch.tensor(self._noise.of_call(self._calls, obs_SBD.shape[1])).to(self.device)
-        obs = torch.as_tensor(obs_SBD, dtype=torch.float32).to(self.device)
+        obs = see(self._actor, torch.as_tensor(obs_SBD, dtype=torch.float32).to(self.device))
         path = self._algorithm.path(self._actor, obs, z, self.config)
         return torch.stack(path).cpu().numpy()
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
 
 
 def load_policy(

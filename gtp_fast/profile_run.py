@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gtp_fast import algorithms, catalog, dataset, device, profiling
-from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig
+from gtp_fast.frames import buffer_of, check_settings
 from gtp_fast.graph import stepper
 
 STEPS = 50
@@ -18,13 +18,13 @@ def profile_run(cfg: TrainConfig, out: Path, steps: int = STEPS) -> dict[str, An
 
     A compiled or captured step has no phases of its own; pass --backend eager --no-graph to see them.
     """
-    cfg, chosen = device.resolve(cfg)
-    device.prepare(cfg)
     spec = catalog.resolve(cfg.env)
-    buffer = ReplayBuffer.from_transitions(
-        dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions), cfg, cfg.device
-    )
-    state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+    data = dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions)
+    check_settings(data, cfg)
+    cfg, chosen = device.resolve(cfg, pictures=data.frames_FHWC is not None)
+    device.prepare(cfg)
+    buffer = buffer_of(data, cfg, cfg.device)
+    state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_shape, buffer.action_dim, cfg.device)
     out.mkdir(parents=True, exist_ok=True)
     phases = profiling.profile_steps(stepper(cfg, state, buffer), steps, out / "trace.json")
     return {

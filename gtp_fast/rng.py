@@ -13,7 +13,7 @@ from gtp_kernels.reference import WORD, normal_pair, philox4x32
 from torch import Tensor
 
 # Streams: what a draw is for. The numbers are part of the checkpoint format: never reuse one.
-INDEX, ACTION_NOISE, TARGET_NOISE, VALUE_NOISE, INIT, ACT, SELECT = range(7)
+INDEX, ACTION_NOISE, TARGET_NOISE, VALUE_NOISE, INIT, ACT, SELECT, SHIFT = range(8)
 
 
 def seed_keys(seeds: list[int], device: torch.device | str) -> Tensor:

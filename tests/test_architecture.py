@@ -20,6 +20,7 @@ RIVER = (
         (
             "data_spec",
             "published",
+            "frame_data",
             "d4rl_names",
             "minari_names",
             "ogbench_names",
@@ -34,7 +35,10 @@ RIVER = (
     ),
     (
         "learn",
-        ("rng", "networks", "policy_config", "trajectory", "losses", "optimizer", "profiling", "buffer", "state"),
+        (
+            *("rng", "encoder", "networks", "policy_config", "trajectory", "losses", "optimizer", "profiling"),
+            *("buffer", "frames", "state"),
+        ),
     ),
     (
         "algorithms",

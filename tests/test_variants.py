@@ -100,7 +100,7 @@ def drawn(cfg: TrainConfig, rows: int = 40, j: int | None = None):
     obs = _normal(1, rows, OBS_DIM, seed=2)
     times = places.at(n), places.at(below)
     leaves = {name: p.requires_grad_() for name, p in params.items()}
-    return gtp_losses.Drawn(cfg, slow, obs, action, towards, weight, places, *times), leaves
+    return gtp_losses.Drawn(cfg, slow, obs, obs, action, towards, weight, places, *times), leaves
 
 
 @pytest.mark.parametrize("heun", [True, False])
