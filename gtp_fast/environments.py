@@ -82,9 +82,9 @@ def check_environment(spec: DataSpec, obs: ObsShape, action_dim: int, frame_stac
     spaces = ((env.observation_space, shape, "observation"), (env.action_space, (action_dim,), "action"))
     for space, expected, what in spaces:
         if space.shape != expected:
-            size = expected[0] if len(expected) == 1 else f"{expected}"
+            held = f"{expected[0]} numbers" if len(expected) == 1 else f"pictures of {expected}"
             raise DataError(
-                f"{spec.eval_env.id} has {what}s of shape {space.shape} but the data have {size} numbers; name the "
+                f"{spec.eval_env.id} has {what}s of shape {space.shape} but the data have {held}; name the "
                 "environment that the data came from with --env"
             )
     env.close()
