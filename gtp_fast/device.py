@@ -30,8 +30,8 @@ FLOATS_A_PARAMETER = 8  # itself, two moments, slow copy, gradient, and what an 
 WIDTHS_A_ROW = {"gtp": 52, "dql": 75, "cac": 52, "fql": 16, "iql": 36, "td3bc": 46}
 WIDTHS_A_SAMPLING_STEP = {"dql": 10, "cac": 13, "linear-q": 15}
 WIDTHS_A_SAMPLE = 10
-# Floats a pixel of a row of the batch: of what the encoder keeps for its gradient, and for each channel of the input.
-ENCODER_PLANES, FRAME_COPIES = 110, 3
+# Floats a pixel of a row of the batch, measured (2026-11-21): what encoders keep for a gradient, and for each channel.
+ENCODER_PLANES, FLOW_PLANES, FRAME_COPIES = 100, 160, 3  # fql's flow and its policy see apart
 WIDTHS_A_HIDDEN_LAYER = 28  # of fql, whose --layers are free
 FLOAT32_PRODUCT = 1e-6  # largest error of a float32 product, as a share of its terms; bfloat16's is 4e-3
 PICTURES = "observations of numbers: its kernels have no image encoder"  # what the fused step lacks for frames
@@ -137,7 +137,7 @@ def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int, obs: ObsSha
     Raises: OutOfMemoryError with the figures and the flags that help.
     """
     state = FLOATS_A_PARAMETER * parameters * cfg.seeds * 4
-    activations = (widths_a_row(cfg) * cfg.hidden + encoder_floats(obs)) * cfg.seeds * cfg.batch_size * 4
+    activations = (widths_a_row(cfg) * cfg.hidden + encoder_floats(cfg, obs)) * cfg.seeds * cfg.batch_size * 4
     needed, free = data_bytes + state + activations, _free_bytes(cfg.device)
     if free is not None and needed > free:
         raise OutOfMemoryError(
@@ -156,12 +156,13 @@ def widths_a_row(cfg: TrainConfig) -> int:
     return WIDTHS_A_ROW[cfg.algo] + deep + guided
 
 
-def encoder_floats(obs: ObsShape) -> int:
+def encoder_floats(cfg: TrainConfig, obs: ObsShape) -> int:
     """Return the floats that a row of the batch takes at the peak of a step for the encoder's sake."""
     if isinstance(obs, int):
         return 0
     height, width, channels = obs
-    return (ENCODER_PLANES + FRAME_COPIES * channels) * height * width
+    planes = FLOW_PLANES if cfg.algo == "fql" and not cfg.bc else ENCODER_PLANES
+    return (planes + FRAME_COPIES * channels) * height * width
 
 
 def _free_bytes(device: str) -> int | None:
