@@ -6,7 +6,7 @@ obs 17, action 6, batch 256, as HalfCheetah.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ import numpy as np
 from gtp_fast import algorithms
 from gtp_fast.algorithms import gtp, pieces
 from gtp_fast.buffer import ReplayBuffer
-from gtp_fast.config import TrainConfig, member_seeds
+from gtp_fast.config import TrainConfig
 from gtp_fast.config_files import merge
 from gtp_fast.graph import stepper
-from gtp_fast.policy import Policy, PolicyConfig
+from gtp_fast.policy import Policy
+from gtp_fast.policy_config import of_run
 from gtp_fast.state import TrainState
 
 if TYPE_CHECKING:
@@ -81,6 +82,4 @@ def fused_step(cfg: TrainConfig, shapes: Tuning | None) -> FusedStep:
 
 def policy(cfg: TrainConfig, state: TrainState, obs_dim: int, action_dim: int) -> Policy:
     """Return the policy that acts with a state's EMA actors, on their device."""
-    own = {"obs_dim": obs_dim, "action_dim": action_dim, "seeds": tuple(member_seeds(cfg))}
-    shared = {field.name: getattr(cfg, field.name) for field in fields(PolicyConfig) if hasattr(cfg, field.name)}
-    return Policy(PolicyConfig(**(shared | own)), pieces.policy_tensors(state), state.step.device)
+    return Policy(of_run(cfg, obs_dim, action_dim), pieces.policy_tensors(state), state.step.device)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gtp_fast.load import load_policy
     from gtp_fast.loop import Result
-    from gtp_fast.policy import load_policy
 
 __version__ = "0.1.0"
 __all__ = ["load_policy", "train"]
@@ -32,7 +32,7 @@ def train(**settings: Any) -> Result:
 def __getattr__(name: str) -> Any:
     # torch is imported with the policy, not with the package.
     if name == "load_policy":
-        from gtp_fast.policy import load_policy
+        from gtp_fast.load import load_policy
 
         return load_policy
     raise AttributeError(f"module 'gtp_fast' has no attribute {name!r}")

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of gathered rows: obs (S, B, D), action (S, B, A), reward and bootstrap (S, B), next_obs (S, B, D)."""
+    """Gathered rows: obs (S, B, D), action (S, B, A), reward and bootstrap (S, B), next_obs (S, B, D).
+
+    Observations that are frames are uint8 (S, B, H, W, C) instead.
+    """
 
     obs_SBD: Tensor
     action_SBA: Tensor
     reward_SB: Tensor
     bootstrap_SB: Tensor
     next_obs_SBD: Tensor
+    slow_obs_SBD: Tensor | None = None  # obs as a slow network sees them, where a step asks for it twice
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,18 @@ class ReplayBuffer:
         """Bytes on the device."""
         return self.rows.numel() * self.rows.element_size()
 
-    def gather(self, index_SB: Tensor) -> Batch:
-        """Read the transitions at int64 indices in [0, N)."""
+    @property
+    def obs_shape(self) -> int:
+        """How many numbers an observation has."""
+        return self.obs_dim
+
+    @classmethod
+    def bytes_of(cls, data: Transitions) -> int:
+        """Return the bytes that `from_transitions` will take on the device."""
+        return 4 * len(data.obs_ND) * row_width(data.obs_ND.shape[1], data.action_NA.shape[1])
+
+    def gather(self, index_SB: Tensor, step: Tensor | None = None) -> Batch:
+        """Read the transitions at int64 indices in [0, N); `step` is for frames, which a step may shift."""
         obs_dim, action_dim = self.obs_dim, self.action_dim
         row_SBW = self.rows.index_select(0, index_SB.flatten()).view(*index_SB.shape, -1)
         obs, action, reward, bootstrap, next_obs, _ = row_SBW.split(

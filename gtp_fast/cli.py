@@ -222,5 +222,7 @@ def _show(values: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, values))
     for name, value in values.items():
-        text = f"{value:,.1f}" if isinstance(value, float) and abs(value) >= 0.1 else f"{value:.2g}" if value else "0"
-        print(f"{name:{width}}  {text if isinstance(value, float) else value}")
+        text = str(value)
+        if isinstance(value, float):
+            text = f"{value:,.1f}" if abs(value) >= 0.1 else f"{value:.2g}"
+        print(f"{name:{width}}  {text}")

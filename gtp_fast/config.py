@@ -24,6 +24,8 @@ class TrainConfig:
     dataset: str | None = None  # a file, directory or Minari id that takes the place of the named data
     clip_actions: bool = False  # clip actions that lie outside [-1, 1] and say how many
     normalise_obs: bool = False  # observations as (o - mean) / std of the data, also of those that the policy is given
+    frame_stack: int = 1  # frames an observation is made of, where they are pictures; 3 in FQL
+    augment: float = 0.5  # probability that a step shifts its pictures by up to 3 pixels
     # What to train.
     algo: Literal["gtp", "dql", "cac", "fql", "iql", "td3bc"] = "gtp"
     bc: bool = False  # behaviour cloning: eta = 0 and no critic
@@ -111,6 +113,8 @@ DETERMINISTIC = ("iql", "td3bc")  # algorithms whose policy has one action for a
 _FINITE = 1e30  # float32 holds it
 # name: (lowest, highest) allowed, both included. Every number has a row: NaN lies in no range.
 _RANGES: dict[str, tuple[float, float]] = {
+    "frame_stack": (1, 16),
+    "augment": (0, 1),
     "steps": (1, 10**12),
     "batch_size": (1, 10**7),
     "seed": (0, 2**63 - 1),

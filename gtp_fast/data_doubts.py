@@ -23,7 +23,7 @@ def row_doubts(columns: Columns) -> Iterator[Fault]:
         yield from _rows(
             "timeouts", both, "both terminals and timeouts are true", "such a row counts as terminal: unset one"
         )
-    keys = [key for key in ("observations", "actions", "rewards") if key in columns]
+    keys = [key for key in ("observations", "actions", "rewards") if key in columns and columns[key].ndim < 4]
     if len(keys) == 3:
         repeated = _repeated([columns[key] for key in keys])
         yield from _rows(
@@ -48,12 +48,12 @@ def set_doubts(columns: Columns) -> Iterator[Fault]:
         seen = f"rewards are {rewards[0]:g} in all {len(rewards):,} rows"
         yield Fault("rewards", seen, "nothing to learn from but the data's own behaviour: --bc")
     for key in ("observations", "actions"):
-        if key in columns:
+        if key in columns and columns[key].ndim == 2:
             yield from _constant(key, columns[key])
     actions, obs = columns.get("actions"), columns.get("observations")
     if actions is not None and 0 < (reach := np.abs(actions).max()) < SMALL_ACTION:
         yield Fault("actions", f"actions reach {reach:.3g} at most", "a policy acts in [-1, 1]: scale them to fill it")
-    if obs is not None and (reach := np.abs(obs).max()) > LARGE_OBSERVATION:
+    if obs is not None and obs.ndim == 2 and (reach := np.abs(obs).max()) > LARGE_OBSERVATION:
         yield Fault("observations", f"observations reach {reach:.3g}", "networks see them unscaled: bring them near 1")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from gtp_fast.data_spec import DataSpec
 from gtp_fast.errors import DataError
+from gtp_fast.frame_data import SMALLEST, are_frames
 
 FLOATS = ("observations", "actions", "rewards")
 ENDS = ("terminals", "timeouts")
@@ -63,7 +64,10 @@ def _wrong_shapes(columns: Columns) -> Iterator[Fault]:
         array = columns.get(key)
         if array is None:
             continue
-        if array.ndim == rank and (rank == 1 or array.shape[-1] > 0):
+        if are_frames(array) and key == "observations":
+            yield from _wrong_pictures(array, columns)
+            right[key] = array
+        elif array.ndim == rank and (rank == 1 or array.shape[-1] > 0):
             right[key] = array
         else:
             form = "(N, size)" if rank == 2 else "(N,)"
@@ -83,9 +87,27 @@ def _wrong_shapes(columns: Columns) -> Iterator[Fault]:
             yield Fault(key, seen, "they must be alike")
 
 
+def _wrong_pictures(frames: np.ndarray, columns: Columns) -> Iterator[Fault]:
+    """Ask of pictures that they can be seen, and kept once."""
+    if min(frames.shape[1:3]) < SMALLEST or not frames.shape[3]:
+        seen = (
+            f"observations are pictures of {frames.shape[1:]}, expected (H, W, C) of at least {SMALLEST} x {SMALLEST}"
+        )
+        yield Fault("observations", seen, "write them larger")
+    if "next_observations" in columns:
+        remedy = (
+            "leave the key out, and write each episode's last picture as a row of its own with timeouts true, or into "
+            f"{LAST}"
+        )
+        yield Fault("next_observations", "next_observations of pictures are a second copy of the file", remedy)
+    if LAST in columns and columns[LAST].dtype != np.uint8:
+        seen = f"{LAST} hold {columns[LAST].dtype} beside observations of uint8"
+        yield Fault(LAST, seen, "write uint8 there, too")
+
+
 def _not_finite(columns: Columns) -> Iterator[Fault]:
     for key in (*FLOATS, "next_observations", LAST):
-        if key not in columns:
+        if key not in columns or columns[key].dtype == np.uint8:
             continue
         bad = ~np.isfinite(columns[key])
         if bad.any():
@@ -96,8 +118,8 @@ def _not_finite(columns: Columns) -> Iterator[Fault]:
 
 def _wrong_sizes(columns: Columns, spec: DataSpec) -> Iterator[Fault]:
     for size, key in ((spec.obs_dim, "observations"), (spec.action_dim, "actions")):
-        if size is not None and key in columns and columns[key].shape[1] != size:
-            seen = f"{key} have {columns[key].shape[1]} numbers, but {spec.name} has {size}"
+        if size is not None and key in columns and columns[key].shape[1:] != (size,):
+            seen = f"{key} {_sizes(columns[key].shape[1:])}, but {spec.name} has {size}"
             yield Fault(key, seen, "name the environment that the data came from with --env")
 
 
@@ -118,12 +140,12 @@ def _wrong_ends(columns: Columns) -> Iterator[Fault]:
         return
     if LAST not in columns or "observations" not in columns:
         return
-    episodes, size = int(np.count_nonzero(ends)), columns["observations"].shape[1]
-    if columns[LAST].shape not in ((episodes, size), (episodes + 1, size)):
+    episodes, one = int(np.count_nonzero(ends)), columns["observations"].shape[1:]
+    if columns[LAST].shape not in ((episodes, *one), (episodes + 1, *one)):
         yield Fault(
             LAST,
-            f"{LAST} has shape {columns[LAST].shape}, but {episodes:,} rows end an episode and observations have "
-            f"{size} numbers",
+            f"{LAST} has shape {columns[LAST].shape}, but {episodes:,} rows end an episode and observations "
+            f"{_sizes(one)}",
             "write one row an episode, or leave the key out",
         )
 
@@ -138,6 +160,10 @@ def _outside(columns: Columns) -> Iterator[Fault]:
         seen = f"actions in row {fault.rows[0]:,} reach {fault.values[0]:.6g}, outside [-1, 1]"
         remedy = f"pass --clip-actions to clip them ({fault.count:,} values), or scale them when writing the file"
         yield replace(fault, seen=seen, remedy=remedy, clips=True)
+
+
+def _sizes(one: tuple[int, ...]) -> str:
+    return f"have {one[0]} numbers" if len(one) == 1 else f"are pictures of {one}"
 
 
 def rowwise(key: str, array: np.ndarray, bad: np.ndarray) -> Fault:

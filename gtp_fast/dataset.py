@@ -145,21 +145,26 @@ def _read_layout(file: h5py.File, tell: Callable[[Fault], object]) -> Columns:
 def _too_large(key: str, data: h5py.Dataset) -> Fault | None:
     """Refuse a column that declares more than the memory of this machine: a damaged header can declare anything."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if 4 * (data.size or 0) <= memory:
+    needed = (1 if _are_frames(data) else 4) * (data.size or 0)
+    if needed <= memory:
         return None
     return Fault(
         key,
-        f"{key} declares shape {data.shape}, {4 * (data.size or 0) / 1e9:,.0f} GB as float32, and this machine has "
+        f"{key} declares shape {data.shape}, {needed / 1e9:,.0f} GB in memory, and this machine has "
         f"{memory / 1e9:,.0f} GB",
         "fetch the file again, or split it",
     )
 
 
+def _are_frames(data: h5py.Dataset) -> bool:
+    return data.dtype == np.uint8 and data.ndim == 4
+
+
 def _read_floats(key: str, data: h5py.Dataset) -> np.ndarray | Fault:
-    """Read a column once, straight into float32."""
+    """Read a column once, straight into float32; pictures stay uint8."""
     if data.dtype.kind not in "fiu" or data.shape is None:
         return Fault(key, f"{key} holds {data.dtype}, expected numbers", "write it as float32")
-    array = np.empty(data.shape, dtype=np.float32)
+    array = np.empty(data.shape, dtype=np.uint8 if _are_frames(data) else np.float32)
     if data.size:
         data.read_direct(array)
     return array
@@ -212,12 +217,12 @@ def info(data: Transitions) -> dict[str, Any]:
         "sha256": data.sha256,
         "transitions": len(data.reward_N),
         "episodes": data.episodes,
-        "obs_dim": data.obs_ND.shape[1],
+        "obs_dim": shape[0] if len(shape := data.observations.shape[1:]) == 1 else list(shape),
         "action_dim": data.action_NA.shape[1],
         "return_mean": data.return_mean,
         "return_std": data.return_std,
         "terminals": int(data.terminal_N.sum()),
-        "observation_range": [float(data.obs_ND.min()), float(data.obs_ND.max())],
+        "observation_range": [float(data.observations.min()), float(data.observations.max())],
         "action_range": [float(data.action_NA.min()), float(data.action_NA.max())],
         "reward_range": [float(data.reward_N.min()), float(data.reward_N.max())],
         "clipped_actions": data.clipped,

@@ -14,27 +14,22 @@ from pathlib import Path
 from typing import Literal
 
 from gtp_fast.config import TrainConfig
-from gtp_fast.errors import OutOfMemoryError, UsageError
+from gtp_fast.errors import UsageError
 from gtp_fast.variants import not_fused
 
 # A cold compilation costs about 40 s and saves about 8 ms a step on one core (Zen 5, 2026-11-21): it pays from 5,000
 # steps on; at 20,000 the whole run is a quarter faster.
 COMPILE_FROM_STEPS = 20_000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt
-FLOATS_A_PARAMETER = 8  # itself, two moments, slow copy, gradient, and what an update holds for a moment
-# How many times --hidden floats a row of the batch takes at the peak of an eager step, measured (2026-11-21): the step
-# itself; each sampling step that a gradient passes; each further action that is drawn at an observation.
-WIDTHS_A_ROW = {"gtp": 52, "dql": 75, "cac": 52, "fql": 16, "iql": 36, "td3bc": 46}
-WIDTHS_A_SAMPLING_STEP = {"dql": 10, "cac": 13, "linear-q": 15}
-WIDTHS_A_SAMPLE = 10
-WIDTHS_A_HIDDEN_LAYER = 28  # of fql, whose --layers are free
 FLOAT32_PRODUCT = 1e-6  # largest error of a float32 product, as a share of its terms; bfloat16's is 4e-3
+PICTURES = "observations of numbers: its kernels have no image encoder"  # what the fused step lacks for frames
 SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # what the fused kernels take
 
 
-def resolve(cfg: TrainConfig) -> tuple[TrainConfig, str]:
+def resolve(cfg: TrainConfig, pictures: bool = False) -> tuple[TrainConfig, str]:
     """Replace `auto` by a device and a backend; return the settings and a sentence that says why.
 
+    Args: pictures says that observations are, which the fused step cannot see.
     Raises: UsageError when what was asked for is not there.
     """
     import torch
@@ -46,7 +41,10 @@ def resolve(cfg: TrainConfig) -> tuple[TrainConfig, str]:
             "--device cpu"
         )
     device = ("cuda" if cuda else "cpu") if cfg.device == "auto" else cfg.device
-    lacking = {"compiled": missing_for_compile(device), "fused": missing_for_fused(cfg, device)}
+    lacking = {
+        "compiled": missing_for_compile(device),
+        "fused": PICTURES if pictures else missing_for_fused(cfg, device),
+    }
     if lacking.get(cfg.backend):
         raise UsageError(f"--backend {cfg.backend} needs {lacking[cfg.backend]}; or pass --backend eager")
     backend, why = (cfg.backend, "as asked") if cfg.backend != "auto" else _choose_backend(cfg, device, lacking)
@@ -121,55 +119,13 @@ def missing_for_compile(device: str) -> str | None:
     return None
 
 
-def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int) -> None:
-    """Refuse a run that cannot fit, before anything is allocated.
-
-    Args: parameters of one member; data_bytes of the packed data set. The estimate counts them, what Adam and the slow
-    copies keep, and the activations of the largest pass.
-    Raises: OutOfMemoryError with the figures and the flags that help.
-    """
-    data, state, activations = needed_bytes(cfg, parameters, data_bytes)
-    needed, free = data + state + activations, free_bytes(cfg.device)
-    if free is not None and needed > free:
-        raise OutOfMemoryError(
-            f"the run needs about {needed / 1e9:.1f} GB (data {data / 1e9:.1f}, networks {state / 1e9:.1f}, "
-            f"activations {activations / 1e9:.1f}) but {free / 1e9:.1f} GB are free on the {cfg.device}; "
-            "lower --seeds, --hidden or --batch-size, or train on fewer transitions"
-        )
-
-
-def needed_bytes(cfg: TrainConfig, parameters: int, data_bytes: int) -> tuple[int, int, int]:
-    """Estimate what a run takes on its device: its data, its networks, the activations of its largest pass."""
-    state = FLOATS_A_PARAMETER * parameters * cfg.seeds * 4
-    return data_bytes, state, widths_a_row(cfg) * cfg.seeds * cfg.batch_size * cfg.hidden * 4
-
-
-def widths_a_row(cfg: TrainConfig) -> int:
-    """Return how many times --hidden floats a row of the batch takes at the peak of a step."""
-    chain = WIDTHS_A_SAMPLING_STEP.get(cfg.actor_loss if cfg.algo == "gtp" else cfg.algo, 0) * cfg.sampling_steps
-    samples = (9 if cfg.max_q_backup else 0) + (cfg.value_samples - 1 if cfg.algo == "gtp" else 0)
-    deep = WIDTHS_A_HIDDEN_LAYER * cfg.layers if cfg.algo == "fql" else 0
-    guided = 0 if cfg.bc else chain + WIDTHS_A_SAMPLE * samples
-    return WIDTHS_A_ROW[cfg.algo] + deep + guided
-
-
-def free_bytes(device: str) -> int | None:
-    """Return what is free on the device, None where the system does not say."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.mem_get_info()[0]
-    info = Path("/proc/meminfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
-
-
 def prepare(cfg: TrainConfig) -> None:
     """Set what is global in a training process: threads, matrix precision, and what makes a CPU quick."""
     import torch
 
     torch.set_num_threads(cfg.threads)
     torch.set_float32_matmul_precision("high" if cfg.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = cfg.precision == "tf32"  # of convolutions
     if cfg.device == "cpu" and cfg.precision == "fp32":
         quicken_cpu()
 

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from gtp_fast.data_spec import Bounds, DataSpec, EvalEnv
+from gtp_fast.encoder import ObsShape
 from gtp_fast.errors import DataError, UsageError
 from gtp_fast.spaces import as_vectors, bounds, wide
 
@@ -38,22 +40,28 @@ def _without_compiler_warning() -> Iterator[None]:
             os.write(2, rest)
 
 
-def make_env(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
+def make_env(env: EvalEnv, frame_stack: int = 1, **kwargs: Any) -> gymnasium.Env:
     """Build the environment of a catalogue entry; it gives and takes vectors, laid out and scaled as data are.
+
+    Pictures stay pictures; with frame_stack above 1 it shows its last ones as channels.
+
 
     Raises: UsageError when its package is not installed, or it cannot be made for a reason of its own.
     """
-    return as_vectors(_made(env, **kwargs))
+    return as_vectors(_made(env, frame_stack, **kwargs))
 
 
-def _made(env: EvalEnv, **kwargs: Any) -> gymnasium.Env:
+def _made(env: EvalEnv, frame_stack: int, **kwargs: Any) -> gymnasium.Env:
     if env.id.startswith("ogbench:"):  # two warnings, of bounds in float64, at each reset
         warnings.filterwarnings("ignore", ".*precision lowered", UserWarning)
     with warnings.catch_warnings(), _without_compiler_warning():
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
         warnings.filterwarnings("ignore", ".*DISPLAY", UserWarning)  # of a display that nothing here opens
         try:
-            return _settled(gymnasium.make(env.id, disable_env_checker=True, **dict(env.kwargs), **kwargs))
+            made = _settled(gymnasium.make(env.id, disable_env_checker=True, **dict(env.kwargs), **kwargs))
+            return StackedFrames(made, frame_stack) if frame_stack > 1 else made
+        except UsageError:
+            raise
         except Exception as error:  # an environment may raise anything: Fetch fails by an assertion on MuJoCo 4
             reason = str(error) or type(error).__name__
             if env.id.startswith("ogbench:visual-"):  # rendering back ends raise whatever their driver raises
@@ -75,7 +83,26 @@ def _settled(env: gymnasium.Env) -> gymnasium.Env:
     return env
 
 
-def check_environment(spec: DataSpec, obs_dim: int, action_dim: int, action_bounds: Bounds | None = None) -> None:
+class StackedFrames(gymnasium.ObservationWrapper):
+    """The last n pictures (H, W, C) as one of (H, W, n C), the oldest first; the first one is repeated at a reset."""
+
+    def __init__(self, env: gymnasium.Env, n: int):
+        """Wrap an environment of pictures."""
+        super().__init__(gymnasium.wrappers.FrameStackObservation(env, n))
+        space = env.observation_space
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 3:
+            raise UsageError(f"--frame-stack {n} needs an environment of pictures, not of {space}")
+        low, high = (np.concatenate([side] * n, axis=-1) for side in (space.low, space.high))
+        self.observation_space = gymnasium.spaces.Box(low, high, dtype=space.dtype.type)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Move the stack's axis (n, H, W, C) to the channels."""
+        return np.concatenate(list(observation), axis=-1)
+
+
+def check_environment(
+    spec: DataSpec, obs: ObsShape, action_dim: int, frame_stack: int = 1, action_bounds: Bounds | None = None
+) -> None:
     """Build the entry's environment once, so that a run cannot fail at its first evaluation.
 
     Args: action_bounds are those of the data's actions before they were scaled; None where they are not known.
@@ -88,13 +115,15 @@ def check_environment(spec: DataSpec, obs_dim: int, action_dim: int, action_boun
             else ""
         )
         raise UsageError(f"{spec.name} names no evaluation environment in this version; {own}pass --eval-every 0")
-    made = _made(spec.eval_env)
+    made = _made(spec.eval_env, frame_stack)
     env = as_vectors(made)
-    spaces = ((env.observation_space, obs_dim, "observation"), (env.action_space, action_dim, "action"))
-    for space, size, what in spaces:
-        if space.shape != (size,):
+    shape = (obs,) if isinstance(obs, int) else obs
+    spaces = ((env.observation_space, shape, "observation"), (env.action_space, (action_dim,), "action"))
+    for space, expected, what in spaces:
+        if space.shape != expected:
+            held = f"{expected[0]} numbers" if len(expected) == 1 else f"pictures of {expected}"
             raise DataError(
-                f"{spec.eval_env.id} has {what}s of shape {space.shape} but the data have {size} numbers; name the "
+                f"{spec.eval_env.id} has {what}s of shape {space.shape} but the data have {held}; name the "
                 "environment that the data came from with --env"
             )
     theirs = bounds(made.action_space)

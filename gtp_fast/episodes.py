@@ -13,6 +13,7 @@ import numpy as np
 from gtp_fast.data_rules import LAST, Columns, faults
 from gtp_fast.data_spec import Bounds, DataSpec
 from gtp_fast.errors import DataError
+from gtp_fast.frame_data import are_frames, number_frames
 
 # An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze); D4RL's antmaze-v0 files miss the marks of
 # some resets, which show as jumps of up to 21 m.
@@ -25,6 +26,8 @@ ROWS_MOVED = 8_192  # at a time, when rows are left out: half a megabyte of obse
 class Arrays:
     """What a reader found: obs (N, D), action (N, A), reward (N,) float32; terminal, timeout (N,) bool; next_obs
     (N, D) or None; last_obs (E, D), the observation after each episode's last action, or None.
+
+    Where observations are pictures, obs and last_obs are uint8 (N, H, W, C) and (E, H, W, C), and next_obs is None.
     """
 
     where: str
@@ -43,7 +46,11 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Transitions:
-    """A validated data set on the host: float32 arrays (N, ...), terminal bool (N,), and where it came from."""
+    """A validated data set on the host: float32 arrays (N, ...), terminal bool (N,), and where it came from.
+
+    Where observations are pictures, frames_FHWC holds each once, uint8, and obs_ND and next_obs_ND are int64 (N, 2):
+    the number of a frame, and that of its episode's first.
+    """
 
     obs_ND: np.ndarray
     action_NA: np.ndarray
@@ -60,6 +67,12 @@ class Transitions:
     notes: tuple[str, ...] = ()  # what a person should be told
     action_bounds: Bounds | None = None  # as in Arrays
     references: tuple[float, float] | None = None
+    frames_FHWC: np.ndarray | None = None
+
+    @property
+    def observations(self) -> np.ndarray:
+        """What was observed, (N, D) or (F, H, W, C)."""
+        return self.obs_ND if self.frames_FHWC is None else self.frames_FHWC
 
 
 def validate(data: Arrays, spec: DataSpec, clip_actions: bool) -> int:
@@ -111,6 +124,7 @@ def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes:
     row with no successor (a time limit, or the end of the file) is left out. The arrays are taken over: their memory
     holds what is returned.
     """
+    frames, data = number_frames(data) if are_frames(data.obs) else (None, data)
     ends = data.terminal | data.timeout
     returns = _episode_returns(data.reward, ends)
     next_obs, keep = _successors(data, ends)
@@ -141,6 +155,7 @@ def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes:
         notes=notes,
         action_bounds=data.action_bounds,
         references=data.references,
+        frames_FHWC=frames,
     )
 
 
@@ -155,7 +170,7 @@ def _kept_(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
 
 
 def _successors(data: Arrays, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the successor of every row, float32 (N, D), and which rows have one or need none, bool (N,)."""
+    """Return the successor of every row, (N, D), and which rows have one or need none, bool (N,)."""
     last = np.flatnonzero(ends)
     keep = np.ones(len(data.obs), dtype=bool)
     if data.next_obs is not None:

@@ -102,7 +102,7 @@ def evaluate_policy(
     observation's size is another; RolloutError when a process failed.
     """
     started = time.perf_counter()
-    check_environment(spec, policy.config.obs_dim, policy.config.action_dim)
+    check_environment(spec, policy.config.obs_shape, policy.config.action_dim, policy.config.frame_stack)
     assert spec.eval_env is not None
     with one_thread():
         if policy.device.type == "cpu":
@@ -147,7 +147,8 @@ def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, worke
 def _play_at_once(policy: Policy, env: EvalEnv, episodes: int, seed: int) -> Played:
     """Play all episodes of all members here, by one call a step: what a captured launch is made for."""
     with ExitStack() as stack:
-        envs = [stack.enter_context(closing(make_env(env))) for _ in range(policy.members * episodes)]
+        stacked = policy.config.frame_stack
+        envs = [stack.enter_context(closing(make_env(env, stacked))) for _ in range(policy.members * episodes)]
         seeds = [_episode_seed(seed, e) for e in range(episodes)] * policy.members
         return play(policy.anew(), envs, seeds, episodes, env.id)
 
@@ -179,7 +180,7 @@ def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, fram
         modes = env.metadata.get("render_modes", [])
         if "rgb_array" not in modes:
             raise UsageError(f"{spec.eval_env.id} draws no pictures (its render modes are {modes}); leave --video out")
-    with closing(make_env(spec.eval_env, render_mode="rgb_array")) as env:
+    with closing(make_env(spec.eval_env, policy.config.frame_stack, render_mode="rgb_array")) as env:
         with one_thread():
             images = list(_film(policy.member(policy.config.seeds[0]), env, spec.eval_env.id, seed, frames))
         # Viewers show what changes faster than every 20 ms at a tenth of a second a frame.
@@ -205,7 +206,8 @@ def _film(policy: Policy, env: gymnasium.Env, env_id: str, seed: int, frames: in
         yield Image.fromarray(picture).quantize(method=Image.Quantize.FASTOCTREE)
         if ended or not np.isfinite(obs).all():
             return
-        action = policy.act_members(np.tile(obs, (1, GROUP, 1)))[0, 0]  # as its group acts in an evaluation
+        # As its group acts in an evaluation.
+        action = policy.act_members(np.stack([obs] * GROUP)[None])[0, 0]
         following, _, terminated, truncated, _ = env.step(action)
         obs, ended = _float32(following), terminated or truncated
 

@@ -3,8 +3,9 @@
 The file takes raw observations and noise, and holds everything else: parameters, normalisation, K, candidates. Without
 noise of its own it draws exactly what `Policy.act` draws from the same numbers.
 
-Inputs, float32, B free: `obs` (B, D); `noise` (B * candidates, N) standard normals, the candidates of an observation in
-a row, but for policies without noise; `gumbel` (B * candidates,) Gumbel(0, 1) numbers, for softmax among candidates.
+Inputs, float32, B free: `obs` (B, D), or uint8 (B, H, W, C) where observations are pictures; `noise` (B * candidates,
+N) standard normals, the candidates of an observation in a row, but for policies without noise; `gumbel` (B *
+candidates,) Gumbel(0, 1) numbers, for softmax among candidates.
 Output: `action` (B, A) in [-1, 1].
 """
 
@@ -27,8 +28,10 @@ from torch import Tensor, nn
 
 from gtp_fast import __version__
 from gtp_fast.errors import GtpError, UsageError
+from gtp_fast.load import load_policy
 from gtp_fast.obs_scale import scaled_tensor
-from gtp_fast.policy import Policy, load_policy
+from gtp_fast.policy import Policy
+from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.rundir import publish
 
 OPSET = 18  # of ONNX: what torch's exporter writes without conversion
@@ -62,7 +65,7 @@ class Acting(nn.Module):
 
     def forward(self, obs: Tensor, noise: Tensor | None = None, gumbel: Tensor | None = None) -> Tensor:
         """Return actions (B, A)."""
-        noise, config = obs[:, :0] if noise is None else noise, self._config
+        noise, config = torch.zeros(obs.shape[0], 0) if noise is None else noise, self._config
         if config.obs_mean is not None and config.obs_std is not None:
             obs = scaled_tensor(obs, config.obs_mean, config.obs_std)
         return self._act(obs[None], noise[None], None if gumbel is None else gumbel[None])[0]
@@ -116,12 +119,19 @@ def _policy(path: Path, asked: ExportConfig) -> Policy:
 def drawn(policy: Policy, observations: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Return what the file takes, for as many random observations as are asked for."""
     rng, config, rows = np.random.default_rng(seed), policy.config, observations * policy.config.candidates
-    inputs = {"obs": rng.normal(size=(observations, config.obs_dim)).astype(np.float32)}
+    inputs = {"obs": drawn_observations(config, observations, rng)}
     if policy.noise_columns:
         inputs["noise"] = rng.normal(size=(rows, policy.noise_columns)).astype(np.float32)
     if config.select == "softmax":
         inputs["gumbel"] = rng.gumbel(size=rows).astype(np.float32)
     return inputs
+
+
+def drawn_observations(config: PolicyConfig, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return random observations of a policy, float32 (count, D) or uint8 (count, H, W, C)."""
+    if config.frame_shape:
+        return rng.integers(0, 256, size=(count, *config.frame_shape), dtype=np.uint8)
+    return rng.normal(size=(count, config.obs_dim)).astype(np.float32)
 
 
 def _program(policy: Policy) -> torch.export.ExportedProgram:

@@ -7,6 +7,8 @@ FIELD_HELP = {
     "dataset": "a D4RL-layout file, a Minari directory or id; --env then names the environment",
     "clip_actions": "clip actions outside [-1, 1] and say how many",
     "normalise_obs": "subtract the data's mean from observations and divide by their spread; saved with the policy",
+    "frame_stack": "frames that make one observation, where observations are pictures",
+    "augment": "probability that a step shifts its pictures by up to 3 pixels",
     "algo": "algorithm",
     "bc": "behaviour cloning: no critic, every weight 1",
     "preset": "settings of the algorithm that belong together",

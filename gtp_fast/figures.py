@@ -100,7 +100,7 @@ def multigoal(run: Path) -> tuple[dict[str, Any], bytes]:
     Returns the mass of each mode and off every mode, by sampler, and the picture.
     """
     from gtp_fast import embedded
-    from gtp_fast.policy import load_policy
+    from gtp_fast.load import load_policy
 
     trained = load_policy(run, candidates=1, device="cpu")
     steps = trained.config.sampling_steps

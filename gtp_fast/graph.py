@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from gtp_fast import algorithms
-from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
+from gtp_fast.frames import Buffer, FrameBuffer
 from gtp_fast.profiling import phase
 from gtp_fast.state import TrainState
 from gtp_fast.stream import fed
@@ -22,7 +22,7 @@ from gtp_fast.stream import fed
 WARMUP_STEPS = 3  # allocator, cuBLAS workspaces and compiled kernels must exist before capture
 
 
-def stepper(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[int], None]:
+def stepper(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[int], None]:
     """Return a function that makes n train steps on the state in place.
 
     Args: cfg with device, backend and graph resolved (no "auto"). On the CPU, or with graph off, steps are called one
@@ -40,10 +40,12 @@ def stepper(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callab
     return fed(run, buffer)
 
 
-def _step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> tuple[Callable[[], None], Callable[[], None]]:
+def _step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return one step, and what must be called when the state was written from outside of it."""
     if cfg.backend == "fused":
         from gtp_fast.algorithms import fused  # Triton is not needed by the other backends
+
+        assert not isinstance(buffer, FrameBuffer)  # `device.resolve` chose another
 
         step = fused.make_step(cfg, state, buffer)
         return step, step.refresh

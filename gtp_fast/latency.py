@@ -21,7 +21,8 @@ from gtp_fast.config_files import read_settings, settings_file
 from gtp_fast.device import processor
 from gtp_fast.errors import UsageError
 from gtp_fast.figures import latency_lines
-from gtp_fast.policy import Policy, load_policy
+from gtp_fast.load import load_policy
+from gtp_fast.policy import Policy
 from gtp_fast.rundir import publish, publish_json
 
 STEPS, FEWER_STEPS = tuple(range(1, 11)), (1, 2, 5, 10)
@@ -97,7 +98,7 @@ def _line(
         policy = load_policy(path, seed, device=device, sampling_steps=k, candidates=candidates, select=select)
         # A dictionary: where the policy's own way is torch, both are one.
         acting |= {(p.runtime, k): p for p in (policy.plain(), policy)}
-    obs = np.random.default_rng(0).normal(size=(batch, single.config.obs_dim)).astype(np.float32)
+    obs = export.drawn_observations(single.config, batch, np.random.default_rng(0))
     calls = {key: _call(policy, obs) for key, policy in acting.items()}
     if file_run is not None:
         calls["onnx", own] = _file_call(file_run, obs, batch * candidates, single.noise_columns)

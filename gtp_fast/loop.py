@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,33 @@ from torch import Tensor
 
 from gtp_fast import (
     algorithms,
+    best,
     catalog,
     checkpoint,
     dataset,
     device,
+    footprint,
     guards,
     metrics,
     placement,
+    policy_config,
     profiling,
     results,
     stream,
 )
 from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig, hash6, member_seeds
-from gtp_fast.data_spec import with_references
+from gtp_fast.data_spec import DataSpec, with_references
+from gtp_fast.dataset import Transitions
 from gtp_fast.disk import Disk
 from gtp_fast.errors import DiskError
-from gtp_fast.evaluate import EvalResult, check_environment
+from gtp_fast.evaluate import check_environment
 from gtp_fast.evaluator import Evaluator, workers_beside
 from gtp_fast.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
+from gtp_fast.frames import buffer_of, bytes_on_device, check_settings, obs_shape
 from gtp_fast.graph import stepper
 from gtp_fast.memory import tells_of_memory
-from gtp_fast.policy import PolicyConfig
+from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.resume import describe, open_run, starting_point
 from gtp_fast.rundir import RunDir, publish_json
 from gtp_fast.saving import Saving
@@ -57,25 +62,20 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     the checkpoint is saved.
     """
     spec = catalog.resolve(cfg.env)
-    asked, (cfg, chosen) = cfg, device.resolve(cfg)
-    where = Path(cfg.dataset) if cfg.dataset else None
-    data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
+    cfg, chosen, data, parameters = _with_data(cfg, spec, report)
+    obs, action_dim = obs_shape(data, cfg), data.action_NA.shape[1]
     if cfg.eval_every > 0:
-        check_environment(spec, data.obs_ND.shape[1], data.action_NA.shape[1], data.action_bounds)
+        check_environment(spec, obs, action_dim, cfg.frame_stack, data.action_bounds)
     spec = with_references(spec, data.references)
-    sizes = data.obs_ND.shape[1], data.action_NA.shape[1]
-    parameters = pieces.parameter_count(cfg, algorithms.of(cfg.algo).layouts(cfg, *sizes))
-    cfg, chosen = placement.place(asked, cfg, chosen, parameters, stream.row_bytes(data))
-    device.prepare(cfg)
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
-        device.check_memory(cfg, parameters, stream.device_bytes(cfg, data))
-        state = algorithms.of(cfg.algo).init_state(cfg, *sizes, cfg.device)
-        buffer = stream.make_buffer(data, cfg, state.step)
+        footprint.check_memory(cfg, parameters, bytes_on_device(data, cfg), obs)
+        state = algorithms.of(cfg.algo).init_state(cfg, obs, action_dim, cfg.device)
+        buffer = buffer_of(data, cfg, state.step)
         if start.checkpoint is not None:
             state.load_(start.checkpoint.tensors)
         describe(run, cfg, data)
-        policy = _policy_config(cfg, buffer)
+        policy = policy_config.of_run(cfg, obs, action_dim, buffer.obs_scale)
         evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
         meta = _meta(cfg, data, policy)
         step = int(state.step)
@@ -105,6 +105,27 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
             finally:
                 training.close()
         return results.of_run(cfg, data.source, run, seconds, cfg.steps - step)
+
+
+def _with_data(
+    cfg: TrainConfig, spec: DataSpec, report: Callable[[Event], None]
+) -> tuple[TrainConfig, str, Transitions, int]:
+    """Load the data, resolve `auto` and prepare the process: what observations are, and how many, decides with it.
+
+    Returns: the settings, why they were chosen, the data, and the parameters of one member.
+    """
+    found, chosen = device.resolve(cfg)
+    where = Path(cfg.dataset) if cfg.dataset else None
+    data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
+    check_settings(data, cfg)
+    if data.frames_FHWC is not None:
+        found, chosen = device.resolve(cfg, pictures=True)
+    layouts = algorithms.of(cfg.algo).layouts(found, obs_shape(data, cfg), data.action_NA.shape[1])
+    parameters = pieces.parameter_count(found, layouts)
+    if data.frames_FHWC is None:
+        found, chosen = placement.place(cfg, found, chosen, parameters, stream.row_bytes(data))
+    device.prepare(found)
+    return found, chosen, data, parameters
 
 
 @dataclass
@@ -197,30 +218,14 @@ class _Training:
     def collect(self, wait: float | None = None) -> None:
         """Take in finished evaluations: the best policy of each member first, then the result's own file."""
         for result, policy in self.evaluator.poll(wait):
-            self.disk.write("best policies", "best policy", lambda r=result, p=policy: self.keep_best(r, p))
-            file = self.run.evaluation(result.step)
-            self.disk.write("evaluations", "evaluation", lambda r=result, f=file: publish_json(f, r.to_json()))
+            better = partial(best.replace, self.run, self.best, result, policy, self.meta)
+            self.disk.write("best policies", "best policy", better)
+            publish = partial(publish_json, self.run.evaluation(result.step), result.to_json())
+            self.disk.write("evaluations", "evaluation", publish)
             self.writer.score(result.step, result.figures)
             for note in result.notes:
                 self.report(Warned(note))
             self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
-
-    def keep_best(self, result: EvalResult, policy: dict[str, Tensor]) -> None:
-        """Replace the members of ckpt/best that this evaluation beats; ties keep the earlier step."""
-        tensors, figures, steps = self.best.get("tensors"), self.best.get("figures"), self.best.get("steps")
-        if tensors is None or figures is None or steps is None:
-            tensors = {name: tensor.clone() for name, tensor in policy.items()}
-            figures, steps = list(result.figures), [result.step] * len(result.seeds)
-        else:
-            for i, figure in enumerate(result.figures):
-                if (figure, -result.step) > (figures[i], -steps[i]):
-                    figures[i], steps[i] = figure, result.step
-                    for name, tensor in policy.items():
-                        rows = tensor.shape[0] // len(result.seeds)
-                        tensors[name][i * rows : (i + 1) * rows] = tensor[i * rows : (i + 1) * rows]
-        self.best.update(tensors=tensors, figures=figures, steps=steps)
-        meta = {**self.meta, "step": max(steps), "figures": figures, "steps": steps}
-        checkpoint.save_best(self.run, tensors, meta)
 
     def resubmit(self, pending: Mapping[int, dict[str, Tensor]]) -> None:
         """Evaluate what a stopped run had not finished evaluating."""
@@ -238,29 +243,7 @@ def _until_boundary(cfg: TrainConfig, step: int) -> int:
     return min([*nexts, cfg.steps]) - step
 
 
-def _meta(cfg: TrainConfig, data: dataset.Transitions, policy: PolicyConfig) -> dict[str, Any]:
+def _meta(cfg: TrainConfig, data: Transitions, policy: PolicyConfig) -> dict[str, Any]:
     """Return what every checkpoint says of its run."""
     about = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg)}
     return about | {"policy": policy.to_json(), "data_sha256": data.sha256, "references": data.references}
-
-
-def _policy_config(cfg: TrainConfig, buffer: ReplayBuffer) -> PolicyConfig:
-    return PolicyConfig(
-        obs_dim=buffer.obs_dim,
-        action_dim=buffer.action_dim,
-        hidden=cfg.hidden,
-        sigma_min=cfg.sigma_min,
-        sigma_max=cfg.sigma_max,
-        sigma_data=cfg.sigma_data,
-        rho=cfg.rho,
-        sampling_steps=cfg.sampling_steps,
-        candidates=cfg.candidates,
-        select=cfg.select,
-        seeds=tuple(member_seeds(cfg)),
-        algo=cfg.algo,
-        bc=cfg.bc,
-        layers=cfg.layers,
-        process=cfg.process,
-        obs_mean=buffer.obs_scale[0] if buffer.obs_scale else None,
-        obs_std=buffer.obs_scale[1] if buffer.obs_scale else None,
-    )

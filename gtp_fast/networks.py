@@ -15,6 +15,7 @@ import torch
 from gtp_kernels.reference import mish, philox4x32, uniform_from_bits
 from torch import Tensor
 
+from gtp_fast.encoder import ObsShape, encoder_shapes, input_width
 from gtp_fast.rng import INIT, seed_keys
 
 TIME_WIDTH, TIME_HIDDEN = 16, 32
@@ -62,8 +63,9 @@ def layout_of(shapes: dict[str, tuple[int, int]]) -> Layout:
     return Layout(tuple(entries), offset)
 
 
-def _layout(layers: list[tuple[str, int, int]]) -> Layout:
-    return layout_of({name: shape for layer in layers for name, shape in dense_shapes(*layer).items()})
+def _layout(layers: list[tuple[str, int, int]], obs: ObsShape) -> Layout:
+    shapes = {name: shape for layer in layers for name, shape in dense_shapes(*layer).items()}
+    return layout_of(shapes | encoder_shapes(obs))
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> list[tuple[str, int, int]]:
@@ -71,33 +73,33 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> list[tuple[str, int, int]]:
     return [(f"mlp{i}", widths[i], widths[i + 1]) for i in range(HIDDEN_LAYERS + 1)]
 
 
-def actor_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
+def actor_layout(obs: ObsShape, action_dim: int, hidden: int) -> Layout:
     """Return the layout of F: input [c_in a_t, e_t, e_s, o], two time embeddings, three hidden layers, an action."""
     times = [(f"{name}{i}", *width) for name in ("t", "s") for i, width in enumerate(((16, 32), (32, 16)))]
-    return _layout(times + _mlp(action_dim + 2 * TIME_WIDTH + obs_dim, hidden, action_dim))
+    return _layout(times + _mlp(action_dim + 2 * TIME_WIDTH + input_width(obs), hidden, action_dim), obs)
 
 
-def noise_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
+def noise_layout(obs: ObsShape, action_dim: int, hidden: int) -> Layout:
     """Return the layout of a network of one time: input [a_t, e_t, o], one time embedding, three hidden layers."""
     times = [("t0", TIME_WIDTH, TIME_HIDDEN), ("t1", TIME_HIDDEN, TIME_WIDTH)]
-    return _layout(times + _mlp(action_dim + TIME_WIDTH + obs_dim, hidden, action_dim))
+    return _layout(times + _mlp(action_dim + TIME_WIDTH + input_width(obs), hidden, action_dim), obs)
 
 
-def critic_layout(obs_dim: int, action_dim: int, hidden: int) -> Layout:
+def critic_layout(obs: ObsShape, action_dim: int, hidden: int) -> Layout:
     """Return the layout of one head of the critic: input [o, a], three hidden layers, one value."""
-    return _layout(_mlp(obs_dim + action_dim, hidden, 1))
+    return _layout(_mlp(input_width(obs) + action_dim, hidden, 1), obs)
 
 
-def value_layout(obs_dim: int, hidden: int) -> Layout:
+def value_layout(obs: ObsShape, hidden: int) -> Layout:
     """Return the layout of V: input o, three hidden layers, one value."""
-    return _layout(_mlp(obs_dim, hidden, 1))
+    return _layout(_mlp(input_width(obs), hidden, 1), obs)
 
 
-def policy_layout(obs_dim: int, action_dim: int, hidden: int, gaussian: bool = False) -> Layout:
+def policy_layout(obs: ObsShape, action_dim: int, hidden: int, gaussian: bool = False) -> Layout:
     """Return the layout of a mean: input o, three hidden layers, an action; of a Gaussian with a log-std beside it."""
-    layers = [dense_shapes(*layer) for layer in _mlp(obs_dim, hidden, action_dim)]
+    layers = [dense_shapes(*layer) for layer in _mlp(input_width(obs), hidden, action_dim)]
     shapes = {name: shape for layer in layers for name, shape in layer.items()}
-    return layout_of(shapes | ({"policy.log_std": (1, action_dim)} if gaussian else {}))
+    return layout_of(shapes | ({"policy.log_std": (1, action_dim)} if gaussian else {}) | encoder_shapes(obs))
 
 
 def views(flat_MP: Tensor, layout: Layout) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gtp_fast import device
+from gtp_fast import device, footprint
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import OutOfMemoryError
 
@@ -22,10 +22,10 @@ def place(
     """
     if cfg.buffer != "auto":
         return cfg, chosen
-    free = device.free_bytes(cfg.device) if free is None else free
-    if cfg.device == "cpu" or free is None or sum(device.needed_bytes(cfg, parameters, data_bytes)) <= free:
+    free = footprint.free_bytes(cfg.device) if free is None else free
+    if cfg.device == "cpu" or free is None or sum(footprint.needed_bytes(cfg, parameters, data_bytes)) <= free:
         return replace(cfg, buffer="device"), chosen
-    on_host = device.free_bytes("cpu")
+    on_host = footprint.free_bytes("cpu")
     if on_host is not None and data_bytes > on_host:
         raise OutOfMemoryError(
             f"the packed rows take {data_bytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free on the {cfg.device} and "

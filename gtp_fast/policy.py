@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gtp_fast import algorithms, checkpoint, obs_scale, rng
+from gtp_fast import algorithms, obs_scale, rng
 from gtp_fast.act_cpu import CpuSampler
 from gtp_fast.device import missing_for_kernels
-from gtp_fast.errors import CheckpointError, UsageError
+from gtp_fast.encoder import see
+from gtp_fast.errors import UsageError
 from gtp_fast.networks import views
 from gtp_fast.noise import CallNoise
 from gtp_fast.policy_config import PolicyConfig, check
-from gtp_fast.rundir import RunDir
-from gtp_fast.sampler import AlgorithmSampler, Sampler, TorchSampler, numbers
+from gtp_fast.sampler import AlgorithmSampler, Sampler, TorchSampler, numbers, observations
 from gtp_fast.trajectory import sampling_grid
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -48,7 +47,7 @@ class Policy:
         Raises: UsageError where candidates cannot be judged; CheckpointError where shapes do not fit.
         """
         self._algorithm = algorithms.of(config.algo)
-        layouts = self._algorithm.layouts(config, config.obs_dim, config.action_dim)
+        layouts = self._algorithm.layouts(config, config.obs_shape, config.action_dim)
         check(config, tensors, layouts)
         self.config, self.device, self._calls = config, torch.device(device), 0
         self._tensors, self._precision = tensors, precision
@@ -64,7 +63,7 @@ class Policy:
         config, critic = self.config, self._critic
         if precision not in PRECISIONS:
             raise UsageError(f"precision={precision!r} is none of {', '.join(PRECISIONS)}")
-        if config.algo != "gtp":
+        if config.algo != "gtp" or config.frame_shape:
             return AlgorithmSampler(config, self._actor, critic)
         if self.device.type == "cuda" and missing_for_kernels(config.hidden, config.sampling_steps) is None:
             from gtp_fast.act_cuda import CudaSampler  # Triton is not needed elsewhere
@@ -93,7 +92,7 @@ class Policy:
 
     def member(self, seed: int) -> Policy:
         """Return one member as a policy of its own. Raises: UsageError for a seed that no member has."""
-        return Policy(*_member(self.config, self._tensors, seed), self.device, self._precision)
+        return Policy(*member_of(self.config, self._tensors, seed), self.device, self._precision)
 
     def plain(self) -> Policy:
         """Return this policy acting by its algorithm's formulas in torch: what its own way is measured against."""
@@ -117,39 +116,42 @@ class Policy:
         return {"CpuSampler": "numpy", "CudaSampler": "fused"}.get(type(self._sampler).__name__, "torch")
 
     def act(self, obs: np.ndarray, noise: np.ndarray | None = None, gumbel: np.ndarray | None = None) -> np.ndarray:
-        """Choose actions for one observation (D,) or several (B, D).
+        """Choose actions for one observation (D,) or several (B, D); of pictures (H, W, C) or (B, H, W, C).
 
-        Args: obs float; noise, float32 (B * candidates, N) standard normals, candidates of a state in a row, N =
-        `noise_columns`: A but for algorithms whose steps add noise of their own; gumbel, float32 (B * candidates,)
-        Gumbel(0, 1) numbers, for softmax alone. Both are drawn when absent. Returns float32 (A,) or (B, A) in [-1, 1].
+        Args: obs float, pictures uint8; noise, float32 (B * candidates, N) standard normals, candidates of a state in a
+        row, N = `noise_columns`: A but for algorithms whose steps add noise of their own; gumbel, float32 (B *
+        candidates,) Gumbel(0, 1) numbers, for softmax alone. Both are drawn when absent. Returns float32 (A,) or (B, A)
+        in [-1, 1].
         Raises: UsageError for another shape, for what holds no finite numbers, or for a policy of several members:
         load it with a seed.
         """
         if self.members != 1:
             raise UsageError(f"this policy has {self.members} members; load one with seed= (of {self.config.seeds})")
-        obs, dim = numbers(obs, "an observation"), self.config.obs_dim
-        if obs.ndim not in (1, 2) or obs.shape[-1] != dim or not len(obs):
+        obs, one = observations(obs, self.config), self.config.observation
+        single = obs.ndim == len(one)
+        if obs.ndim - len(one) not in (0, 1) or obs.shape[-len(one) :] != one or not len(obs):
             raise UsageError(
-                f"observations of shape {obs.shape}, expected ({dim},) or (B, {dim}) with B at least 1; check the "
+                f"observations of shape {obs.shape}, expected {one} or (B, {_sizes(one)}) with B at least 1; check the "
                 "environment of this policy"
             )
         z = None if noise is None else numbers(noise, "noise")[None]
         g = None if gumbel is None else numbers(gumbel, "gumbel")[None]
-        actions = self.act_members(obs.reshape(1, -1, dim), z, g)[0]
-        return actions[0] if obs.ndim == 1 else actions
+        actions = self.act_members(obs.reshape(1, -1, *one), z, g)[0]
+        return actions[0] if single else actions
 
     def act_members(
         self, obs_SBD: np.ndarray, noise: np.ndarray | None = None, gumbel: np.ndarray | None = None
     ) -> np.ndarray:
-        """Choose actions (S, B, A) for observations (S, B, D) of all members at once, B at least 1.
+        """Choose actions (S, B, A) for observations (S, B, D) or (S, B, H, W, C) of all members, B at least 1.
 
         Args and Raises: as `act`, with a leading axis of members.
         """
-        config, obs_SBD = self.config, numbers(obs_SBD, "an observation")
-        if obs_SBD.ndim != 3 or obs_SBD.shape[::2] != (self.members, config.obs_dim) or not obs_SBD.shape[1]:
+        config, obs_SBD = self.config, observations(obs_SBD, self.config)
+        one = self.members, *config.observation
+        if obs_SBD.shape[:1] + obs_SBD.shape[2:] != one or not obs_SBD.shape[1]:
             raise UsageError(
-                f"observations of shape {obs_SBD.shape}, expected ({self.members}, B, {config.obs_dim}) with B at "
-                "least 1: members, observations, numbers"
+                f"observations of shape {obs_SBD.shape}, expected ({one[0]}, B, {_sizes(one[1:])}) with B at least 1: "
+                "members, observations, and the shape of one"
             )
         obs_SBD = self._seen(obs_SBD)
         rows = obs_SBD.shape[1] * config.candidates
@@ -179,74 +181,18 @@ class Policy:
         """Return every point on the way from noise to action, unclamped, float32 (K + 1, S, B, A); one draw a row."""
         self._calls += 1
         z = torch.tensor(self._noise.of_call(self._calls, obs_SBD.shape[1])).to(self.device)
-        obs = torch.as_tensor(self._seen(np.asarray(obs_SBD, np.float32))).to(self.device)
+        obs = torch.as_tensor(self._seen(observations(obs_SBD, self.config)))
+        obs = see(self._actor, obs.to(self.device))
         path = self._algorithm.path(self._actor, obs, z, self.config)
         return torch.stack(path).cpu().numpy()
 
 
-def load_policy(
-    path: Path | str,
-    seed: int | None = None,
-    best: bool = False,
-    device: str = "auto",
-    sampling_steps: int | None = None,
-    candidates: int | None = None,
-    select: str | None = None,
-    precision: str = "tf32",
-) -> Policy:
-    """Load a policy from a run directory (its newest valid checkpoint, or its best) or from a checkpoint directory.
-
-    Args: seed picks one member of a run of several; without it all are loaded, and a run of one member acts at once.
-    sampling_steps, candidates, select override what the run was trained with. precision is that of products on a GPU.
-    Raises: CheckpointError when there is no usable checkpoint; UsageError for a seed that the run has not.
-    """
-    policy_tensors, meta = checkpoint.load_policy(_checkpoint_path(Path(path), best))
-    config = PolicyConfig.from_json(meta.get("policy", {}))
-    changes = {"sampling_steps": sampling_steps, "candidates": candidates, "select": select}
-    _check_steps(config, sampling_steps)
-    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
-    if candidates is not None and select is None:
-        config = replace(config, select=("none" if candidates == 1 else "softmax"))
-    if seed is not None:
-        config, policy_tensors = _member(config, policy_tensors, seed)
-    return Policy(config, policy_tensors, _device(device), precision)
+def _sizes(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
 
 
-def _check_steps(config: PolicyConfig, sampling_steps: int | None) -> None:
-    if sampling_steps not in (None, config.sampling_steps) and not algorithms.of(config.algo).STEPS_ARE_FREE:
-        raise UsageError(
-            f"a policy of --algo {config.algo} acts in the {config.sampling_steps} steps that it was trained with, not "
-            f"in --sampling-steps {sampling_steps}; train another one"
-        )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"device={name!r} is no device that torch knows; pass 'auto', 'cpu' or 'cuda'") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device={name!r}: torch {torch.__version__} sees no NVIDIA GPU; pass 'cpu' or 'auto'")
-    return device
-
-
-def _checkpoint_path(path: Path, best: bool) -> Path:
-    if (path / checkpoint.MANIFEST).is_file():
-        return path
-    run = RunDir(path)
-    if not run.checkpoints.is_dir():
-        raise CheckpointError(f"{path} is neither a run directory nor a checkpoint; train one with gtp-fast train")
-    if best:
-        return run.checkpoints / checkpoint.BEST
-    newest, _ = checkpoint.load_newest(run)
-    if newest is None:
-        raise CheckpointError(f"{path} has no checkpoint yet; wait for the first, or train longer")
-    return newest.path
-
-
-def _member(config: PolicyConfig, tensors: dict[str, Tensor], seed: int) -> tuple[PolicyConfig, dict[str, Tensor]]:
+def member_of(config: PolicyConfig, tensors: dict[str, Tensor], seed: int) -> tuple[PolicyConfig, dict[str, Tensor]]:
+    """Return the description and the parameters of one seed's member. Raises: UsageError for a seed it has not."""
     if seed not in config.seeds:
         raise UsageError(f"the run has seeds {list(config.seeds)}, not {seed}; choose one of them")
     i = config.seeds.index(seed)

@@ -9,18 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gtp_fast.config import DETERMINISTIC
+from gtp_fast.config import DETERMINISTIC, TrainConfig, member_seeds
+from gtp_fast.encoder import ObsShape
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.networks import Layout
+from gtp_fast.obs_scale import Scale
 
 SELECTS = ("none", "softmax", "argmax")
 PROCESSES = ("edm", "flow")
 ALGORITHMS = ("gtp", "dql", "cac", "fql", "iql", "td3bc")
-_COUNTS = ("obs_dim", "action_dim", "hidden", "layers", "sampling_steps", "candidates")
+_COUNTS = ("obs_dim", "action_dim", "hidden", "layers", "sampling_steps", "candidates", "frame_stack")
 # What a description without them meant.
-_LATER: dict[str, Any] = {"algo": "gtp", "bc": False, "layers": 3, "process": "edm", "obs_mean": None, "obs_std": None}
+_LATER: dict[str, Any] = {
+    "algo": "gtp",
+    "bc": False,
+    "layers": 3,
+    "process": "edm",
+    "obs_mean": None,
+    "obs_std": None,
+    "frame_shape": None,
+    "frame_stack": 1,
+}
 _LEVELS = ("sigma_min", "sigma_max", "sigma_data", "rho")
-_SCALE = ("obs_mean", "obs_std")
+_ROWS = ("obs_mean", "obs_std", "frame_shape")  # of numbers, or none
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,22 @@ class PolicyConfig:
     process: str = "edm"
     obs_mean: tuple[float, ...] | None = None  # of --normalise-obs: the networks see (o - obs_mean) / obs_std
     obs_std: tuple[float, ...] | None = None
+    frame_shape: tuple[int, int, int] | None = None  # height, width and channels where observations are pictures
+    frame_stack: int = 1  # frames in those channels
+
+    @property
+    def obs_shape(self) -> ObsShape:
+        """How many numbers an observation has, or its height, width and channels."""
+        return self.frame_shape or self.obs_dim
+
+    @property
+    def observation(self) -> tuple[int, ...]:
+        """The shape of one observation's array."""
+        return self.frame_shape or (self.obs_dim,)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        scale = {name: None if (row := getattr(self, name)) is None else list(row) for name in _SCALE}
-        return asdict(self) | {"seeds": list(self.seeds), **scale}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> PolicyConfig:
@@ -59,12 +81,13 @@ class PolicyConfig:
             }
             known |= {name: values.get(name, default) for name, default in _LATER.items()}
             known["seeds"] = tuple(known["seeds"])
-            known |= {name: None if known[name] is None else tuple(known[name]) for name in _SCALE}
+            known |= {name: None if known[name] is None else tuple(known[name]) for name in _ROWS}
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"the checkpoint's policy description is incomplete ({error!r})") from None
         wrong = [name for name in _COUNTS if type(known[name]) is not int or known[name] < 1]
         wrong += [name for name in _LEVELS if type(known[name]) not in (int, float) or not 0 < known[name] < math.inf]
         wrong += ["algo"] * (known["algo"] not in ALGORITHMS) + ["bc"] * (type(known["bc"]) is not bool)
+        wrong += ["frame_shape"] * (not _is_shape(known["frame_shape"], known["obs_dim"]))
         wrong += ["process"] * (known["process"] not in PROCESSES)
         wrong += ["select"] * (known["select"] not in SELECTS)
         wrong += ["seeds"] * (not known["seeds"] or any(type(s) is not int or s < 0 for s in known["seeds"]))
@@ -73,6 +96,38 @@ class PolicyConfig:
             seen = {name: known[name] for name in wrong or ("sigma_min", "sigma_max")}
             raise CheckpointError(f"the checkpoint's policy description holds {seen}; use another checkpoint")
         return cls(**known)
+
+
+def of_run(cfg: TrainConfig, obs: ObsShape, action_dim: int, scale: Scale | None = None) -> PolicyConfig:
+    """Describe the policy that a run of these settings trains; scale is what its observations are normalised by."""
+    return PolicyConfig(
+        obs_dim=obs if isinstance(obs, int) else math.prod(obs),
+        action_dim=action_dim,
+        hidden=cfg.hidden,
+        sigma_min=cfg.sigma_min,
+        sigma_max=cfg.sigma_max,
+        sigma_data=cfg.sigma_data,
+        rho=cfg.rho,
+        sampling_steps=cfg.sampling_steps,
+        candidates=cfg.candidates,
+        select=cfg.select,
+        seeds=tuple(member_seeds(cfg)),
+        algo=cfg.algo,
+        bc=cfg.bc,
+        layers=cfg.layers,
+        process=cfg.process,
+        obs_mean=scale[0] if scale else None,
+        obs_std=scale[1] if scale else None,
+        frame_shape=None if isinstance(obs, int) else obs,
+        frame_stack=cfg.frame_stack,
+    )
+
+
+def _is_shape(shape: Any, numbers: Any) -> bool:
+    """Say whether it is none, or three sizes whose product is `numbers`."""
+    if shape is None:
+        return True
+    return len(shape) == 3 and all(type(size) is int and size > 0 for size in shape) and math.prod(shape) == numbers
 
 
 def _wrong_scale(obs_dim: Any, mean: tuple[Any, ...] | None, std: tuple[Any, ...] | None) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gtp_fast import algorithms, catalog, dataset, device, profiling, stream
+from gtp_fast import algorithms, catalog, dataset, device, profiling
 from gtp_fast.config import TrainConfig
+from gtp_fast.frames import buffer_of, check_settings, obs_shape
 from gtp_fast.graph import stepper
 
 STEPS = 50
@@ -17,12 +18,14 @@ def profile_run(cfg: TrainConfig, out: Path, steps: int = STEPS) -> dict[str, An
 
     A compiled or captured step has no phases of its own; pass --backend eager --no-graph to see them.
     """
-    cfg, chosen = device.resolve(cfg)
-    device.prepare(cfg)
     spec = catalog.resolve(cfg.env)
     data = dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions)
-    state = algorithms.of(cfg.algo).init_state(cfg, data.obs_ND.shape[1], data.action_NA.shape[1], cfg.device)
-    buffer = stream.make_buffer(data, cfg, state.step)
+    check_settings(data, cfg)
+    cfg, chosen = device.resolve(cfg, pictures=data.frames_FHWC is not None)
+    device.prepare(cfg)
+    sizes = obs_shape(data, cfg), data.action_NA.shape[1]
+    state = algorithms.of(cfg.algo).init_state(cfg, *sizes, cfg.device)
+    buffer = buffer_of(data, cfg, state.step)
     out.mkdir(parents=True, exist_ok=True)
     phases = profiling.profile_steps(stepper(cfg, state, buffer), steps, out / "trace.json")
     return {

@@ -13,7 +13,7 @@ from gtp_kernels.reference import WORD, integer_below, normal_pair, philox4x32
 from torch import Tensor
 
 # Streams: what a draw is for. The numbers are part of the checkpoint format: never reuse one.
-INDEX, ACTION_NOISE, TARGET_NOISE, VALUE_NOISE, INIT, ACT, SELECT = range(7)
+INDEX, ACTION_NOISE, TARGET_NOISE, VALUE_NOISE, INIT, ACT, SELECT, SHIFT = range(8)
 
 INDICES_AT_ONCE = 32_768  # what torch makes in the calling thread alone, and a core's cache holds
 

@@ -60,8 +60,8 @@ def play(policy: Policy, envs: Sequence[gymnasium.Env], seeds: Sequence[int], ro
     Args: rows, observations of one call of each member, in which the environments fill the first of each; name, of the
     environment, for errors. Raises: UsageError where an observation is not finite at the reset.
     """
-    count = len(envs)
-    obs = np.zeros((policy.members * rows, policy.config.obs_dim), np.float32)
+    count, one = len(envs), policy.config.observation
+    obs = np.zeros((policy.members * rows, *one), np.uint8 if policy.config.frame_shape else np.float32)
     played = Played([0.0] * count, [0] * count, [False] * count, [None] * count)
     running = list(range(count))
     with np.errstate(over="ignore"):  # what is too large for float32 becomes Inf, which is looked for
@@ -70,7 +70,7 @@ def play(policy: Policy, envs: Sequence[gymnasium.Env], seeds: Sequence[int], ro
         if not np.isfinite(obs).all():
             raise UsageError(f"{name} gave an observation with NaN or Inf at its reset; mend the environment")
         while running:
-            actions = policy.act_members(obs.reshape(policy.members, rows, -1)).reshape(len(obs), -1)
+            actions = policy.act_members(obs.reshape(policy.members, rows, *one)).reshape(len(obs), -1)
             running = _step(running, envs, actions, obs, played)
     return played
 
@@ -93,7 +93,7 @@ def _step(
             success[i] = bool(success[i] or info["success"])
         if not (terminated or truncated or diverged[i]):
             going.append(i)
-    if not np.isfinite(obs).all():
+    if obs.dtype == np.float32 and not np.isfinite(obs).all():
         # A simulation that blew up cannot go on, and must take no other episode and no training run with it.
         for i in np.flatnonzero(~np.isfinite(obs).all(axis=1)).tolist():
             diverged[i], obs[i] = True, 0.0

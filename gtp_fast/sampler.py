@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gtp_fast import algorithms
+from gtp_fast.encoder import see
 from gtp_fast.errors import UsageError
 from gtp_fast.networks import q_values
 from gtp_fast.policy_config import PolicyConfig
@@ -40,7 +41,7 @@ class AlgorithmSampler:
 
     @torch.inference_mode()
     def actions(self, obs_SBD: np.ndarray, z_SRA: np.ndarray, gumbel_SR: np.ndarray | None) -> np.ndarray:
-        """See `Sampler.actions`; z has the algorithm's `noise_columns` in place of A."""
+        """See `Sampler.actions`; z has the algorithm's `noise_columns` in place of A, and obs may be uint8 frames."""
         like = next(iter(self._actor.values()))
         obs, z = torch.as_tensor(obs_SBD).to(like), torch.as_tensor(z_SRA).to(like)
         return self.act(obs, z, None if gumbel_SR is None else torch.as_tensor(gumbel_SR).to(like)).cpu().numpy()
@@ -48,12 +49,17 @@ class AlgorithmSampler:
     def act(self, obs_SBD: Tensor, z_SRA: Tensor, gumbel_SR: Tensor | None) -> Tensor:
         """Do what `actions` does, with tensors on the policy's device; the graph of it can be exported."""
         candidates = self._config.candidates
-        obs_SRD = obs_SBD.repeat_interleave(candidates, dim=1) if candidates > 1 else obs_SBD
+        obs_SRD = self._seen(self._actor, obs_SBD)
         actions = self._algorithm.path(self._actor, obs_SRD, z_SRA, self._config)[-1].clamp(-1.0, 1.0)
         if self._critic is None:
             return actions
-        q_SR = self._algorithm.judge(self._critic, obs_SRD, actions).amin(dim=1)
+        q_SR = self._algorithm.judge(self._critic, self._seen(self._critic, obs_SBD), actions).amin(dim=1)
         return _chosen(q_SR if gumbel_SR is None else q_SR + gumbel_SR, actions, candidates)
+
+    def _seen(self, p: dict[str, Tensor], obs_SBX: Tensor) -> Tensor:
+        """Return what a network is given, once for each candidate; frames are encoded before they are repeated."""
+        candidates, seen = self._config.candidates, see(p, obs_SBX)
+        return seen.repeat_interleave(candidates, dim=1) if candidates > 1 else seen
 
 
 def _chosen(q_SR: Tensor, actions_SRA: Tensor, candidates: int) -> Tensor:
@@ -95,6 +101,17 @@ class TorchSampler:
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values).to(self._grid)
+
+
+def observations(values: Any, config: PolicyConfig) -> np.ndarray:
+    """Return observations as a policy takes them, float32 or uint8; raises UsageError for what they cannot be."""
+    if config.frame_shape is None:
+        return numbers(values, "an observation")
+    if (found := np.asarray(values)).dtype != np.uint8:
+        raise UsageError(
+            f"pictures of {found.dtype}, expected uint8 of 0 to 255; pass them as the environment makes them"
+        )
+    return found
 
 
 def numbers(values: Any, what: str) -> np.ndarray:

@@ -41,7 +41,7 @@ def make_buffer(data: Transitions, cfg: TrainConfig, step: Tensor) -> ReplayBuff
     return StreamedBuffer(stager.staged, *sizes, scale, stager=stager, step=step)
 
 
-def notes(buffer: ReplayBuffer) -> tuple[str, ...]:
+def notes(buffer: object) -> tuple[str, ...]:
     """Say what streaming costs, where rows are streamed."""
     return (buffer.cost(),) if isinstance(buffer, StreamedBuffer) else ()
 
@@ -82,7 +82,7 @@ class StreamedBuffer(ReplayBuffer):
         """Number of transitions N."""
         return self.stager.host_NW.shape[0]
 
-    def gather(self, index_SB: Tensor) -> Batch:
+    def gather(self, index_SB: Tensor, step: Tensor | None = None) -> Batch:
         """Read the transitions of the present step, which were staged; the indices are those that the host drew."""
         batch = index_SB.numel()
         slot = self.step % (self.rows.shape[0] // batch)
@@ -160,7 +160,7 @@ class Stager:
                 self._copied[half].record(self._stream)
 
 
-def fed(run: Callable[[int], None], buffer: ReplayBuffer) -> Callable[[int], None]:
+def fed(run: Callable[[int], None], buffer: object) -> Callable[[int], None]:
     """Return a function that makes n steps as `run` does, with the rows of each staged before it."""
     if not isinstance(buffer, StreamedBuffer):
         return run

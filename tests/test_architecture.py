@@ -21,6 +21,7 @@ RIVER = (
             "data_spec",
             "published",
             "maze_maps",
+            "frame_data",
             "d4rl_names",
             "minari_names",
             "ogbench_names",
@@ -45,17 +46,8 @@ RIVER = (
     (
         "learn",
         (
-            "rng",
-            "obs_scale",
-            "networks",
-            "policy_config",
-            "trajectory",
-            "losses",
-            "optimizer",
-            "profiling",
-            "buffer",
-            "stream",
-            "state",
+            *("rng", "obs_scale", "encoder", "networks", "policy_config", "trajectory", "losses", "optimizer"),
+            *("profiling", "buffer", "stream", "frames", "state"),
         ),
     ),
     (
@@ -74,6 +66,7 @@ RIVER = (
             "algorithms.fused",
             "graph",
             "device",
+            "footprint",
             "placement",
         ),
     ),
@@ -81,8 +74,8 @@ RIVER = (
     (
         "act",
         (
-            *("noise", "sampler", "act_cpu", "act_cuda", "policy", "antmaze", "pointmaze"),
-            *("environments", "rollout", "evaluate", "evaluator"),
+            *("noise", "sampler", "act_cpu", "act_cuda", "policy", "load", "antmaze", "pointmaze"),
+            *("environments", "rollout", "evaluate", "evaluator", "best"),
         ),
     ),
     ("run", ("results", "loop", "profile_run", "eval_run")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from gtp_fast import catalog, checkpoint, dataset, networks, report
 from gtp_fast.algorithms import cac
 from gtp_fast.buffer import ReplayBuffer
-from gtp_fast.config import TrainConfig, member_seeds
+from gtp_fast.config import TrainConfig
 from gtp_fast.config_files import merge
+from gtp_fast.load import load_policy
 from gtp_fast.loop import train
-from gtp_fast.policy import load_policy
-from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.policy_config import PolicyConfig, of_run
 from gtp_fast.rundir import RunDir
 
 
@@ -124,9 +124,7 @@ def test_the_path_applies_the_map_and_noises_again():
 
 
 def _policy_config(cfg: TrainConfig) -> PolicyConfig:
-    own = {"obs_dim": OBS_DIM, "action_dim": ACTION_DIM, "seeds": tuple(member_seeds(cfg))}
-    shared = {f.name: getattr(cfg, f.name) for f in fields(PolicyConfig) if hasattr(cfg, f.name)}
-    return PolicyConfig(**(shared | own))
+    return of_run(cfg, OBS_DIM, ACTION_DIM)
 
 
 def test_a_seed_among_others_trains_like_the_seed_alone():

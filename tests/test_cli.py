@@ -88,6 +88,14 @@ def _refused(typed: list[str], capsys) -> tuple[object, str]:
     return ended.value.code, capsys.readouterr().err
 
 
+def test_data_info_is_lines_for_a_person_and_an_object_for_a_program(capsys):
+    cli.main(["data", "info", "multigoal-v0"])
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (lines["name"], lines["transitions"], lines["return_mean"]) == ("multigoal-v0", "16133", "1.0")
+    cli.main(["data", "info", "multigoal-v0", "--json"])
+    assert json.loads(capsys.readouterr().out)["transitions"] == 16_133
+
+
 def test_data_list_names_every_task_of_the_paper():
     names = {row["name"] for row in json.loads(gtp_fast("data", "list", "--json").stdout)["datasets"]}
     levels = ("medium", "medium-replay", "medium-expert")

@@ -17,8 +17,8 @@ from run_cases import tiny
 from gtp_fast import export
 from gtp_fast.cli import main
 from gtp_fast.errors import CheckpointError, GtpError, UsageError
+from gtp_fast.load import load_policy
 from gtp_fast.loop import train
-from gtp_fast.policy import load_policy
 
 ROOT = Path(__file__).parent.parent
 CASES = {

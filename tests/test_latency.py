@@ -14,8 +14,8 @@ from gtp_fast import latency
 from gtp_fast.cli import main
 from gtp_fast.errors import UsageError
 from gtp_fast.latency import LatencyConfig, latency_run
+from gtp_fast.load import load_policy
 from gtp_fast.loop import train
-from gtp_fast.policy import load_policy
 
 QUICK = LatencyConfig(device="cpu", seconds=1e-6)
 

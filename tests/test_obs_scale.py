@@ -16,8 +16,9 @@ from gtp_fast import checkpoint, export, networks, obs_scale
 from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig, hash6
 from gtp_fast.errors import CheckpointError, UsageError
+from gtp_fast.load import load_policy
 from gtp_fast.loop import train
-from gtp_fast.policy import Policy, PolicyConfig, load_policy
+from gtp_fast.policy import Policy, PolicyConfig
 from gtp_fast.report import draw_report
 
 MEAN, STD = (3.0, -20.0, 0.5, 100.0, 0.0), (0.5, 4.0, 1.5, 10.0, 1.0)

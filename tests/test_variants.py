@@ -21,6 +21,7 @@ from gtp_fast.config import TrainConfig, validate
 from gtp_fast.config_files import merge
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.graph import stepper
+from gtp_fast.load import load_policy
 from gtp_fast.loop import train
 from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.sampler import TorchSampler
@@ -100,7 +101,7 @@ def drawn(cfg: TrainConfig, rows: int = 40, j: int | None = None):
     obs = _normal(1, rows, OBS_DIM, seed=2)
     times = places.at(n), places.at(below)
     leaves = {name: p.requires_grad_() for name, p in params.items()}
-    return gtp_losses.Drawn(cfg, slow, obs, action, towards, weight, places, *times), leaves
+    return gtp_losses.Drawn(cfg, slow, obs, obs, action, towards, weight, places, *times), leaves
 
 
 @pytest.mark.parametrize("heun", [True, False])
@@ -244,7 +245,7 @@ def test_a_run_of_the_flow_process_saves_it_and_its_policy_acts(tmp_path):
     cfg = tiny(tmp_path, process="flow", seeds=1)
     assert (cfg.sigma_max, cfg.rho) == (1.0, 1.0)
     train(cfg)
-    loaded = policy.load_policy(tmp_path / "run")
+    loaded = load_policy(tmp_path / "run")
     assert loaded.config.process == "flow"
     obs, z = np.ones((3, 17), np.float32), np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
     assert np.abs(loaded.act(obs, z) - loaded.plain().act(obs, z)).max() < 2e-6

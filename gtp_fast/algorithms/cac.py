@@ -26,8 +26,10 @@ from torch import Tensor
 
 from gtp_fast import losses, rng, trajectory
 from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import Batch, ReplayBuffer
+from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.encoder import ObsShape, see
+from gtp_fast.frames import Buffer
 from gtp_fast.networks import Layout, critic_layout, mlp_tail, noise_layout, q_values, time_embedding, views
 from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.profiling import phase
@@ -42,14 +44,14 @@ def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     return ACTOR_METRICS if cfg.bc else (*ACTOR_METRICS, "q_loss", *pieces.CRITIC_METRICS)
 
 
-def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
+def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs_dim, action_dim), metric_names(cfg), device)
+    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
-def layouts(cfg: TrainConfig | PolicyConfig, obs_dim: int, action_dim: int) -> dict[str, Layout]:
+def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
     """Return where the parameters of an actor and of one head of its critic lie."""
-    sizes = obs_dim, action_dim, cfg.hidden
+    sizes = obs, action_dim, cfg.hidden
     return {"actor": noise_layout(*sizes), "critic": critic_layout(*sizes)}
 
 
@@ -139,7 +141,7 @@ class _Constants:
     critic: Layout
 
 
-def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
+def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
     device, rows, columns = buffer.rows.device, cfg.batch_size, buffer.action_dim * cfg.sampling_steps
     counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
     if not cfg.bc:
@@ -152,12 +154,12 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
         levels_T=sampling_levels(cfg, device),
         eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
         lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=noise_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
-        critic=critic_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
+        actor=noise_layout(buffer.obs_shape, buffer.action_dim, cfg.hidden),
+        critic=critic_layout(buffer.obs_shape, buffer.action_dim, cfg.hidden),
     )
 
 
-def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
+def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, critic, actor, average (SPEC 5)."""
     const = _constants(cfg, buffer)
 
@@ -165,7 +167,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Call
     def step() -> None:
         with phase("sample"):
             words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size))
+            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
         metrics = []
         if state.critic is not None:
             with phase("chain"):
@@ -189,7 +191,8 @@ def _next_actions(
     columns = batch.action_SBA.shape[-1] * cfg.sampling_steps
     z = rng.normals(words[rng.TARGET_NOISE], cfg.batch_size * samples, columns)
     slow = views(state.actor.slow, const.actor)
-    return _follow(slow, batch.next_obs_SBD.repeat(1, samples, 1), z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
+    obs = see(slow, batch.next_obs_SBD).repeat(1, samples, 1)
+    return _follow(slow, obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
 
 
 def _update_actor(
@@ -200,14 +203,18 @@ def _update_actor(
     t, u, _ = trajectory.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
     z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, action.shape[-1])
     a_t, a_u = trajectory.perturb(action, t, z), trajectory.perturb(action, u, z)
-    target = consistency_map(views(state.actor.slow, const.actor), a_u, u, batch.obs_SBD, cfg)
+    slow = views(state.actor.slow, const.actor)
+    target = consistency_map(slow, a_u, u, see(slow, batch.obs_SBD), cfg)
     params, more = pieces.leaves(state.actor, const.actor), []
     with torch.enable_grad():
-        student = consistency_map(params, a_t, t, batch.obs_SBD, cfg)
+        own_obs = see(params, batch.obs_SBD)
+        student = consistency_map(params, a_t, t, own_obs, cfg)
         consistency_S = losses.weighted_square(student - target, consistency_weights(t, u, cfg.weighting))
         loss_S = consistency_S
         if state.critic is not None:
-            guide_S = _guidance(cfg, const, state, batch, words, params)
+            z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, action.shape[-1] * cfg.sampling_steps)
+            actions = _follow(params, own_obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
+            guide_S = _guidance(cfg, const, state, batch, words, actions)
             loss_S = consistency_S + const.eta_S * guide_S
             more = [guide_S.detach()]
     norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
@@ -220,18 +227,16 @@ def _guidance(
     state: TrainState,
     batch: Batch,
     words: dict[int, Tensor],
-    params: dict[str, Tensor],
+    actions_SBA: Tensor,
 ) -> Tensor:
     """Return q_loss of the actor's own samples at o under the heads just updated; gradients pass all T steps.
 
     Which head is raised is a member's coin. The other runs forward alone: heads are picked as rows of parameters.
     """
     assert state.critic is not None
-    z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, batch.action_SBA.shape[-1] * cfg.sampling_steps)
-    actions = _follow(params, batch.obs_SBD, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
-    inputs = torch.cat([batch.obs_SBD, actions], dim=-1)
     coin_S1 = words[rng.INDEX][:, :1, 3] >> 31 == 0  # the top bit of a word that nothing else reads
     first, second = state.critic.param.view(cfg.seeds, 2, -1).unbind(1)
+    inputs = torch.cat([see(views(first, const.critic), batch.obs_SBD), actions_SBA], dim=-1)
     raised = views(torch.where(coin_S1, first, second), const.critic)
     other = views(torch.where(coin_S1, second, first), const.critic)
     return q_loss(_head(raised, inputs), _head(other, inputs.detach()))

@@ -13,7 +13,7 @@ Legend: S members (seeds), B batch rows, R rows, D observation, A action, T deno
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from gtp_kernels.reference import integer_below
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from gtp_fast import rng
 from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import Batch, ReplayBuffer
+from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.encoder import ObsShape, see
+from gtp_fast.frames import Buffer
 from gtp_fast.networks import (
     TIME_WIDTH,
     Layout,
@@ -47,14 +49,14 @@ def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     return ACTOR_METRICS if cfg.bc else (*ACTOR_METRICS, "policy_q", *pieces.CRITIC_METRICS)
 
 
-def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
+def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs_dim, action_dim), metric_names(cfg), device)
+    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
-def layouts(cfg: TrainConfig | PolicyConfig, obs_dim: int, action_dim: int) -> dict[str, Layout]:
+def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
     """Return where the parameters of an actor and of one head of its critic lie."""
-    sizes = obs_dim, action_dim, cfg.hidden
+    sizes = obs, action_dim, cfg.hidden
     return {"actor": noise_layout(*sizes), "critic": critic_layout(*sizes)}
 
 
@@ -161,7 +163,7 @@ class _Constants:
     critic: Layout
 
 
-def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
+def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
     device, rows, columns = buffer.rows.device, cfg.batch_size, buffer.action_dim
     counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, columns)}
     if not cfg.bc:
@@ -174,12 +176,12 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
         diffusion=diffusion(cfg.sampling_steps, device),
         eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
         lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=noise_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
-        critic=critic_layout(buffer.obs_dim, buffer.action_dim, cfg.hidden),
+        actor=noise_layout(buffer.obs_shape, buffer.action_dim, cfg.hidden),
+        critic=critic_layout(buffer.obs_shape, buffer.action_dim, cfg.hidden),
     )
 
 
-def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
+def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, critic, actor, average."""
     const = _constants(cfg, buffer)
 
@@ -187,7 +189,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Call
     def step() -> None:
         with phase("sample"):
             words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size))
+            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
         metrics: list[Tensor] = []
         if state.critic is not None:
             with phase("chain"):
@@ -206,8 +208,9 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Call
 def _next_actions(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Tensor) -> Tensor:
     samples = pieces.backup_samples(cfg)
     z = rng.normals(words, cfg.batch_size * samples, batch.action_SBA.shape[-1] * cfg.sampling_steps)
-    obs = batch.next_obs_SBD.repeat(1, samples, 1)
-    return denoise(views(state.actor.slow, const.actor), obs, z, const.diffusion)[-1].clamp(-1.0, 1.0)
+    slow = views(state.actor.slow, const.actor)
+    obs = see(slow, batch.next_obs_SBD).repeat(1, samples, 1)
+    return denoise(slow, obs, z, const.diffusion)[-1].clamp(-1.0, 1.0)
 
 
 def _update_actor(
@@ -219,12 +222,14 @@ def _update_actor(
     eps = rng.normals(words[rng.ACTION_NOISE], rows, columns)
     params = pieces.leaves(state.actor, const.actor)
     with torch.enable_grad():
-        denoising_S = denoising_loss(params, batch, t_SB, eps, const.diffusion)
+        own = replace(batch, obs_SBD=see(params, batch.obs_SBD))
+        denoising_S = denoising_loss(params, own, t_SB, eps, const.diffusion)
         loss_S, more = denoising_S, []
         if state.critic is not None:
             z = rng.normals(words[rng.VALUE_NOISE], rows, columns * cfg.sampling_steps)
-            action = denoise(params, batch.obs_SBD, z, const.diffusion)[-1].clamp(-1.0, 1.0)
-            q_S2 = q_values(views(state.critic.param, const.critic), batch.obs_SBD, action)
+            action = denoise(params, own.obs_SBD, z, const.diffusion)[-1].clamp(-1.0, 1.0)
+            critic = views(state.critic.param, const.critic)
+            q_S2 = q_values(critic, see(critic, batch.obs_SBD), action)
             first_S = bits[:, 0, 3] >> 31 == 0  # a fair coin: the top bit of a word that nothing else reads
             risen_S = torch.where(first_S, *q_S2.mean(-1).unbind(1))
             scale_S = torch.where(first_S, *q_S2.detach().abs().mean(-1).flip(1).unbind(1))

@@ -23,8 +23,10 @@ from torch.nn import functional
 
 from gtp_fast import losses, optimizer, rng
 from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import Batch, ReplayBuffer
+from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.encoder import ObsShape, encoder_shapes, input_width, see
+from gtp_fast.frames import Buffer
 from gtp_fast.networks import Layout, dense, dense_shapes, gelu, layout_of, norm_shapes, views
 from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.profiling import phase
@@ -43,26 +45,31 @@ def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     return ("actor_loss", "actor_grad_norm") if cfg.bc else POLICY_METRICS + pieces.CRITIC_METRICS
 
 
-def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
+def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs_dim, action_dim), metric_names(cfg), device)
+    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
-def layouts(cfg: Sizes, obs_dim: int, action_dim: int) -> dict[str, Layout]:
+def layouts(cfg: Sizes, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
     """Return where the parameters of both actors and of one head of the critic lie."""
-    return {"actor": actor_layout(cfg, obs_dim, action_dim), "critic": critic_layout(cfg, obs_dim, action_dim)}
+    return {"actor": actor_layout(cfg, obs, action_dim), "critic": critic_layout(cfg, obs, action_dim)}
 
 
-def actor_layout(cfg: Sizes, obs_dim: int, action_dim: int) -> Layout:
-    """Return the layout of the flow, input [o, x_t, t], and behind it, but for BC, of the one-step policy, [o, z]."""
-    shapes = _mlp_shapes(FLOW, obs_dim + action_dim + 1, cfg, action_dim)
-    return layout_of(shapes if cfg.bc else shapes | _mlp_shapes(ONE_STEP, obs_dim + action_dim, cfg, action_dim))
+def actor_layout(cfg: Sizes, obs: ObsShape, action_dim: int) -> Layout:
+    """Return the layout of the flow, input [o, x_t, t], and behind it, but for BC, of the one-step policy, [o, z].
+
+    Each has an encoder of its own for frames; that of the one that acts has no prefix.
+    """
+    inputs = input_width(obs) + action_dim
+    flow = _mlp_shapes(FLOW, inputs + 1, cfg, action_dim)
+    acts = {} if cfg.bc else _mlp_shapes(ONE_STEP, inputs, cfg, action_dim) | encoder_shapes(obs, FLOW)
+    return layout_of(flow | acts | encoder_shapes(obs))
 
 
-def critic_layout(cfg: Sizes, obs_dim: int, action_dim: int) -> Layout:
+def critic_layout(cfg: Sizes, obs: ObsShape, action_dim: int) -> Layout:
     """Return the layout of one head of the critic: input [o, a], one value."""
     norms = {name: shape for i in range(cfg.layers) for name, shape in norm_shapes(f"norm{i}", cfg.hidden).items()}
-    return layout_of(_mlp_shapes(CRITIC, obs_dim + action_dim, cfg, 1) | norms)
+    return layout_of(_mlp_shapes(CRITIC, input_width(obs) + action_dim, cfg, 1) | norms | encoder_shapes(obs))
 
 
 def _mlp_shapes(prefix: str, inputs: int, cfg: Sizes, outputs: int) -> dict[str, tuple[int, int]]:
@@ -131,7 +138,7 @@ class _Constants:
     critic: Layout
 
 
-def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
+def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
     device, rows = buffer.rows.device, cfg.batch_size
     noises = (rng.ACTION_NOISE,) if cfg.bc else (rng.ACTION_NOISE, rng.TARGET_NOISE, rng.VALUE_NOISE)
     counters = rng.counters_for_normals(rows, buffer.action_dim)
@@ -139,12 +146,12 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
         plan=rng.plan({rng.INDEX: rows, **dict.fromkeys(noises, counters)}, device),
         lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=actor_layout(cfg, buffer.obs_dim, buffer.action_dim),
-        critic=critic_layout(cfg, buffer.obs_dim, buffer.action_dim),
+        actor=actor_layout(cfg, buffer.obs_shape, buffer.action_dim),
+        critic=critic_layout(cfg, buffer.obs_shape, buffer.action_dim),
     )
 
 
-def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
+def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, targets, actors, critic, average.
 
     Targets come before the actors' update and that before the critic's: each reads the others as they were.
@@ -155,7 +162,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Call
     def step() -> None:
         with phase("sample"):
             words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size))
+            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
         if state.critic is None:
             with phase("actor"):
                 metrics = _update_flow(cfg, const, state, batch, words)
@@ -187,26 +194,28 @@ def _targets(
     mu's action and the flow's Euler end are clamped, as published; no gradient flows.
     """
     assert state.critic is not None
-    actors = views(state.actor.param, const.actor)
-    next_SBA = one_step(actors, batch.next_obs_SBD, _noise(words, rng.TARGET_NOISE, batch)).clamp(-1.0, 1.0)
-    next_q_SB = judge(views(state.critic.slow, const.critic), batch.next_obs_SBD, next_SBA).mean(1)
+    actors, slow = views(state.actor.param, const.actor), views(state.critic.slow, const.critic)
+    next_obs = see(actors, batch.next_obs_SBD)
+    next_SBA = one_step(actors, next_obs, _noise(words, rng.TARGET_NOISE, batch)).clamp(-1.0, 1.0)
+    next_q_SB = judge(slow, see(slow, batch.next_obs_SBD), next_SBA).mean(1)
     y_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_q_SB, cfg.gamma)
-    flow = euler_path(actors, batch.obs_SBD, _noise(words, rng.VALUE_NOISE, batch), cfg.sampling_steps)
+    obs, z = see(actors, batch.obs_SBD, FLOW), _noise(words, rng.VALUE_NOISE, batch)
+    flow = euler_path(actors, obs, z, cfg.sampling_steps)
     return y_SB, flow[-1].clamp(-1.0, 1.0)
 
 
-def _flow_loss(p: dict[str, Tensor], batch: Batch, words: Words) -> Tensor:
+def _flow_loss(p: dict[str, Tensor], batch: Batch, words: Words, eye: str = FLOW) -> Tensor:
     """Return mean || v(o, (1 - t) z + t a, t) - (a - z) ||^2, t ~ U[0, 1), (S,)."""
     time_SB1 = uniform_from_bits(words[rng.INDEX][..., 1:2])
     z, action = _noise(words, rng.ACTION_NOISE, batch), batch.action_SBA
-    predicted = velocity(p, batch.obs_SBD, torch.lerp(z, action, time_SB1), time_SB1)
+    predicted = velocity(p, see(p, batch.obs_SBD, eye), torch.lerp(z, action, time_SB1), time_SB1)
     return (predicted - (action - z)).square().mean((1, 2))
 
 
 def _update_flow(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Words) -> list[Tensor]:
     params = pieces.leaves(state.actor, const.actor)
     with torch.enable_grad():
-        loss_S = _flow_loss(params, batch, words)
+        loss_S = _flow_loss(params, batch, words, eye="")
     norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), norm_S]
 
@@ -219,13 +228,12 @@ def _update_actors(
     The action that Q sees is clamped, the action that is distilled is not, as published.
     """
     assert state.critic is not None
-    z, obs = _noise(words, rng.VALUE_NOISE, batch), batch.obs_SBD
     critic, params = views(state.critic.param, const.critic), pieces.leaves(state.actor, const.actor)
     with torch.enable_grad():
         flow_S = _flow_loss(params, batch, words)
-        action_SBA = one_step(params, obs, z)
+        action_SBA = one_step(params, see(params, batch.obs_SBD), _noise(words, rng.VALUE_NOISE, batch))
         distill_S = (action_SBA - taught_SBA).square().mean((1, 2))
-        q_S = judge(critic, obs, action_SBA.clamp(-1.0, 1.0)).mean((1, 2))
+        q_S = judge(critic, see(critic, batch.obs_SBD), action_SBA.clamp(-1.0, 1.0)).mean((1, 2))
         loss_S = flow_S + cfg.alpha * distill_S - q_S
     norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), flow_S.detach(), distill_S.detach(), q_S.detach(), norm_S]
@@ -236,7 +244,7 @@ def _update_critic(cfg: TrainConfig, const: _Constants, state: TrainState, batch
     assert state.critic is not None
     params = pieces.leaves(state.critic, const.critic)
     with torch.enable_grad():
-        q_S2B = judge(params, batch.obs_SBD, batch.action_SBA)
+        q_S2B = judge(params, see(params, batch.obs_SBD), batch.action_SBA)
         loss_S = (q_S2B - y_SB[:, None]).square().mean((1, 2))
     norm_S = pieces.descend(cfg, state.critic, const.critic, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), q_S2B.detach().mean((1, 2)), y_SB.mean(-1), norm_S]

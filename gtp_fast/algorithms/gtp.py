@@ -7,7 +7,7 @@ reads step count, schedules and random numbers from the device, and returns noth
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from gtp_kernels.reference import integer_below
@@ -16,8 +16,10 @@ from torch import Tensor
 from gtp_fast import losses, rng, trajectory
 from gtp_fast.algorithms import pieces
 from gtp_fast.algorithms.gtp_losses import ACTOR_LOSSES, Drawn, policy_q
-from gtp_fast.buffer import Batch, ReplayBuffer
+from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.encoder import ObsShape, see
+from gtp_fast.frames import Buffer
 from gtp_fast.networks import Layout, actor_layout, critic_layout, q_values, state_values, value_layout, views
 from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.profiling import phase
@@ -39,16 +41,16 @@ def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     return ACTOR_METRICS + pieces.CRITIC_METRICS + WEIGHT_METRICS + value
 
 
-def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
+def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs_dim, action_dim), metric_names(cfg), device)
+    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
-def layouts(cfg: TrainConfig | PolicyConfig, obs_dim: int, action_dim: int) -> dict[str, Layout]:
+def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
     """Return where the parameters of an actor, of one head of its critic and of a learned V lie."""
-    sizes = obs_dim, action_dim, cfg.hidden
+    sizes = obs, action_dim, cfg.hidden
     learned = isinstance(cfg, TrainConfig) and cfg.value == "expectile"
-    value = {"value": value_layout(obs_dim, cfg.hidden)} if learned else {}
+    value = {"value": value_layout(obs, cfg.hidden)} if learned else {}
     return {"actor": actor_layout(*sizes), "critic": critic_layout(*sizes), **value}
 
 
@@ -83,14 +85,14 @@ class _Constants:
     value: Layout | None
 
 
-def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
+def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
     device, rows = buffer.rows.device, cfg.batch_size
     counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
     if not cfg.bc:
         counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * pieces.backup_samples(cfg), buffer.action_dim)
         if samples := _value_samples(cfg) or (cfg.actor_loss == "linear-q"):
             counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows * samples, buffer.action_dim)
-    nets = layouts(cfg, buffer.obs_dim, buffer.action_dim)
+    nets = layouts(cfg, buffer.obs_shape, buffer.action_dim)
     levels = cfg.sigma_min, cfg.sigma_max, cfg.rho
     lognormal = (cfg.time_mean, cfg.time_std) if cfg.times == "lognormal" else None
     return _Constants(
@@ -111,7 +113,7 @@ def _value_samples(cfg: TrainConfig) -> int:
     return cfg.value_samples if cfg.value == "policy" and cfg.actor_loss != "linear-q" else 0
 
 
-def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
+def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, critic, actor, average (SPEC 5)."""
     const = _constants(cfg, buffer)
 
@@ -119,7 +121,9 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Call
     def step() -> None:
         with phase("sample"):
             words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size))
+            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
+            slow_obs_SBD = see(views(state.actor.slow, const.actor), batch.obs_SBD)
+            batch = replace(batch, slow_obs_SBD=slow_obs_SBD)  # of the chain and of the actor's targets
         weight_SB, metrics = torch.ones_like(batch.reward_SB), []
         if state.critic is not None:
             with phase("chain"):
@@ -146,15 +150,16 @@ def _policy_actions(
 
     Several samples of a state follow one another in blocks of B rows. Returns (S, samples B, A) for each.
     """
+    assert batch.slow_obs_SBD is not None  # every step asks for it
     backup, values, rows = pieces.backup_samples(cfg), _value_samples(cfg), cfg.batch_size
     columns = batch.action_SBA.shape[-1]
-    obs = batch.next_obs_SBD.repeat(1, backup, 1)
+    slow = views(state.actor.slow, const.actor)
+    obs = see(slow, batch.next_obs_SBD).repeat(1, backup, 1)
     z = rng.normals(words[rng.TARGET_NOISE], rows * backup, columns)
     if values:
         z_value = rng.normals(words[rng.VALUE_NOISE], rows * values, columns)
-        obs = torch.cat([obs, batch.obs_SBD.repeat(1, values, 1)], dim=1)
+        obs = torch.cat([obs, batch.slow_obs_SBD.repeat(1, values, 1)], dim=1)
         z = torch.cat([z, z_value], dim=1)
-    slow = views(state.actor.slow, const.actor)
     levels = cfg.sigma_data, cfg.sigma_min, cfg.process
     actions = trajectory.sample_actions(slow, obs, z, const.sampling_grid, *levels)
     next_SBA, value_SBA = actions.split([rows * backup, rows * values], dim=1)
@@ -181,15 +186,17 @@ def _advantages(
     network that has just learned an expectile of Qmin(o, a).
     """
     assert state.critic is not None
-    obs = batch.obs_SBD.repeat(1, 1 + _value_samples(cfg), 1)
+    critic = views(state.critic.param, const.critic)
+    obs = see(critic, batch.obs_SBD).repeat(1, 1 + _value_samples(cfg), 1)
     actions = torch.cat([batch.action_SBA, value_SBA], dim=1)
-    q_SB = q_values(views(state.critic.param, const.critic), obs, actions).amin(dim=1)
+    q_SB = q_values(critic, obs, actions).amin(dim=1)
     if cfg.value == "behaviour":
         return q_SB - q_SB.mean(-1, keepdim=True), []
     if cfg.value == "expectile":
         assert state.value is not None and const.value is not None
         more = pieces.update_value(cfg, state, const.value, batch, q_SB, const.lr_S)
-        return q_SB - state_values(views(state.value.param, const.value), batch.obs_SBD), more
+        value = views(state.value.param, const.value)
+        return q_SB - state_values(value, see(value, batch.obs_SBD)), more
     q_data, q_policy = q_SB.split([cfg.batch_size, cfg.batch_size * cfg.value_samples], dim=-1)
     return q_data - q_policy.unflatten(-1, (-1, cfg.batch_size)).mean(1), []
 
@@ -198,14 +205,17 @@ def _update_actor(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], weight_SB: Tensor
 ) -> list[Tensor]:
     params, more = pieces.leaves(state.actor, const.actor), []
-    traj_S, inst_S = ACTOR_LOSSES[cfg.actor_loss](_drawn(cfg, const, state, batch, words, weight_SB), params)
+    with torch.enable_grad():
+        own = replace(batch, obs_SBD=see(params, batch.obs_SBD))
+    drawn = _drawn(cfg, const, state, own, words, weight_SB)
+    traj_S, inst_S = ACTOR_LOSSES[cfg.actor_loss](drawn, params)
     with torch.enable_grad():
         loss_S = losses.actor_loss(traj_S, inst_S, cfg.lambda_flow)
         if cfg.actor_loss == "linear-q":
             assert state.critic is not None
             z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
             critic = views(state.critic.param, const.critic)
-            q_S = policy_q(params, critic, batch.obs_SBD, z, const.sampling_grid, cfg)
+            q_S = policy_q(drawn, params, critic, see(critic, batch.obs_SBD), z, const.sampling_grid)
             loss_S, more = losses.linear_q(loss_S, q_S, cfg.lambda_q), [q_S.detach()]
     norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S, *more]
@@ -214,7 +224,8 @@ def _update_actor(
 def _drawn(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], weight_SB: Tensor
 ) -> Drawn:
-    """Draw the times and the noise of the actor's loss."""
+    """Draw the times and the noise of the actor's loss; obs_SBD is what the actor sees."""
+    assert batch.slow_obs_SBD is not None
     bits, back = words[rng.INDEX], cfg.solver_steps if cfg.actor_loss == "solver" else 1
     places = trajectory.draw_places(const.schedule, state.step, bits[..., 1], bits[..., 2], back)
     z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
@@ -222,6 +233,7 @@ def _drawn(
         cfg=cfg,
         slow=views(state.actor.slow, const.actor),
         obs_SBD=batch.obs_SBD,
+        slow_obs_SBD=batch.slow_obs_SBD,
         action_SBA=batch.action_SBA,
         direction_SBA=trajectory.direction(batch.action_SBA, z, cfg.process),
         weight_SB=weight_SB,

@@ -28,7 +28,8 @@ class Drawn:
 
     cfg: TrainConfig
     slow: Params  # of the EMA actor
-    obs_SBD: Tensor
+    obs_SBD: Tensor  # as the actor that is trained sees them, with its gradient
+    slow_obs_SBD: Tensor  # as the EMA actor sees them
     action_SBA: Tensor
     direction_SBA: Tensor
     weight_SB: Tensor
@@ -43,7 +44,8 @@ class Drawn:
     def phi(self, p: Params, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
         """Return phi(x, t, s) at the batch's observations; rows may be several times B, in blocks of B."""
         cfg, times = self.cfg, x_SBA.shape[1] // self.obs_SBD.shape[1]
-        obs = self.obs_SBD if times == 1 else self.obs_SBD.repeat(1, times, 1)
+        seen = self.slow_obs_SBD if p is self.slow else self.obs_SBD
+        obs = seen if times == 1 else seen.repeat(1, times, 1)
         return trajectory.phi(p, x_SBA, t_SB, s_SB, obs, cfg.sigma_data, cfg.sigma_min, cfg.process)
 
     def jump(self, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
@@ -148,14 +150,17 @@ ACTOR_LOSSES: dict[str, Callable[[Drawn, Params], tuple[Tensor, Tensor]]] = {
 }
 
 
-def policy_q(params: Params, critic: Params, obs_SBD: Tensor, z_SBA: Tensor, grid: Tensor, cfg: TrainConfig) -> Tensor:
+def policy_q(
+    drawn: Drawn, params: Params, critic: Params, critic_obs_SBD: Tensor, z_SBA: Tensor, grid: Tensor
+) -> Tensor:
     """Return mean Qmin(o, pi(o)), (S,), of K-step samples; gradients pass the whole chain, none enters the critic.
 
     Eq. 69 does not say which head Q is. Qmin: it judges actions in Eq. 14 and 16 too, and one head alone, or the mean
     of both, would draw the actor to what that head overrates.
     """
-    actions = trajectory.sample_actions(params, obs_SBD, z_SBA, grid, cfg.sigma_data, cfg.sigma_min, cfg.process)
-    return q_values(critic, obs_SBD, actions).amin(dim=1).mean(-1)
+    cfg, obs = drawn.cfg, drawn.obs_SBD
+    actions = trajectory.sample_actions(params, obs, z_SBA, grid, cfg.sigma_data, cfg.sigma_min, cfg.process)
+    return q_values(critic, critic_obs_SBD, actions).amin(dim=1).mean(-1)
 
 
 def _both(drawn: Drawn, params: Params, target_SBA: Tensor, u_SB: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,8 +24,10 @@ from torch import Tensor
 
 from gtp_fast import losses, optimizer, rng
 from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import Batch, ReplayBuffer
+from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.encoder import ObsShape, see
+from gtp_fast.frames import Buffer
 from gtp_fast.networks import (
     Layout,
     critic_layout,
@@ -52,16 +54,16 @@ def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     return ACTOR_METRICS if cfg.bc else ACTOR_METRICS + more
 
 
-def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
+def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs_dim, action_dim), metric_names(cfg), device)
+    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
-def layouts(cfg: TrainConfig | PolicyConfig, obs_dim: int, action_dim: int) -> dict[str, Layout]:
+def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
     """Return where the parameters of an actor, of one head of its critic and of V lie."""
-    sizes = obs_dim, action_dim, cfg.hidden
+    sizes = obs, action_dim, cfg.hidden
     actor = policy_layout(*sizes, gaussian=True)
-    return {"actor": actor, "critic": critic_layout(*sizes), "value": value_layout(obs_dim, cfg.hidden)}
+    return {"actor": actor, "critic": critic_layout(*sizes), "value": value_layout(obs, cfg.hidden)}
 
 
 def noise_columns(config: PolicyConfig) -> int:
@@ -102,19 +104,19 @@ class _Constants:
     steady: TrainConfig
 
 
-def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
+def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
     device = buffer.rows.device
     return _Constants(
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
         plan=rng.plan({rng.INDEX: cfg.batch_size}, device),
         eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
         lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        layouts=layouts(cfg, buffer.obs_dim, buffer.action_dim),
+        layouts=layouts(cfg, buffer.obs_shape, buffer.action_dim),
         steady=replace(cfg, lr_schedule="constant"),
     )
 
 
-def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
+def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, value, actor, critic, average."""
     const = _constants(cfg, buffer)
 
@@ -122,7 +124,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Call
     def step() -> None:
         with phase("sample"):
             words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size))
+            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
         weight_SB, y_SB, metrics = torch.ones_like(batch.reward_SB), None, []
         if state.critic is not None:
             with phase("advantage"):
@@ -149,10 +151,11 @@ def _update_value(
     assert state.critic is not None and state.value is not None
     layout = const.layouts["value"]
     target_heads = views(state.critic.slow, const.layouts["critic"])
-    q_SB = q_values(target_heads, batch.obs_SBD, batch.action_SBA).amin(1)
+    q_SB = q_values(target_heads, see(target_heads, batch.obs_SBD), batch.action_SBA).amin(1)
     learned = pieces.update_value(const.steady, state, layout, batch, q_SB, const.lr_S)
-    both = torch.cat([batch.obs_SBD, batch.next_obs_SBD], dim=1)
-    value_SB, next_SB = state_values(views(state.value.param, layout), both).chunk(2, dim=1)
+    value = views(state.value.param, layout)
+    both = torch.cat([see(value, batch.obs_SBD), see(value, batch.next_obs_SBD)], dim=1)
+    value_SB, next_SB = state_values(value, both).chunk(2, dim=1)
     weight_SB = weights(q_SB - value_SB, const.eta_S, cfg.weight_cap)
     seen = [(q_SB - value_SB).mean(-1), weight_SB.mean(-1), weight_SB.amax(-1)]
     y_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_SB, cfg.gamma)
@@ -166,7 +169,7 @@ def _update_actor(
     layout = const.layouts["actor"]
     params = pieces.leaves(state.actor, layout)
     with torch.enable_grad():
-        loss_S = -(weight_SB * log_likelihood(params, batch.obs_SBD, batch.action_SBA)).mean(-1)
+        loss_S = -(weight_SB * log_likelihood(params, see(params, batch.obs_SBD), batch.action_SBA)).mean(-1)
     log_std_S = params["policy.log_std"].detach().mean((1, 2))
     norm_S = pieces.descend(cfg, state.actor, layout, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), log_std_S, norm_S]

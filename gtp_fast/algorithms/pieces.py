@@ -5,12 +5,15 @@ Legend: S members (seeds), B batch rows, M rows of a parameter buffer, D observa
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from gtp_fast import losses, optimizer
 from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds
+from gtp_fast.encoder import EYE, see
 from gtp_fast.networks import Layout, flat, init_flat, q_values, state_values, views
 from gtp_fast.state import Net, TrainState
 
@@ -47,7 +50,8 @@ def parameter_count(cfg: TrainConfig, layouts: dict[str, Layout]) -> int:
     if cfg.bc:
         return layouts["actor"].parameters
     value = layouts["value"].parameters if "value" in layouts else 0
-    return layouts["actor"].parameters + 2 * layouts["critic"].parameters + value
+    shared = sum(math.prod(shape) for name, _, shape in layouts["critic"].entries if name.startswith(EYE))
+    return layouts["actor"].parameters + 2 * layouts["critic"].parameters - shared + value
 
 
 def policy_tensors(state: TrainState) -> dict[str, Tensor]:
@@ -93,8 +97,9 @@ def update_critic(
     next_SBA (S, samples B, A): the policy's actions at o', samples of a state in blocks of B rows.
     """
     assert state.critic is not None
-    next_obs = batch.next_obs_SBD.repeat(1, backup_samples(cfg), 1)
-    next_q = losses.next_value(q_values(views(state.critic.slow, layout), next_obs, next_SBA), cfg.batch_size)
+    slow = views(state.critic.slow, layout)
+    next_obs = see(slow, batch.next_obs_SBD).repeat(1, backup_samples(cfg), 1)
+    next_q = losses.next_value(q_values(slow, next_obs, next_SBA), cfg.batch_size)
     target_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, cfg.gamma)
     return regress_critic(cfg, state, layout, batch, target_SB, lr_S)
 
@@ -106,7 +111,7 @@ def regress_critic(
     assert state.critic is not None
     params = leaves(state.critic, layout)
     with torch.enable_grad():
-        q_S2B = q_values(params, batch.obs_SBD, batch.action_SBA)
+        q_S2B = q_values(params, see(params, batch.obs_SBD), batch.action_SBA)
         loss_S = losses.critic_loss(q_S2B, target_SB)
     norm_S = descend(cfg, state.critic, layout, params, loss_S, lr_S, state.step)
     return [loss_S.detach(), q_S2B.detach().mean((1, 2)), target_SB.mean(-1), norm_S]
@@ -119,7 +124,7 @@ def update_value(
     assert state.value is not None
     params = leaves(state.value, layout)
     with torch.enable_grad():
-        value_SB = state_values(params, batch.obs_SBD)
+        value_SB = state_values(params, see(params, batch.obs_SBD))
         loss_S = losses.expectile_loss(value_SB, q_SB, cfg.expectile)
     norm_S = descend(cfg, state.value, layout, params, loss_S, lr_S, state.step)
     return [loss_S.detach(), value_SB.detach().mean(-1), norm_S]

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from gtp_fast import optimizer, rng
 from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import Batch, ReplayBuffer
+from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.encoder import ObsShape, see
+from gtp_fast.frames import Buffer
 from gtp_fast.networks import Layout, critic_layout, mean_actions, policy_layout, q_values, state_values, views
 from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.profiling import phase
@@ -40,14 +42,14 @@ def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     return ("actor_loss", "actor_grad_norm") if cfg.bc else (*ACTOR_METRICS, "policy_q", *pieces.CRITIC_METRICS)
 
 
-def init_state(cfg: TrainConfig, obs_dim: int, action_dim: int, device: torch.device | str) -> TrainState:
+def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs_dim, action_dim), metric_names(cfg), device)
+    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
-def layouts(cfg: TrainConfig | PolicyConfig, obs_dim: int, action_dim: int) -> dict[str, Layout]:
+def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
     """Return where the parameters of an actor and of one head of its critic lie."""
-    sizes = obs_dim, action_dim, cfg.hidden
+    sizes = obs, action_dim, cfg.hidden
     return {"actor": policy_layout(*sizes), "critic": critic_layout(*sizes)}
 
 
@@ -75,9 +77,9 @@ class _Constants:
     critic: Layout
 
 
-def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
+def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
     device, rows = buffer.rows.device, cfg.batch_size
-    found = layouts(cfg, buffer.obs_dim, buffer.action_dim)
+    found = layouts(cfg, buffer.obs_shape, buffer.action_dim)
     noise = {} if cfg.bc else {rng.TARGET_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
     return _Constants(
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
@@ -88,7 +90,7 @@ def _constants(cfg: TrainConfig, buffer: ReplayBuffer) -> _Constants:
     )
 
 
-def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Callable[[], None]:
+def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, critic, and where due actor and targets."""
     const = _constants(cfg, buffer)
 
@@ -96,7 +98,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Call
     def step() -> None:
         with phase("sample"):
             words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size))
+            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
         if state.critic is None:
             with phase("actor"):
                 metrics = _clone(cfg, const, state, batch)
@@ -123,14 +125,15 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer) -> Call
 def _next_actions(const: _Constants, state: TrainState, batch: Batch, words: Tensor) -> Tensor:
     """Return clip(pi^-(o') + clip(0.2 z, -0.5, 0.5), -1, 1), (S, B, A): target policy smoothing."""
     noise_SBA = NOISE * rng.normals(words, *batch.action_SBA.shape[1:])
-    mean_SBA = mean_actions(views(state.actor.slow, const.actor), batch.next_obs_SBD)
+    slow = views(state.actor.slow, const.actor)
+    mean_SBA = mean_actions(slow, see(slow, batch.next_obs_SBD))
     return (mean_SBA + noise_SBA.clamp(-NOISE_CLIP, NOISE_CLIP)).clamp(-1.0, 1.0)
 
 
 def _clone(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch) -> list[Tensor]:
     params = pieces.leaves(state.actor, const.actor)
     with torch.enable_grad():
-        loss_S = (mean_actions(params, batch.obs_SBD) - batch.action_SBA).square().mean((1, 2))
+        loss_S = (mean_actions(params, see(params, batch.obs_SBD)) - batch.action_SBA).square().mean((1, 2))
     norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), norm_S]
 
@@ -141,8 +144,10 @@ def _update_actor(cfg: TrainConfig, const: _Constants, state: TrainState, batch:
     first = views(state.critic.param.view(cfg.seeds, 2, -1)[:, 0], const.critic)
     params = pieces.leaves(state.actor, const.actor)
     with torch.enable_grad():
-        action_SBA = mean_actions(params, batch.obs_SBD)
-        q_SB = state_values(first, torch.cat([batch.obs_SBD, action_SBA], dim=-1))  # one head, as V of (o, a)
+        action_SBA = mean_actions(params, see(params, batch.obs_SBD))
+        q_SB = state_values(
+            first, torch.cat([see(first, batch.obs_SBD), action_SBA], dim=-1)
+        )  # one head, as V of (o, a)
         cloning_S = (action_SBA - batch.action_SBA).square().mean((1, 2))
         loss_S = cloning_S - cfg.alpha * q_SB.mean(-1) / q_SB.detach().abs().mean(-1)
     norm_S = _descend_where(due, cfg, const, state.actor, params, loss_S, state.step)

@@ -208,7 +208,7 @@ def _averages(item: Item, planned: list[Planned], rows: list[dict[str, Any]]) ->
 
 def _goals(planned: list[Planned], rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     """Add masses and costs to the rows whose run is whole, put the data's row before them, and draw them."""
-    from gtp_fast.policy import load_policy
+    from gtp_fast.load import load_policy
     from gtp_fast.reproduce import goals, pictures
 
     whole = [i for i, row in enumerate(rows) if "last" in row]
