@@ -134,7 +134,8 @@ def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, worke
     members = [policy.member(of) for of in policy.config.seeds]
     groups = [(member, first) for member in members for first in range(0, episodes, GROUP)]
     with ExitStack() as stack:
-        envs = [stack.enter_context(closing(make_env(env))) for _ in range(min(GROUP, episodes))]
+        stacked = policy.config.frame_stack
+        envs = [stack.enter_context(closing(make_env(env, stacked))) for _ in range(min(GROUP, episodes))]
 
         def task(index: int) -> Played:
             member, first = groups[index]
@@ -213,6 +214,8 @@ def _film(policy: Policy, env: gymnasium.Env, env_id: str, seed: int, frames: in
 
 
 def _float32(values: Any) -> np.ndarray:
-    """Return float32, with Inf for what is too large for it."""
+    """Return float32, with Inf for what is too large for it; pictures stay uint8."""
+    if (found := np.asarray(values)).dtype == np.uint8 and found.ndim == 3:
+        return found
     with np.errstate(over="ignore"):
-        return np.asarray(values).astype(np.float32)
+        return found.astype(np.float32)

@@ -74,12 +74,12 @@ def test_the_device_holds_every_frame_once_and_a_small_row(stack):
     data = frame_transitions(arrays([50, 70]))
     buffer = FrameBuffer.from_transitions(data, frame_config(frame_stack=stack), "cpu")
     # 122 frames of 8 x 9 x 2 bytes; 120 transitions of 2 actions, reward, bootstrap and three numbers of frames.
-    assert buffer.nbytes == 122 * 8 * 9 * 2 + 120 * (4 * 4 + 3 * 8) == bytes_on_device(data)
+    assert buffer.nbytes == 122 * 8 * 9 * 2 + 120 * (4 * 4 + 3 * 8) == bytes_on_device(data, frame_config())
 
 
 def test_a_million_frames_of_64_pixels_take_12_gigabytes():
     one = frame_transitions(arrays([9_999], shape=(64, 64, 3)))
-    assert 12.28e9 < 100 * bytes_on_device(one) < 12.34e9
+    assert 12.28e9 < 100 * bytes_on_device(one, frame_config()) < 12.34e9
 
 
 def test_shifts_stay_within_three_pixels_and_repeat_edges():
@@ -160,4 +160,5 @@ def test_settings_of_frames_are_refused_for_numbers(name, value, tmp_path):
 
 def test_vectors_keep_their_packed_rows(tmp_path):
     data = dataset.load(DataSpec("x", "file"), write(tmp_path / "x.hdf5", columns()))
-    assert buffer_of(data, frame_config(frame_stack=1), "cpu").nbytes == bytes_on_device(data)
+    cfg = frame_config(frame_stack=1)
+    assert buffer_of(data, cfg, torch.zeros((), dtype=torch.int64)).nbytes == bytes_on_device(data, frame_config())
