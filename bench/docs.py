@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import beside, phases, returns, saves, sizes, table
+from bench import beside, evaluation, loading, phases, returns, saves, sizes, sweep, table
 
 ROOT = Path(__file__).parent.parent
 Tables = dict[str, Callable[[dict[str, Any]], str]]
@@ -19,6 +19,9 @@ PAGES: dict[str, Tables] = {
         "cpu-beside.json": beside.markdown,
         "cpu-phases.json": phases.markdown,
         "cpu-sizes.json": sizes.markdown,
+        "cpu-evaluation.json": evaluation.markdown,
+        "cpu-loading.json": loading.markdown,
+        "cpu-sweep.json": sweep.markdown,
     },
     "docs/reliability.md": {"cpu-saves.json": saves.markdown},
     "docs/results.md": {

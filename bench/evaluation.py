@@ -1,13 +1,15 @@
 """Evaluation beside bare physics: `python -m bench.evaluation` writes <device>-evaluation.json and .md.
 
 Bare physics is the same environments stepped through as many and as long episodes by as many processes, which were
-handed the actions beforehand. The policy is untrained, GTP of width 256 at K = 5. Both take turns; a ratio is
-of one turn's pair, and of CPU time as well as of the clock, for other work may share the machine.
+handed the actions beforehand. The policy is untrained, GTP of width 256. Both take turns; a ratio is of one turn's
+pair, and of CPU time as well as of the clock, for other work may share the machine. The policy's products are NumPy's:
+the table names the kernel that its OpenBLAS chose, by the processor or by OPENBLAS_CORETYPE.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import time
 from collections.abc import Callable
@@ -30,7 +32,7 @@ from gtp_fast.environments import make_env
 from gtp_fast.evaluate import evaluate_policy
 from gtp_fast.rollout import cores, one_thread, spread
 
-TASKS = (("HalfCheetah-v5", 10), ("antmaze-umaze-v0", 100))
+TASKS = (("HalfCheetah-v5", 10, 5), ("HalfCheetah-v5", 10, 2), ("antmaze-umaze-v0", 100, 5))  # episodes, K
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -55,12 +57,25 @@ def physics(env: EvalEnv, lengths: list[int], actions: np.ndarray, workers: int)
         spread(share, workers, workers)
 
 
-def compare(spec: DataSpec, episodes: int, workers: int, rounds: int) -> dict[str, Any]:
+def blas_kernel() -> str:
+    """Return the kernel that NumPy's OpenBLAS runs here, "-" where it is another library."""
+    maps = Path("/proc/self/maps")
+    mapped = {line.split()[-1] for line in maps.read_text().splitlines() if "openblas" in line} if maps.exists() else ()
+    for library in map(ctypes.CDLL, sorted(mapped)):
+        for name in ("scipy_openblas_get_corename64_", "openblas_get_corename64_", "openblas_get_corename"):
+            if hasattr(library, name):
+                ask = getattr(library, name)
+                ask.restype = ctypes.c_char_p
+                return ask().decode()
+    return "-"
+
+
+def compare(spec: DataSpec, episodes: int, sampling_steps: int, workers: int, rounds: int) -> dict[str, Any]:
     """Return medians of seconds and CPU seconds of both, and of their ratios, after one round."""
     assert spec.eval_env is not None
     with closing(make_env(spec.eval_env)) as env:
         sizes = env.observation_space.shape[0], env.action_space.shape[0]  # pyright: ignore[reportOptionalSubscript]
-    cfg = config()
+    cfg = config(sampling_steps=sampling_steps)
     acting = policy(cfg, gtp.init_state(cfg, *sizes, "cpu"), *sizes)
     actions = np.random.default_rng(0).uniform(-1, 1, size=(1_000, sizes[1])).astype(np.float32)
     lengths, turns = evaluate_policy(acting, spec, episodes, workers=workers).lengths_SE[0].tolist(), []
@@ -70,19 +85,21 @@ def compare(spec: DataSpec, episodes: int, workers: int, rounds: int) -> dict[st
         turns.append((bare, whole, whole / bare, bare_cpu, whole_cpu, whole_cpu / bare_cpu))
     names = ("bare", "evaluation", "ratio", "bare_cpu", "evaluation_cpu", "ratio_cpu")
     found = {name: median(column) for name, column in zip(names, zip(*turns, strict=True), strict=True)}
-    return {"env": spec.eval_env.id, "episodes": episodes, "env_steps": sum(lengths), "workers": workers} | found
+    row = {"env": spec.eval_env.id, "episodes": episodes, "sampling_steps": sampling_steps}
+    return row | {"env_steps": sum(lengths), "workers": workers} | found
 
 
 def measure(rounds: int, workers: int) -> dict[str, Any]:
     """Measure every task whose environment is there."""
     rows, absent = [], []
-    for name, episodes in TASKS:
+    for name, episodes, sampling_steps in TASKS:
         spec = replace(catalog.resolve(name), score="return")
         if spec.eval_env is None:
             absent.append(name)
         else:
-            rows.append(compare(spec, episodes, workers, rounds))
+            rows.append(compare(spec, episodes, sampling_steps, workers, rounds))
     about = described.measure({}, False) | {"commit": commit(), "rounds": rounds, "absent": absent}
+    about["blas"] = blas_kernel()
     return rounded({"machine": about, "rows": rows})
 
 
@@ -90,15 +107,16 @@ def markdown(found: dict[str, Any]) -> str:
     """Return the table, in seconds."""
     m = found["machine"]
     lines = [
-        f"device: cpu ({m['processor']}), commit {m['commit']}; medians of {m['rounds']} rounds, seconds",
+        f"device: cpu ({m['processor']}), OpenBLAS kernel {m['blas']}, commit {m['commit']}; medians of {m['rounds']} "
+        "rounds, seconds",
         "",
-        "| environment | episodes | steps | processes | bare physics | evaluation | ratio | ratio of CPU time |",
-        "|---|---|---|---|---|---|---|---|",
+        "| environment | episodes | K | steps | processes | bare physics | evaluation | ratio | ratio of CPU time |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
         lines.append(
-            f"| {row['env']} | {row['episodes']} | {row['env_steps']:,} | {row['workers']} | {row['bare']:.2f} | "
-            f"{row['evaluation']:.2f} | {row['ratio']:.2f} | {row['ratio_cpu']:.2f} |"
+            f"| {row['env']} | {row['episodes']} | {row['sampling_steps']} | {row['env_steps']:,} | {row['workers']} "
+            f"| {row['bare']:.2f} | {row['evaluation']:.2f} | {row['ratio']:.2f} | {row['ratio_cpu']:.2f} |"
         )
     lines += [f"\n{name} names no evaluation environment in this version." for name in m["absent"]]
     return "\n".join(lines) + "\n"

@@ -18,10 +18,6 @@ from torch import Tensor
 from gtp_fast.networks import HIDDEN_LAYERS, TIME_WIDTH, time_embedding
 from gtp_fast.trajectory import scalings
 
-# Fewer rows than these meet a hidden layer one by one: BLAS packs a weight of 256 x 256 for 2 rows or more, so that
-# five take 22 us together and 14 us apart, eight 20 and 21 (2026-11, OpenBLAS, EPYC Zen 5).
-MANY_ROWS = 8
-
 
 class CpuSampler:
     """A policy's parameters, folded for acting; holds nothing that a call changes, so that threads may share it."""
@@ -114,12 +110,9 @@ def _tail(
     h: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]], scratch: np.ndarray, more: np.ndarray
 ) -> np.ndarray:
     """Run the hidden layers from the first pre-activation to the last activation; returned in `scratch`."""
-    few, (x, out) = 1 < h.shape[1] < MANY_ROWS, (scratch, h)
-    if few:
-        x, out = scratch[:, :, None], h[:, :, None]
     _mish(h, scratch, more)
     for weight, bias in layers:
-        np.matmul(x, weight[:, None] if few else weight, out=out)
+        np.matmul(scratch, weight, out=h)
         np.add(h, bias, out=h)
         _mish(h, scratch, more)
     return scratch

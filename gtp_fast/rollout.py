@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
     from gtp_fast.policy import Policy
 
-# Ten episodes, which most tasks have, are two groups, for two cores. A call of five rows at K = 5 takes twice the time
-# of one row, and twice five rows half as much again as ten (2026-11, EPYC Zen 5).
+# Ten episodes, which most tasks have, are two groups, for two cores.
 GROUP = 5
 
 
