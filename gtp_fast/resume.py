@@ -138,6 +138,7 @@ def starting_point(run: RunDir, cfg: TrainConfig, data: Transitions) -> Start:
                 f"{newest.path} is of a run with other settings than {run.path}; remove it, or name the run that it "
                 "came from with --resume"
             )
+        checkpoint.prune(run, cfg.keep, newest.step)  # which a kill may have kept from being done
     if later:
         notes.append(f"removing the checkpoints after it, of steps {', '.join(f'{step:,}' for step in later)}")
     best: dict[str, Any] = {}

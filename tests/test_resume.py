@@ -185,6 +185,13 @@ def test_going_back_says_which_checkpoints_it_removes(tmp_path: Path):
     assert "removing the checkpoints after it, of steps 20, 30" in started.notes
 
 
+def test_older_checkpoints_that_a_kill_left_go_when_the_run_is_found_again(tmp_path: Path):
+    train(tiny(tmp_path, keep=3))
+    assert checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20, 30]
+    train(tiny(tmp_path, keep=1))  # as if the last save had been killed before it removed them
+    assert checkpoint.steps(RunDir(tmp_path / "run")) == [30]
+
+
 def test_a_named_checkpoint_that_is_the_last_removes_nothing(tmp_path: Path):
     train(tiny(tmp_path))
     train(tiny(tmp_path, resume=str(tmp_path / "run/ckpt/step-00000030")))
