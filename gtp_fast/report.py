@@ -98,7 +98,6 @@ def draw_report(paths: Sequence[Path], out: Path, notes: Sequence[str] = ()) -> 
     """Write summary.json, curve.png and README.md about runs into `out`, and return it.
 
     Args: notes are sentences below the table: what a reader should know that no run tells.
-
     Raises: UsageError when a path is no run.
     """
     from gtp_fast import figures
