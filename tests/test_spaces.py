@@ -167,8 +167,8 @@ def test_forces_of_a_wider_box_reach_the_environment_as_they_were(cache: Path):
 
 def test_data_of_other_bounds_than_the_environments_are_refused():
     with pytest.raises(DataError, match=r"actions of other bounds .*2\.0.* than the data .*3\.0"):
-        check_environment(resolve(REACHING), 15, 2, ((-3.0, -3.0), (3.0, 3.0)))
-    check_environment(resolve(REACHING), 15, 2, ((-2.0, -2.0), (2.0, 2.0)))
+        check_environment(resolve(REACHING), 15, 2, action_bounds=((-3.0, -3.0), (3.0, 3.0)))
+    check_environment(resolve(REACHING), 15, 2, action_bounds=((-2.0, -2.0), (2.0, 2.0)))
 
 
 def test_a_data_set_without_an_environment_asks_for_one(cache: Path):
