@@ -6,7 +6,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import gymnasium
@@ -115,7 +115,13 @@ def check_environment(
             else ""
         )
         raise UsageError(f"{spec.name} names no evaluation environment in this version; {own}pass --eval-every 0")
-    made = _made(spec.eval_env, frame_stack)
+    with closing(_made(spec.eval_env, frame_stack)) as made:
+        _check_spaces(spec.eval_env.id, made, obs, action_dim, action_bounds)
+
+
+def _check_spaces(
+    env_id: str, made: gymnasium.Env, obs: ObsShape, action_dim: int, action_bounds: Bounds | None
+) -> None:
     env = as_vectors(made)
     shape = (obs,) if isinstance(obs, int) else obs
     spaces = ((env.observation_space, shape, "observation"), (env.action_space, (action_dim,), "action"))
@@ -123,13 +129,12 @@ def check_environment(
         if space.shape != expected:
             held = f"{expected[0]} numbers" if len(expected) == 1 else f"pictures of {expected}"
             raise DataError(
-                f"{spec.eval_env.id} has {what}s of shape {space.shape} but the data have {held}; name the "
+                f"{env_id} has {what}s of shape {space.shape} but the data have {held}; name the "
                 "environment that the data came from with --env"
             )
     theirs = bounds(made.action_space)
     if action_bounds is not None and (wide(theirs) or wide(action_bounds)) and theirs != action_bounds:
         raise DataError(
-            f"{spec.eval_env.id} has actions of other bounds {theirs} than the data {action_bounds}, so that one "
+            f"{env_id} has actions of other bounds {theirs} than the data {action_bounds}, so that one "
             "scaling to [-1, 1] does not fit both; name the environment that the data came from with --env"
         )
-    env.close()
