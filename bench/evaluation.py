@@ -28,9 +28,10 @@ from bench.training import config, policy
 from gtp_fast import catalog
 from gtp_fast.algorithms import gtp
 from gtp_fast.data_spec import DataSpec, EvalEnv
+from gtp_fast.device import cores
 from gtp_fast.environments import make_env
 from gtp_fast.evaluate import evaluate_policy
-from gtp_fast.rollout import cores, one_thread, spread
+from gtp_fast.rollout import one_thread, spread
 
 TASKS = (("HalfCheetah-v5", 10, 5), ("HalfCheetah-v5", 10, 2), ("antmaze-umaze-v0", 100, 5))  # episodes, K
 

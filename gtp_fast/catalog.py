@@ -20,6 +20,8 @@ OWN_DATA_ENVS = (
     *("Ant-v5", "Swimmer-v5", "Reacher-v5"),
 )
 POINT_MAZES = tuple(f"PointMaze_{maze}-v3" for maze in ("Open", "UMaze", "Medium", "Large"))
+_LINE = "{:43} {:8} {:>9} {:9} {:46} {}"
+HEAD = _LINE.format("name", "source", "size", "obs/act", "environment", "what scores 0 and 100")
 _OWN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[\w./-]+-v\d+")
 
 
@@ -107,4 +109,4 @@ def line(row: dict[str, Any]) -> str:
     shapes, size = f"{seen}/{row['action_dim'] or '?'}", f"{row['megabytes']} MB" if row["megabytes"] else "-"
     ends = (row["ref_random"], row["ref_expert"])
     refs = "-" if None in ends else f"{row['score']} {' to '.join(f'{end:.6g}' for end in ends)}"
-    return f"{row['name']:43} {row['source']:8} {size:>9} {shapes:9} {row['eval_env'] or '-':46} {refs}"
+    return _LINE.format(row["name"], row["source"], size, shapes, row["eval_env"] or "-", refs)

@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     data = command("data", _data, "list, describe, fetch or check data sets")
     data.add_argument("action", choices=["list", "info", "download", "check"])
     data.add_argument("name", nargs="?", help="a data set's name, or a file or directory")
-    data.add_argument("--env", help="check: the environment that the file is for")
+    data.add_argument("--env", help="info, check: the environment that the file is for")
     data.add_argument("--json", action="store_true", help="print one JSON object")
     doctor = command("doctor", _doctor, "say what was found here and which backend will be used")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
@@ -142,12 +142,15 @@ def _eval(arguments: argparse.Namespace) -> None:
     result = found.result
     print(f"policy {found.checkpoint}, step {', '.join(f'{step:,}' for step in dict.fromkeys(found.steps))}")
     how = f"K = {result.sampling_steps}, candidates {result.candidates} ({result.select})"
-    print(f"{result.env_id}, {result.returns_SE.shape[1]} episodes, {how}")
+    episodes = result.returns_SE.shape[1]
+    print(f"{result.env_id}, {episodes:,} episode{'s' * (episodes != 1)}, {how}")
     for i, seed in enumerate(result.seeds):
         row = result.returns_SE[i]
         score = "" if result.scores_SE is None else f"   score {result.scores_SE[i].mean():.1f}"
         success = "" if result.success_SE is None else f"   success {100 * result.success_SE[i].mean():.0f} %"
         print(f"  seed {seed}: return {row.mean():.1f} (std {row.std():.1f}){score}{success}")
+    if asked.video is not None:
+        print(f"wrote {asked.video}")
 
 
 def _latency(arguments: argparse.Namespace) -> None:
@@ -165,7 +168,15 @@ def _export(arguments: argparse.Namespace) -> None:
     from gtp_fast.export import ExportConfig, export_run
 
     asked = ExportConfig(**{field.name: getattr(arguments, field.name) for field in fields(ExportConfig)})
-    _show(export_run(arguments.run_path, asked), arguments.json)
+    found = export_run(arguments.run_path, asked)
+    if not arguments.json:  # the policy's description has two numbers for each of an observation; the file holds it
+        candidates = found.pop("policy")["candidates"]
+        rows = "B" if candidates == 1 else f"B * {candidates}"
+        found["inputs"] = [
+            f"{name} ({', '.join(map(str, ('B' if name == 'obs' else rows, *shape)))})"
+            for name, shape in found["inputs"].items()
+        ]
+    _show(found, arguments.json)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -222,7 +233,12 @@ def _show(values: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, values))
     for name, value in values.items():
-        text = str(value)
-        if isinstance(value, float):
-            text = f"{value:,.1f}" if abs(value) >= 0.1 else f"{value:.2g}"
-        print(f"{name:{width}}  {text}")
+        print(f"{name:{width}}  {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 0.1 else f"{value:.2g}"
+    if isinstance(value, list):
+        return ", ".join(f"{one:.6g}" if isinstance(one, float) else str(one) for one in value) or "none"
+    return f"{value:,}" if type(value) is int else "-" if value is None else str(value)

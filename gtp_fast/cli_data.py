@@ -31,7 +31,8 @@ def data_command(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
     if Path(arguments.name).exists():
         path = Path(arguments.name)
-        return dataset.info(dataset.load(DataSpec(path.name, "file"), path))
+        spec = catalog.resolve(arguments.env) if arguments.env else DataSpec(path.name, "file")
+        return dataset.info(dataset.load(spec, path))
     spec = catalog.resolve(arguments.name)
     with download_bar(sys.stderr) as progress:
         if arguments.action == "download" and spec.source in download.PLACES:
@@ -44,8 +45,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         print(json.dumps({"datasets": rows}))
         return
-    for row in rows:
-        print(catalog.line(row))
+    print("\n".join([catalog.HEAD, *map(catalog.line, rows)]))
 
 
 def _check(name: str, env: str | None, as_json: bool) -> None:

@@ -80,6 +80,7 @@ def _looked_at(path: Path, spec: DataSpec) -> _File:
     file = _File(str(path))
     if path.is_dir() or path.suffix == ".npz":
         file.columns = columns_of(dataset.read(path, spec))
+        file.columns["timeouts"] &= ~file.columns["terminals"]  # the reader's own marks, of which nobody wrote both
     else:
         file.columns = dataset.read_columns(path, file.faults.append)
     file.faults += data_rules.faults(file.columns, spec)
@@ -132,7 +133,8 @@ def _sizes(columns: Columns) -> dict[str, Any]:
 def _fitting(found: dict[str, Any]) -> list[str]:
     """Return the environments that have the data's sizes, newest version first."""
     sizes = found.get("obs_dim"), found.get("action_dim")
-    known = [catalog.resolve(name) for name in sorted(catalog.OWN_DATA_ENVS, key=lambda name: (name[-1] < "5", name))]
+    names = sorted(catalog.OWN_DATA_ENVS, key=lambda name: (name[-1] < "5", name))
+    known = map(catalog.resolve, (*names, *catalog.POINT_MAZES))
     return [spec.name for spec in known if (spec.obs_dim, spec.action_dim) == sizes]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gtp_fast.data_rules import ENDS, SHOWN, Columns, Fault
 
-LARGE_OBSERVATION = 1e3  # networks see observations as they are: D4RL's bodies stay within 100
+LARGE_OBSERVATION = 1e3  # networks see observations as they are, but for --normalise-obs; D4RL's bodies stay within 100
 SMALL_ACTION = 0.1
 EPISODES_TO_GUESS = 3  # of equal length, before their terminals are taken for time limits
 
@@ -54,7 +54,9 @@ def set_doubts(columns: Columns) -> Iterator[Fault]:
     if actions is not None and 0 < (reach := np.abs(actions).max()) < SMALL_ACTION:
         yield Fault("actions", f"actions reach {reach:.3g} at most", "a policy acts in [-1, 1]: scale them to fill it")
     if obs is not None and obs.ndim == 2 and (reach := np.abs(obs).max()) > LARGE_OBSERVATION:
-        yield Fault("observations", f"observations reach {reach:.3g}", "networks see them unscaled: bring them near 1")
+        yield Fault(
+            "observations", f"observations reach {reach:.3g}", "bring them near 1, or train with --normalise-obs"
+        )
 
 
 def lengths(columns: Columns) -> np.ndarray:
@@ -87,7 +89,8 @@ def _rows(key: str, mask: np.ndarray, seen: str, remedy: str) -> Iterator[Fault]
     rows = np.flatnonzero(mask)
     if len(rows):
         shown = tuple(map(int, rows[:SHOWN]))
-        yield Fault(key, f"{seen}: {len(rows):,} rows, first row {rows[0]:,}", remedy, shown, (), len(rows))
+        count = f"{len(rows):,} row{'s' * (len(rows) > 1)}"
+        yield Fault(key, f"{seen}: {count}, first row {rows[0]:,}", remedy, shown, (), len(rows))
 
 
 def _repeated(arrays: list[np.ndarray]) -> np.ndarray:

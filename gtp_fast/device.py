@@ -119,6 +119,11 @@ def missing_for_compile(device: str) -> str | None:
     return None
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def prepare(cfg: TrainConfig) -> None:
     """Set what is global in a training process: threads, matrix precision, and what makes a CPU quick."""
     import torch

@@ -12,8 +12,6 @@ Legend: S members, M = S heads rows of parameters, B batch rows, H x W pixels of
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,8 +21,6 @@ STACKS = (16, 32, 32)  # channels
 FEATURES = 512
 CONVOLUTIONS = 3  # of a stack: into it, and two of its residual block
 EYE = "eye"  # what the names of an encoder's parameters begin with
-# Measured at the peak of an eager step, as float32 planes of H x W of one frame (2026-11-21): `bytes_a_row`.
-PLANES = 80
 
 
 def input_width(obs: ObsShape) -> int:
@@ -46,11 +42,6 @@ def encoder_shapes(obs: ObsShape, prefix: str = "") -> dict[str, tuple[int, int]
     sizes[EYE] = (height * width * channels, FEATURES)
     weights = {f"{prefix}{name}.w": size for name, size in sizes.items()}
     return weights | {f"{prefix}{name}.b": (1, out) for name, (_, out) in sizes.items()}
-
-
-def encoder_parameters(obs: ObsShape) -> int:
-    """Return how many parameters an encoder has."""
-    return sum(math.prod(shape) for shape in encoder_shapes(obs).values())
 
 
 def see(p: dict[str, Tensor], obs_SBX: Tensor, prefix: str = "") -> Tensor:

@@ -6,7 +6,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import gymnasium
@@ -18,14 +18,15 @@ from gtp_fast.errors import DataError, UsageError
 from gtp_fast.spaces import as_vectors, bounds, wide
 
 EXTRAS = {"gymnasium_robotics": "maze", "ogbench": "ogbench"}  # package -> the extra of gtp-fast that installs it
+NOTICES = (b"attribute 'settotalmass'", b"environment's reward functions were updated")
 
 
 @contextmanager
-def _without_compiler_warning() -> Iterator[None]:
-    """Hold back what C code writes to standard error, and pass on all but one line.
+def _without_notices() -> Iterator[None]:
+    """Hold back what is written to standard error, C code's too, and pass on all but lines that no user can act on.
 
-    MuJoCo 4 warns at every construction of a HalfCheetah of an attribute in Gymnasium's own model file, which a user
-    can do nothing about; ten episodes of two seeds would print it twenty times.
+    MuJoCo 4 warns at every construction of a HalfCheetah of an attribute in Gymnasium's own model file: ten episodes of
+    two seeds would print it twenty times. gymnasium-robotics prints a notice when it is imported.
     """
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)
@@ -36,7 +37,7 @@ def _without_compiler_warning() -> Iterator[None]:
             os.dup2(stderr, 2)
             os.close(stderr)
             held.seek(0)
-            rest = b"".join(line for line in held if line.strip() and b"attribute 'settotalmass'" not in line)
+            rest = b"".join(line for line in held if line.strip() and not any(notice in line for notice in NOTICES))
             os.write(2, rest)
 
 
@@ -44,7 +45,6 @@ def make_env(env: EvalEnv, frame_stack: int = 1, **kwargs: Any) -> gymnasium.Env
     """Build the environment of a catalogue entry; it gives and takes vectors, laid out and scaled as data are.
 
     Pictures stay pictures; with frame_stack above 1 it shows its last ones as channels.
-
 
     Raises: UsageError when its package is not installed, or it cannot be made for a reason of its own.
     """
@@ -54,7 +54,7 @@ def make_env(env: EvalEnv, frame_stack: int = 1, **kwargs: Any) -> gymnasium.Env
 def _made(env: EvalEnv, frame_stack: int, **kwargs: Any) -> gymnasium.Env:
     if env.id.startswith("ogbench:"):  # two warnings, of bounds in float64, at each reset
         warnings.filterwarnings("ignore", ".*precision lowered", UserWarning)
-    with warnings.catch_warnings(), _without_compiler_warning():
+    with warnings.catch_warnings(), _without_notices():
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
         warnings.filterwarnings("ignore", ".*DISPLAY", UserWarning)  # of a display that nothing here opens
         try:
@@ -115,7 +115,13 @@ def check_environment(
             else ""
         )
         raise UsageError(f"{spec.name} names no evaluation environment in this version; {own}pass --eval-every 0")
-    made = _made(spec.eval_env, frame_stack)
+    with closing(_made(spec.eval_env, frame_stack)) as made:
+        _check_spaces(spec.eval_env.id, made, obs, action_dim, action_bounds)
+
+
+def _check_spaces(
+    env_id: str, made: gymnasium.Env, obs: ObsShape, action_dim: int, action_bounds: Bounds | None
+) -> None:
     env = as_vectors(made)
     shape = (obs,) if isinstance(obs, int) else obs
     spaces = ((env.observation_space, shape, "observation"), (env.action_space, (action_dim,), "action"))
@@ -123,13 +129,12 @@ def check_environment(
         if space.shape != expected:
             held = f"{expected[0]} numbers" if len(expected) == 1 else f"pictures of {expected}"
             raise DataError(
-                f"{spec.eval_env.id} has {what}s of shape {space.shape} but the data have {held}; name the "
+                f"{env_id} has {what}s of shape {space.shape} but the data have {held}; name the "
                 "environment that the data came from with --env"
             )
     theirs = bounds(made.action_space)
     if action_bounds is not None and (wide(theirs) or wide(action_bounds)) and theirs != action_bounds:
         raise DataError(
-            f"{spec.eval_env.id} has actions of other bounds {theirs} than the data {action_bounds}, so that one "
+            f"{env_id} has actions of other bounds {theirs} than the data {action_bounds}, so that one "
             "scaling to [-1, 1] does not fit both; name the environment that the data came from with --env"
         )
-    env.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gtp_fast.data_spec import DataSpec, EvalEnv, normalised_score
+from gtp_fast.device import cores
 from gtp_fast.environments import check_environment, make_env
 from gtp_fast.errors import UsageError
 from gtp_fast.policy import Policy
-from gtp_fast.rollout import GROUP, Played, cores, one_thread, play, spread
+from gtp_fast.rollout import GROUP, Played, one_thread, play, spread
 from gtp_fast.rundir import publish
 
 if TYPE_CHECKING:
@@ -200,7 +202,9 @@ def _film(policy: Policy, env: gymnasium.Env, env_id: str, seed: int, frames: in
     obs, ended = _float32(env.reset(seed=_episode_seed(seed, 0))[0]), False
     for _ in range(frames):
         try:
-            picture = np.asarray(env.render(), dtype=np.uint8)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*(DISPLAY|GLFW)", UserWarning)  # the error below says it
+                picture = np.asarray(env.render(), dtype=np.uint8)
         except Exception as error:  # rendering back ends raise whatever their driver raises
             raise UsageError(f"{env_id} cannot render here ({error}); try MUJOCO_GL=egl or osmesa") from error
         # One byte a pixel: 500 frames of MuJoCo are 115 MB. The octree takes a sixth of the default's time.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FIELD_HELP = {
     "env": "data set: hopper-demo-v0, halfcheetah-medium-v2, a Minari id ... (gtp-fast data list)",
-    "dataset": "a D4RL-layout file, a Minari directory or id; --env then names the environment",
+    "dataset": "D4RL-layout file, directory of them, OGBench file, Minari directory or id; --env then names the scorer",
     "clip_actions": "clip actions outside [-1, 1] and say how many",
     "normalise_obs": "subtract the data's mean from observations and divide by their spread; saved with the policy",
     "frame_stack": "frames that make one observation, where observations are pictures",

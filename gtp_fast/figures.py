@@ -86,9 +86,9 @@ def _data_line(axes: Axes, run: Run) -> None:
     from gtp_fast.data_spec import normalised_score, with_references
 
     mean_return = run.environment.get("data_return_mean")
-    if mean_return is None:
-        return
     spec = with_references(catalog.resolve(run.settings["env"]), run.environment.get("references"))
+    if mean_return is None or spec.score == "success":  # a return says nothing of the share that succeeds
+        return
     score = normalised_score(spec, mean_return)
     height = mean_return if score is None else float(score)
     axes.axhline(height, color="#999999", linestyle="--", linewidth=1, label="mean episode of the data")

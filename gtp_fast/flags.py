@@ -17,7 +17,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add one flag for every field of `TrainConfig`."""
     hints = setting_types()
     for field in fields(TrainConfig):
-        hint, text = hints[field.name], f"{FIELD_HELP[field.name]} (default: {field.default})"
+        hint, text = hints[field.name], FIELD_HELP[field.name]
+        if field.default not in ("", None):
+            text += f" (default: {field.default})"
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
         if hint is bool:
             parser.add_argument(flag(field.name), action=argparse.BooleanOptionalAction, **options)

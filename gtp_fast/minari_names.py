@@ -15,9 +15,8 @@ _ADROIT = {  # observation size, action size, random, expert
     "relocate": (39, 30, -6.425911, 4233.877797728884),
 }
 _POINT_MAZES = {name.lower(): name for name in ("Open", "UMaze", "Medium", "Large")}
-_ANT_MAZES: dict[
-    str, tuple[str, Any]
-] = {  # environment, and the map that it is given: walls as in the data, from corner to corner
+# Environment, and the map that it is given: walls as in the data, from corner to corner.
+_ANT_MAZES: dict[str, tuple[str, Any]] = {
     "umaze": ("UMaze", (*cells("umaze")[:1], *cells("umaze")[3:0:-1], *cells("umaze")[4:])),
     "umaze-diverse": ("UMaze", None),
     **{

@@ -33,5 +33,5 @@ def profile_run(cfg: TrainConfig, out: Path, steps: int = STEPS) -> dict[str, An
         "ran on": chosen,
         **{f"{name} us": value for name, value in phases.items()},
         "trace": str(out / "trace.json"),
-        "nsight systems": profiling.nsys_command(cfg.env),
+        "nsight systems": profiling.nsys_command(cfg.env, cfg.dataset),
     }

@@ -84,11 +84,12 @@ def record_phases(on: bool) -> None:
     _Recorder.on = on
 
 
-def nsys_command(env: str) -> str:
+def nsys_command(env: str, dataset: str | None = None) -> str:
     """Return the line to type for a profile with Nsight Systems."""
+    data = f"--env {env}" + (f" --dataset {dataset}" if dataset else "")
     return (
-        f"nsys profile --trace=cuda,nvtx,osrt --output=gtp-fast-{env.replace('/', '-')} "
-        f"gtp-fast train --env {env} --steps 2000 --backend eager --no-graph --eval-every 0 --profile"
+        f"nsys profile --trace=cuda,nvtx,osrt --output=gtp-fast-{env.replace('/', '-').replace(':', '-')} "
+        f"gtp-fast train {data} --steps 2000 --backend eager --no-graph --eval-every 0 --profile"
     )
 
 

@@ -27,11 +27,16 @@ PLACES = {
 }
 
 
+def folder(source: str) -> Path:
+    """Return where a source's files are kept here: the folder of its variable, else of its package."""
+    place = PLACES[source]
+    named = os.environ.get(place.folder_variable)
+    return Path(named) if named else Path.home() / place.folder
+
+
 def cache_path(spec: DataSpec) -> Path:
-    """Return where a published file lies: in the folder of its source's variable, else of its package, by base name."""
-    place = PLACES[spec.source]
-    folder = os.environ.get(place.folder_variable)
-    return (Path(folder) if folder else Path.home() / place.folder) / str(spec.filename)
+    """Return where a published file lies, by its base name."""
+    return folder(spec.source) / str(spec.filename)
 
 
 def addresses(spec: DataSpec) -> list[str]:

@@ -98,7 +98,6 @@ def draw_report(paths: Sequence[Path], out: Path, notes: Sequence[str] = ()) -> 
     """Write summary.json, curve.png and README.md about runs into `out`, and return it.
 
     Args: notes are sentences below the table: what a reader should know that no run tells.
-
     Raises: UsageError when a path is no run.
     """
     from gtp_fast import figures
@@ -147,7 +146,8 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
         else:
             cells += ["not evaluated yet"] * 3 + ["-"]
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", "Figures are normalised scores (0: random, 100: expert) where references exist, else returns."]
+    scores = "normalised scores (0: random, 100: expert; of tasks with a goal, the share of episodes that reach it)"
+    return [*lines, "", f"Figures are {scores} where references exist, else returns."]
 
 
 def _goal_table(goals: dict[str, Any]) -> list[str]:
@@ -160,21 +160,26 @@ def _goal_table(goals: dict[str, Any]) -> list[str]:
 
 def _card(run: Run) -> list[str]:
     s, e = run.settings, run.environment
-    machine = e.get("gpu") or f"{e.get('cpu', 'CPU')}, {e.get('threads')} threads"
+    machine = e.get("gpu") or f"{e.get('cpu', 'CPU')}, {_count(e.get('threads') or 0, 'thread')}"
+    last = s["seed"] + s["seeds"] - 1
     return [
         f"## {run.path.name}",
         "",
-        f"- Setting: {label(run)}, eta {s['eta']:g}, batch {s['batch_size']}, {s['steps']:,} steps, seeds "
-        f"{s['seed']} to {s['seed'] + s['seeds'] - 1}",
-        f"- Data: {e.get('data_source')} ({e.get('transitions')} transitions, mean return of an episode "
+        f"- Setting: {label(run)}, eta {s['eta']:g}, batch {s['batch_size']}, {s['steps']:,} steps, "
+        + (f"seeds {s['seed']} to {last}" if s["seeds"] > 1 else f"seed {last}"),
+        f"- Data: {e.get('data_source')} ({e.get('transitions') or 0:,} transitions, mean return of an episode "
         f"{e.get('data_return_mean', float('nan')):.1f}), SHA-256 {e.get('data_sha256')}",
         "- Observations are normalised by the data's mean and standard deviation, which the policy holds"
         if s["normalise_obs"]
         else "- Observations are taken as they are",
-        f"- Evaluated on {s['eval_episodes']} episodes each, one action drawn from "
+        f"- Evaluated on {_count(s['eval_episodes'], 'episode')} each, one action drawn from "
         + ("one candidate" if s["candidates"] == 1 else f"{s['candidates']} candidates by {s['select']}"),
         f"- Trained by gtp-fast {e.get('gtp_fast')} (commit {e.get('commit')}), torch {e.get('torch')}, {machine}, "
         f"backend {s['backend']}, {s['precision']}",
         "- Acts on observations like those of its data; nothing is known of it elsewhere.",
         "",
     ]
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number:,} {name}" + "s" * (number != 1)

@@ -100,11 +100,6 @@ def _step(
     return going
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def spread(task: Callable[[int], Any], count: int, workers: int) -> list[Any]:
     """Return [task(0), ..., task(count - 1)], plain values, each made in a process forked from this one.
 

@@ -91,9 +91,26 @@ def _refused(typed: list[str], capsys) -> tuple[object, str]:
 def test_data_info_is_lines_for_a_person_and_an_object_for_a_program(capsys):
     cli.main(["data", "info", "multigoal-v0"])
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert (lines["name"], lines["transitions"], lines["return_mean"]) == ("multigoal-v0", "16133", "1.0")
+    assert (lines["name"], lines["transitions"], lines["return_mean"]) == ("multigoal-v0", "16,133", "1.0")
     cli.main(["data", "info", "multigoal-v0", "--json"])
     assert json.loads(capsys.readouterr().out)["transitions"] == 16_133
+
+
+def test_data_info_holds_a_file_to_the_environment_that_is_named(tmp_path: Path, capsys):
+    path = write(tmp_path / "a.hdf5", columns())
+    assert _refused(["data", "info", str(path), "--env", "Hopper-v5"], capsys) == (
+        3,
+        f"error: {path}: observations have 17 numbers, but Hopper-v5 has 11; name the environment that the data came "
+        "from with --env\n",
+    )
+
+
+def test_data_list_stands_below_a_head_in_its_columns(capsys):
+    cli.main(["data", "list"])
+    head, *lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.startswith("hopper-medium-v2 "))
+    for name, value in (("source", "d4rl"), ("obs/act", "11/3"), ("environment", "Hopper-v4"), ("what", "return -20")):
+        assert row[head.index(name) :].startswith(value)
 
 
 def test_data_list_names_every_task_of_the_paper():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data_cases import columns, spoiled, write
 
-from gtp_fast import cli, dataset
+from gtp_fast import catalog, cli, dataset
 from gtp_fast.catalog import resolve
 from gtp_fast.data_check import check
 from gtp_fast.data_spec import DataSpec
@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_read_is_one_fault(tmp_path: Path):
 
 DOUBTS: dict[str, tuple[dict[str, Any], str]] = {
     "rewards all zero": ({"rewards": np.zeros(60)}, "rewards are 0 in all 60 rows"),
-    "both ends": ({"terminals": np.arange(60) == 19}, "both terminals and timeouts are true: 1 rows, first row 19"),
+    "both ends": ({"terminals": np.arange(60) == 19}, "both terminals and timeouts are true: 1 row, first row 19"),
     "time limits as terminals": (
         {"terminals": np.arange(1, 61) % 20 == 0, "timeouts": np.zeros(60, bool)},
         "all 3 episodes are 20 rows long and end as terminal",
@@ -123,7 +123,7 @@ DOUBTS: dict[str, tuple[dict[str, Any], str]] = {
     "large observations": ({"observations": random_columns()["observations"] * 1e4}, "observations reach 3.75e+04"),
     "an unmarked end": (
         {"next_observations": np.roll(random_columns()["observations"], -1, axis=0) + (np.arange(60) == 9)[:, None]},
-        "next_observations inside an episode are not the next row's observations: 1 rows, first row 9",
+        "next_observations inside an episode are not the next row's observations: 1 row, first row 9",
     ),
 }
 
@@ -167,6 +167,16 @@ def test_the_report_in_words_names_rows_remedies_and_the_verdict(tmp_path: Path,
     said = capsys.readouterr().out
     assert "rows 5 (1.37), 6 (1.37), 7 (1.37), 8 (1.37), 9 (1.37), ...; 7 in all" in said
     assert "-> pass --clip-actions to clip them (7 values)" in said and said.endswith("not ready: 1 fault\n")
+
+
+def test_large_observations_are_told_of_with_the_flag_that_scales_them(tmp_path: Path):
+    path = write(tmp_path / "a.hdf5", random_columns() | {"observations": np.full((60, 17), 2e3, np.float32)})
+    assert any("--normalise-obs" in told["remedy"] for told in check(path, SPEC)["warnings"])
+
+
+def test_a_point_maze_is_known_by_its_sizes(tmp_path: Path):
+    path = write(tmp_path / "a.hdf5", columns(sizes=(6, 2)))
+    assert set(catalog.POINT_MAZES) <= set(check(path)["environments"])
 
 
 def test_a_file_of_an_unknown_environment_asks_for_its_name(tmp_path: Path):

@@ -190,7 +190,7 @@ def test_promise_7_memory_that_runs_out_exits_8_with_the_flags_that_help(tmp_pat
 def test_a_run_that_could_not_be_evaluated_is_refused_before_it_starts(tmp_path: Path):
     write(tmp_path / "own.hdf5", columns(sizes=(29, 8)))
     kitchen = tiny(tmp_path, env="D4RL/kitchen/mixed-v2", dataset=str(tmp_path / "own.hdf5"), eval_every=10)
-    with pytest.raises(UsageError, match=r"names no evaluation environment in this version; .*pass --eval-every 0"):
+    with pytest.raises(UsageError, match=r"names no evaluation environment in this version; .*or pass --eval-every 0"):
         train(kitchen)
     assert not (tmp_path / "run").exists()
     assert train(replace(kitchen, eval_every=0)).score_last is None

@@ -19,6 +19,7 @@ from minari.data_collector import EpisodeBuffer
 
 from gtp_fast import dataset
 from gtp_fast.catalog import resolve
+from gtp_fast.data_check import check
 from gtp_fast.data_spec import DataSpec, with_references
 from gtp_fast.errors import DataError
 
@@ -262,6 +263,11 @@ def test_minaris_other_formats_are_read_alike_or_name_their_package(cache: Path,
         "walk/other-v0", buffers, observation_space=PARTS["goals"], action_space=UNIT, data_format=data_format
     )
     assert dataset.load(ANY, minari.storage.get_dataset_path("walk/other-v0")).sha256 == expected.sha256
+
+
+def test_the_check_of_a_set_doubts_no_mark_that_its_reader_made(cache: Path):
+    # An episode that ends as terminal ends for the reader, too: nobody wrote both marks.
+    assert not any("both" in told["seen"] for told in check(collect("any-v0", BOX, UNIT), ANY)["warnings"])
 
 
 def test_another_environments_sizes_are_refused(cache: Path):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from data_cases import columns, write
 from PIL import Image
 from run_cases import tiny
 
-from gtp_fast import aggregate, embedded, paper, report
+from gtp_fast import aggregate, embedded, figures, paper, report
 from gtp_fast.config_files import merge
 from gtp_fast.errors import UsageError
 from gtp_fast.loop import train
@@ -25,6 +27,13 @@ def _run(env: str, sha256: str | None, source: str | None = "/data/hopper_medium
 
 
 D4RL = PUBLISHED["hopper-medium-v2"][1]
+
+
+@pytest.mark.parametrize(("env", "lines"), [("Hopper-v5", 1), ("cube-single", 0)])
+def test_the_datas_return_is_drawn_beside_scores_of_returns_alone(env, lines):
+    axes, run = plt.figure().subplots(), _run(env, None)
+    figures._data_line(axes, replace(run, environment=run.environment | {"data_return_mean": -63.2}))
+    assert len(axes.lines) == lines
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half():

@@ -145,9 +145,8 @@ def _update_actor(cfg: TrainConfig, const: _Constants, state: TrainState, batch:
     params = pieces.leaves(state.actor, const.actor)
     with torch.enable_grad():
         action_SBA = mean_actions(params, see(params, batch.obs_SBD))
-        q_SB = state_values(
-            first, torch.cat([see(first, batch.obs_SBD), action_SBA], dim=-1)
-        )  # one head, as V of (o, a)
+        seen_and_done = torch.cat([see(first, batch.obs_SBD), action_SBA], dim=-1)
+        q_SB = state_values(first, seen_and_done)  # one head, as V of (o, a)
         cloning_S = (action_SBA - batch.action_SBA).square().mean((1, 2))
         loss_S = cloning_S - cfg.alpha * q_SB.mean(-1) / q_SB.detach().abs().mean(-1)
     norm_S = _descend_where(due, cfg, const, state.actor, params, loss_S, state.step)

@@ -29,7 +29,8 @@ def _made(summary: Summary) -> str:
     if summary["kind"] == "bench":
         return "Measured by the bench of this checkout."
     seeds, steps = summary["seeds"], summary["steps"]
-    episodes = f"{summary['episodes']} episodes a seed" if summary.get("episodes") else "not evaluated"
+    number = summary.get("episodes")
+    episodes = f"{number} episode{'s' * (number > 1)} a seed" if number else "not evaluated"
     counts = f"{steps:,} steps" if steps else "no run has ended"
     return (
         f"Budget {summary['budget']}: {counts}, {seeds} seed{'s' if seeds != 1 else ''}, {episodes}, preset "

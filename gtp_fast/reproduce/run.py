@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from gtp_fast import paper
 from gtp_fast.config import TrainConfig, check_range, hash6
 from gtp_fast.config_files import merge
-from gtp_fast.device import resolve
+from gtp_fast.device import cores, resolve
 from gtp_fast.errors import UsageError
 from gtp_fast.reproduce import bench, data, items, scores
 from gtp_fast.reproduce.data import Source
@@ -68,7 +67,7 @@ def reproduce(
         return _write(asked, found | {"command": _command(asked)}, {})
     sources = data.choose(item, asked.budget, asked.env, asked.dataset, progress)
     planned = plan(item, asked, sources)
-    jobs = asked.jobs or (1 if _on_cuda(planned[0].cfg) else _cores())
+    jobs = asked.jobs or (1 if _on_cuda(planned[0].cfg) else cores())
     outcomes = run_trials([one.trial for one in planned], jobs, say)
     say("scoring")
     summary, pictures = _summary(item, asked, planned, outcomes)
@@ -113,10 +112,6 @@ def _own(texts: tuple[str, ...]) -> dict[str, Any]:
 
 def _on_cuda(cfg: TrainConfig) -> bool:
     return resolve(replace(cfg, env=cfg.env))[0].device == "cuda"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _summary(

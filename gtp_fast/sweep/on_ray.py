@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
-from gtp_fast.sweep.plan import cores
 from gtp_fast.trial import Process, Trial, launch
 from gtp_fast.trials import PATIENCE_SECONDS, POLL_SECONDS
 

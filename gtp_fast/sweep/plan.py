@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import Any
 
 from gtp_fast.config import TrainConfig, hash6, validate
 from gtp_fast.config_files import merge
+from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
 from gtp_fast.rundir import RunDir, holder
 from gtp_fast.sweep.asked import SweepConfig
@@ -142,11 +142,6 @@ def _begun(asked: SweepConfig, configs: Sequence[TrainConfig], size: int) -> int
         for first in range(0, asked.seeds, size)
     ]
     return sum(chunk.seeds for chunk in chunks if RunDir(_path(asked, chunk)).checkpoints.is_dir())
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rows(planned: Plan) -> list[dict[str, Any]]:
