@@ -94,7 +94,8 @@ def packed(data: Transitions, cfg: TrainConfig) -> tuple[np.ndarray, obs_scale.S
     rows = np.zeros((len(data.obs_ND), width), np.float32) if scale else _rows_for(data.next_obs_ND, rest + 2, width)
     rows[:, :obs_dim] = obs_scale.scaled(data.obs_ND, *scale) if scale else data.obs_ND
     rows[:, obs_dim:rest] = data.action_NA
-    rows[:, rest] = (data.reward_N + cfg.reward_shift) * cfg.reward_scale
+    np.add(data.reward_N, cfg.reward_shift, out=rows[:, rest])  # in place: temporaries would be the peak of memory
+    rows[:, rest] *= cfg.reward_scale
     rows[:, rest + 1] = ~data.terminal_N
     rows[:, rest + 2 : rest + 2 + obs_dim] = obs_scale.scaled(data.next_obs_ND, *scale) if scale else data.next_obs_ND
     return rows, scale

@@ -6,7 +6,7 @@ In: columns by D4RL's names, whatever of them was found. Out: faults in order of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -21,6 +21,7 @@ ENDS = ("terminals", "timeouts")
 LAST = "infos/final_observations"
 AXES = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1, "timeouts": 1, "next_observations": 2}
 SHOWN = 5  # rows named of each fault
+BLOCK = 16_384  # rows looked at together
 
 Columns = dict[str, np.ndarray]
 
@@ -109,9 +110,8 @@ def _not_finite(columns: Columns) -> Iterator[Fault]:
     for key in (*FLOATS, "next_observations", LAST):
         if key not in columns or columns[key].dtype == np.uint8:
             continue
-        bad = ~np.isfinite(columns[key])
-        if bad.any():
-            fault = rowwise(key, columns[key], bad)
+        fault = rowwise(key, columns[key], lambda block: ~np.isfinite(block))
+        if fault is not None:
             seen = f"{key} in row {fault.rows[0]:,} holds {fault.values[0]}"
             yield replace(fault, seen=seen, remedy="remove that episode, or fetch the file again")
 
@@ -153,10 +153,8 @@ def _wrong_ends(columns: Columns) -> Iterator[Fault]:
 def _outside(columns: Columns) -> Iterator[Fault]:
     if "actions" not in columns:
         return
-    bad = np.abs(columns["actions"]) > 1.0
-    bad &= np.isfinite(columns["actions"])
-    if bad.any():
-        fault = rowwise("actions", columns["actions"], bad)
+    fault = rowwise("actions", columns["actions"], lambda block: (np.abs(block) > 1.0) & np.isfinite(block))
+    if fault is not None:
         seen = f"actions in row {fault.rows[0]:,} reach {fault.values[0]:.6g}, outside [-1, 1]"
         remedy = f"pass --clip-actions to clip them ({fault.count:,} values), or scale them when writing the file"
         yield replace(fault, seen=seen, remedy=remedy, clips=True)
@@ -166,9 +164,19 @@ def _sizes(one: tuple[int, ...]) -> str:
     return f"have {one[0]} numbers" if len(one) == 1 else f"are pictures of {one}"
 
 
-def rowwise(key: str, array: np.ndarray, bad: np.ndarray) -> Fault:
-    """Note the first rows where a mask is true, the first such value in each, and how many values there are."""
-    two, mask = (a.reshape(len(a), -1) for a in (array, bad))
-    rows = np.flatnonzero(mask.any(axis=1))[:SHOWN]
-    values = [float(two[row, mask[row].argmax()]) for row in rows]
-    return Fault(key, "", "", tuple(map(int, rows)), tuple(values), int(np.count_nonzero(bad)))
+def rowwise(key: str, array: np.ndarray, is_bad: Callable[[np.ndarray], np.ndarray]) -> Fault | None:
+    """Note the first rows with a bad value, the first such value in each, and how many values there are; None without.
+
+    Args: is_bad marks the values of a block of rows: masks of whole arrays would count in the peak of a run's memory.
+    """
+    array, rows, values, count = np.atleast_1d(array), [], [], 0
+    for start in range(0, len(array) if array.size else 0, BLOCK):
+        block = array[start : start + BLOCK]
+        two = block.reshape(len(block), -1)
+        mask = is_bad(two)
+        if mask.any():
+            count += int(np.count_nonzero(mask))
+            found = np.flatnonzero(mask.any(axis=1))[: SHOWN - len(rows)]
+            rows += [start + int(row) for row in found]
+            values += [float(two[row, mask[row].argmax()]) for row in found]
+    return Fault(key, "", "", tuple(rows), tuple(values), count) if count else None

@@ -118,7 +118,7 @@ def read_columns(path: Path, tell: Callable[[Fault], object]) -> Columns:
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes); delete it and fetch or write it again")
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", rdcc_nbytes=0) as file:  # every chunk is read once: none is kept
             return _read_layout(file, tell)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py's, on damaged structures
         raise DataError(_unreadable(path, error)) from None
@@ -175,13 +175,11 @@ def _read_flags(key: str, data: h5py.Dataset) -> np.ndarray | Fault:
     if data.dtype.kind not in "biuf" or data.shape is None:
         return Fault(key, f"{key} holds {data.dtype}, expected booleans", "write it as bool")
     values = np.asarray(data[()])
-    flags = values.astype(bool)
-    other = np.atleast_1d(values != flags)
-    if other.any():
-        fault = rowwise(key, np.atleast_1d(values), other)
+    fault = rowwise(key, values, lambda block: block != block.astype(bool))
+    if fault is not None:
         seen = f"{key} in row {fault.rows[0]:,} holds {fault.values[0]:g}, expected 0 or 1"
         return replace(fault, seen=seen, remedy="write it as bool")
-    return flags
+    return values.astype(bool)
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

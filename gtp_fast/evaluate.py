@@ -6,6 +6,7 @@ Legend: S members (seeds), E episodes, D observation, A action.
 from __future__ import annotations
 
 import io
+import operator
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -76,18 +77,26 @@ class EvalResult:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> EvalResult:
-        """Read `to_json`'s values."""
+        """Read `to_json`'s values. Raises: ValueError, KeyError or TypeError for what is none of them."""
         arrays = ("returns", "lengths", "scores", "diverged", "success", "seeds", "episodes")
+        values = {"diverged": None, "success": None} | values  # older files lack them
         known = {k: v for k, v in values.items() if k not in arrays}
-        scores, returns = values["scores"], np.array(values["returns"])
-        success = values.get("success")  # older files lack it, and diverged
+        known["step"] = operator.index(values["step"])
+        shape, seeds = np.shape(values["returns"]), tuple(map(operator.index, values["seeds"]))
+        if len(shape) != 2 or shape[0] != len(seeds) or not shape[1]:
+            raise ValueError(f"returns have shape {shape}, expected one row of episodes for each of {len(seeds)} seeds")
+
+        def read(name: str, kind: type) -> np.ndarray | None:
+            return None if values[name] is None else np.array(values[name], dtype=kind).reshape(shape)
+
+        diverged = read("diverged", bool)
         return cls(
-            returns_SE=returns,
-            lengths_SE=np.array(values["lengths"]),
-            scores_SE=None if scores is None else np.array(scores),
-            diverged_SE=np.array(values.get("diverged", np.zeros(returns.shape, bool))),
-            success_SE=None if success is None else np.array(success),
-            seeds=tuple(values["seeds"]),
+            returns_SE=np.array(values["returns"], dtype=np.float64),
+            lengths_SE=np.array(values["lengths"], dtype=np.int64).reshape(shape),
+            scores_SE=read("scores", float),
+            diverged_SE=np.zeros(shape, bool) if diverged is None else diverged,
+            success_SE=read("success", bool),
+            seeds=seeds,
             **known,
         )
 

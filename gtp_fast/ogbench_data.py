@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -99,7 +100,7 @@ def _columns(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
                 )
             _check_declared(path, {key: _declared(path, archive, key) for key in keys})
             return {key: _read(path, archive, key) for key in keys}
-    except (zipfile.BadZipFile, OSError) as error:
+    except _DAMAGED as error:
         raise DataError(
             f"{path} cannot be read as an npz archive ({path.stat().st_size:,} bytes; {error}); delete it and fetch it "
             "again"
@@ -128,9 +129,11 @@ def _declared(path: Path, archive: zipfile.ZipFile, key: str) -> _Declared:
     return declared
 
 
-# What damaged bytes raise in zipfile, zlib and numpy's header; RuntimeError where they claim to be encrypted.
+# What damaged bytes raise in zipfile, zlib and numpy's header, which is Python's source and is cut into its tokens;
+# RuntimeError where they claim to be encrypted, or of a later version.
 _DAMAGED = (
     zipfile.BadZipFile,
+    tokenize.TokenError,
     zlib.error,
     OSError,
     EOFError,

@@ -50,6 +50,6 @@ def read_evaluations(run: RunDir) -> list[EvalResult]:
     for file in sorted(run.evaluations.glob("step-*.json")):
         try:
             results.append(EvalResult.from_json(json.loads(file.read_text())))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise GtpError(f"{file} is not an evaluation ({error!r}); remove it and evaluate again") from None
     return results

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -126,7 +127,8 @@ def how_far(path: Path) -> HowFar:
     for line in _tail(RunDir(path).log):
         words = line.split()  # step 1,000 52.3 steps/s actor_loss ...
         if len(words) > 3 and words[0] == "step" and words[3] == "steps/s":
-            step, speed = int(words[1].replace(",", "")), float(words[2])
+            with suppress(ValueError):  # a damaged line says nothing
+                step, speed = int(words[1].replace(",", "")), float(words[2])
     return HowFar(step, speed, _figure(RunDir(path)))
 
 
@@ -148,5 +150,5 @@ def _figure(run: RunDir) -> float | None:
         found = json.loads(max(run.evaluations.glob("step-*.json")).read_bytes())
         episodes = [float(x) for row in found["scores"] or found["returns"] for x in row]
         return sum(episodes) / len(episodes)
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
         return None

@@ -6,7 +6,6 @@ were refused by a typed error, how many read in spite of it, and every other out
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -17,16 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from data_cases import HALFCHEETAH, columns, write
-from run_cases import tiny
+import yaml
+from fuzz_kinds import KINDS
 
-from gtp_fast import algorithms, checkpoint, dataset, load_policy, metrics, results
-from gtp_fast.catalog import resolve
-from gtp_fast.config_files import merge
 from gtp_fast.errors import GtpError
-from gtp_fast.loop import train
-from gtp_fast.rundir import RunDir
 
 SECONDS = 20  # an input that takes longer hangs
 MEMORY = 8 << 30  # bytes beyond those of an idle process
@@ -66,77 +59,28 @@ def damage(content: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def hdf5(folder: Path) -> tuple[list[Path], Callable[[], Any]]:
-    """A data set, read and validated."""
-    file = write(folder / "data.hdf5", columns(episodes=2, length=10))
-    return [file], lambda: dataset.load(resolve("HalfCheetah-v5"), file)
+VALUES = (None, True, -1, 0, 2**70, 1e308, float("nan"), "", "x", "1", [], [[]], [1.5, "x"], {}, {"x": [0]})
 
 
-def _run(folder: Path) -> RunDir:
-    cfg = tiny(folder, eval_every=30)
-    train(cfg)
-    return RunDir(Path(str(cfg.run_dir)))
+def misput(content: bytes, chance: random.Random) -> bytes:
+    """Put something else in the place of a value of JSON or YAML, or leave it out: the file stays one of its format."""
+    whole: Any = yaml.safe_load(content)
+    inside, key = whole, chance.choice(list(whole))
+    while isinstance(inside[key], (dict, list)) and inside[key] and chance.random() < 0.7:
+        inside = inside[key]
+        key = chance.choice(list(inside) if isinstance(inside, dict) else range(len(inside)))
+    if chance.random() < 0.2:
+        del inside[key]
+    else:
+        inside[key] = chance.choice(VALUES)
+    return json.dumps(whole).encode()
 
 
-def altered(folder: Path) -> tuple[list[Path], Callable[[], Any]]:
-    """A checkpoint whose manifest knows nothing of the damage: any file of it."""
-    run = _run(folder)
-    place = run.checkpoint(checkpoint.steps(run)[-1])
-    return sorted(place.iterdir()), lambda: checkpoint.load(place)
-
-
-def foreign(folder: Path) -> tuple[list[Path], Callable[[], Any]]:
-    """A checkpoint whose manifest vouches for the damage: loaded as a state, and as a policy that acts."""
-    run = _run(folder)
-    place = run.checkpoint(checkpoint.steps(run)[-1])
-    cfg = tiny(folder, eval_every=30)
-    state = algorithms.of(cfg.algo).init_state(cfg, *HALFCHEETAH, "cpu")
-    manifest = place / checkpoint.MANIFEST
-
-    def read() -> None:
-        files = [path for path in place.iterdir() if path != manifest]
-        entries = {
-            path.name: {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            for path in files
-        }
-        manifest.write_text(json.dumps({"format": checkpoint.FORMAT, "files": entries}))
-        policy = load_policy(place)
-        policy.act_members(np.zeros((policy.members, 1, policy.config.obs_dim), np.float32))
-        state.load_(checkpoint.load(place).tensors)
-
-    return sorted(set(place.iterdir()) - {manifest}), read
-
-
-def settings(folder: Path) -> tuple[list[Path], Callable[[], Any]]:
-    """A file of settings."""
-    file = folder / "settings.yaml"
-    file.write_text("env: hopper-demo-v0\nsteps: 2000\neta: 5.0\nlr: 3e-4\nbc: false\nseeds: 2\nrun_dir: runs/a\n")
-    return [file], lambda: merge({}, file)
-
-
-def described(folder: Path) -> tuple[list[Path], Callable[[], Any]]:
-    """What a run says of itself, read before it is continued."""
-    run = _run(folder)
-    cfg = tiny(folder, eval_every=30)
-    names = [run.path / "environment.json", run.path / "config.yaml", run.metrics, run.log, *run.evaluations.iterdir()]
-
-    def read() -> None:
-        metrics.truncate_after(run.metrics, 10)
-        metrics.truncate_log_after(run.log, 10)
-        list(results.read_evaluations(run))
-        train(cfg)
-
-    return names, read
-
-
-def unsafe(folder: Path) -> tuple[list[Path], Callable[[], Any]]:
-    """A reader as none may be: what it reads it runs, and its errors say nothing."""
-    file = folder / "numbers.py"
-    file.write_text("[1, 2, 3]")
-    return [file], lambda: eval(file.read_text())  # noqa: S307 (it is there to be caught)
-
-
-KINDS = {kind.__name__: kind for kind in (hdf5, altered, foreign, settings, described, unsafe)}
+def damaged(file: Path, content: bytes, chance: random.Random) -> bytes:
+    """Damage the bytes of a file, or what it says where it is text of known form."""
+    if file.suffix in (".json", ".yaml") and chance.random() < 0.5:
+        return misput(content, chance)
+    return damage(content, chance)
 
 
 def _no_code(told: list[str]) -> Callable[[str, tuple[Any, ...]], None]:
@@ -155,7 +99,8 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
     """Damage, read, restore; print what came of it."""
     folder.mkdir(parents=True, exist_ok=True)
     files, read = KINDS[kind](folder)
-    read()  # what is imported late is imported now
+    for file in files:
+        read(file)  # what is imported late is imported now
     whole = {file: file.read_bytes() for file in files}
     ran: list[str] = []
     sys.addaudithook(_no_code(ran))
@@ -166,19 +111,19 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
     for number in range(first, first + count):
         chance = random.Random(f"{kind} {number}")
         file = chance.choice(files)
-        file.write_bytes(damage(whole[file], chance))
+        file.write_bytes(damaged(file, whole[file], chance))
         (folder / "now").write_text(f"{kind} {number} {file.name}")
         signal.alarm(SECONDS)
         try:
-            read()
+            read(file)
             counts["read"] += 1
         except GtpError:
             counts["refused"] += 1
         except BaseException as error:
             other.append(f"{kind} {number} {file.name}: {type(error).__name__}: {error}"[:300])
         signal.alarm(0)
-        for damaged, content in whole.items():
-            damaged.write_bytes(content)
+        for other_file, content in whole.items():
+            other_file.write_bytes(content)
     sys.stdout.write(json.dumps({**counts, "other": other, "ran": ran}) + "\n")
 
 

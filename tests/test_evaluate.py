@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from eval_cases import config, spec, tensors
 
-from gtp_fast import catalog
+from gtp_fast import catalog, results
 from gtp_fast.data_spec import EvalEnv
 from gtp_fast.environments import _without_notices, make_env
-from gtp_fast.errors import DataError, UsageError
+from gtp_fast.errors import DataError, GtpError, UsageError
 from gtp_fast.evaluate import EvalResult, evaluate_policy
 from gtp_fast.policy import Policy
+from gtp_fast.rundir import RunDir
 
 COUNTING = replace(spec("Counting"), ref_random=0.0, ref_expert=10.0)
 HOPPER = catalog.resolve("Hopper-v5")
@@ -128,3 +131,20 @@ def test_building_an_environment_passes_on_what_was_written_but_for_known_notice
 def test_an_entry_without_an_environment_is_refused():
     with pytest.raises(UsageError, match="names no evaluation environment"):
         evaluate_policy(Policy(config(), tensors(config())), replace(COUNTING, eval_env=None), 1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"step": [3]}, {"returns": 1.0}, {"returns": [[]]}, {"seeds": [0]}, {"lengths": [[1]]}, {"scores": "x"}, {"x": 1}],
+    ids=str,
+)
+def test_a_damaged_evaluation_is_named(tmp_path: Path, damage: dict[str, Any]):
+    run, two = RunDir(tmp_path), np.ones((2, 3))
+    run.evaluations.mkdir()
+    whole = EvalResult(3, two, two.astype(int), two, two < 0, None, "Hopper-v5", (0, 1), 2, 1, "none", 0.5).to_json()
+    file = run.evaluations / "step-00000003.json"
+    file.write_text(json.dumps(whole))
+    assert [one.step for one in results.read_evaluations(run)] == [3]
+    file.write_text(json.dumps(whole | damage))
+    with pytest.raises(GtpError, match=r"step-00000003.json is not an evaluation \(.*; remove it and evaluate again"):
+        results.read_evaluations(run)

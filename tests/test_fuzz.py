@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-INPUTS = {"hdf5": 3_000, "altered": 2_000, "foreign": 2_500, "settings": 2_000, "described": 500}  # 10,000
+INPUTS = {"hdf5": 1_800, "pixels": 600, "npz": 1_200, "minari": 1_200, "shards": 450, "checked": 1_200}
+INPUTS |= {"altered": 900, "foreign": 900, "settings": 600, "sweep": 600, "described": 300, "report": 300}  # 10,050
 FEW = 30  # the default suite takes one in so many
 
 

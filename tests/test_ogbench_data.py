@@ -201,6 +201,28 @@ def test_an_array_that_declares_more_than_it_has_is_refused_before_it_is_read(tm
     )
 
 
+def test_a_header_that_is_cut_into_no_tokens_is_refused(tmp_path: Path):
+    path, header = write(tmp_path / "a.npz", columns() | {"observations": None}), b"{'shape': (63, 28), "
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("observations.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(
+        DataError, match=r"a.npz: observations cannot be read \(.*\); delete the file and fetch it again"
+    ):
+        dataset.load(SPEC, path)
+
+
+@pytest.mark.parametrize(("at", "value"), [(6, 200), (9, 8)], ids=["of a later version", "with names of no text"])
+def test_an_archive_with_another_directory_is_refused(tmp_path: Path, at: int, value: int):
+    path = write(tmp_path / "a.npz")
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + at] = value
+    content[entry + 46] = 0xFF  # the first byte of the name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a.npz cannot be read as an npz archive \(.*; delete it and fetch it again"):
+        dataset.load(SPEC, path)
+
+
 def test_arrays_larger_than_the_machine_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import yaml
 from data_cases import columns, write
 from PIL import Image
 from run_cases import tiny
@@ -193,3 +194,35 @@ def test_a_run_on_the_four_goals_draws_their_picture(tmp_path: Path):
     assert set(goals) == {"data", "K = 5", "K = 2"}
     assert goals["data"]["off"] < 0.03 and all(0.2 < mass < 0.3 for mass in goals["data"]["masses"])
     assert Image.open(out / "multigoal.png").size[0] > 1000
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("eval/step-00000030.json", {"step": [3]}, "step is [3], which no run"),
+        ("eval/step-00000030.json", {"returns": [[1.0]]}, "returns is [[1.0]], which no run"),
+        ("eval/step-00000030.json", {"scores": [[1.0], ["x"]]}, "scores is [[1.0], ['x']], which no run"),
+        ("eval/step-00000030.json", {"returns": [[1.0], [float("inf")]]}, "returns is [[1.0], [inf]], which no run"),
+        ("environment.json", {"data_return_mean": "x"}, "data_return_mean is 'x', which no run"),
+        ("environment.json", {"references": [1]}, "references is [1], which no run"),
+        ("config.yaml", {"seeds": 0}, "--seeds 0 is outside [1, 4096]; restore the file"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_with_what_it_holds(tmp_path: Path, file: str, damage: dict, said: str):
+    place = Path(train(tiny(tmp_path, eval_every=30)).run_dir) / file
+    place.write_text(json.dumps(yaml.safe_load(place.read_text()) | damage))
+    with pytest.raises(UsageError) as error:
+        report.draw_report([tmp_path / "run"], tmp_path / "report")
+    assert str(error.value).startswith(f"{place}: {said}")
+
+
+@pytest.mark.parametrize("line", [b"\xa8", b"[1]", b'{"step": 9, "other": [1.0]}', b'{"step": 9, "actor_loss": []}'])
+def test_a_damaged_line_of_metrics_is_named_unless_it_is_the_last(tmp_path: Path, line: bytes):
+    file = Path(train(tiny(tmp_path)).run_dir) / "metrics.jsonl"
+    whole = file.read_bytes()
+    steps = len(report.read_run(tmp_path / "run").losses["step"])
+    file.write_bytes(whole + line)
+    assert len(report.read_run(tmp_path / "run").losses["step"]) == steps
+    file.write_bytes(whole + line + b"\n" + whole)
+    with pytest.raises(UsageError, match=rf"metrics.jsonl:{steps + 1} is no line of metrics; restore the file"):
+        report.read_run(tmp_path / "run")
