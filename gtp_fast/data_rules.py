@@ -141,7 +141,8 @@ def _wrong_ends(columns: Columns) -> Iterator[Fault]:
     if LAST not in columns or "observations" not in columns:
         return
     episodes, one = int(np.count_nonzero(ends)), columns["observations"].shape[1:]
-    if columns[LAST].shape not in ((episodes, *one), (episodes + 1, *one)):
+    unfinished = len(ends) > 0 and not ends[-1]
+    if columns[LAST].shape not in ((episodes, *one), (episodes + unfinished, *one)):
         yield Fault(
             LAST,
             f"{LAST} has shape {columns[LAST].shape}, but {episodes:,} rows end an episode and observations "

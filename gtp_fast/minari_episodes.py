@@ -90,10 +90,12 @@ def _rows(episode: dict[str, Any], name: str, obs: spaces.Space[Any], action: sp
         )
     timeout = np.zeros(rows, dtype=bool)
     timeout[rows - 1 :] = True
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes Inf, which is refused by row
+        reward = np.asarray(episode["rewards"], np.float32)
     return {
         "obs": seen[:-1],
         "action": flatten_rows(action, episode["actions"], "actions"),
-        "reward": np.asarray(episode["rewards"], np.float32),
+        "reward": reward,
         "terminal": np.asarray(episode["terminations"], bool),
         "timeout": timeout,
         "next_obs": seen[1:],

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
-from hypothesis import given
+from frame_cases import arrays, frame_config, frame_transitions
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from learn_cases import transitions
 
+from gtp_fast import rng, stream
 from gtp_fast.buffer import ReplayBuffer, row_width
 from gtp_fast.config import TrainConfig
 from gtp_fast.episodes import Arrays, build_transitions
+from gtp_fast.frames import FrameBuffer
 
 
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 9), st.integers(0, 2**32 - 1))
@@ -56,3 +61,40 @@ def test_rows_that_successors_were_made_in_are_taken_once_and_no_transition_chan
         np.testing.assert_array_equal(batch.obs_SBD[0], whole[kept])
         np.testing.assert_array_equal(batch.next_obs_SBD[0], whole[kept + 1])
     assert first.rows.data_ptr() == data.next_obs_ND.base.ctypes.data != second.rows.data_ptr()
+
+
+@settings(max_examples=40)
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    last=st.sampled_from(["row", "key", "nowhere"]),
+    reward_shift=st.sampled_from([0.0, -1.0]),
+    reward_scale=st.sampled_from([1.0, 0.5, -4.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_buffer_has_the_same_rewards_and_bootstraps(lengths, last, reward_shift, reward_scale, seed):
+    """The observations are frames in one buffer and numbers in two, of which one is streamed."""
+    frames, same = (arrays(lengths, seed=seed, last=last) for _ in range(2))  # each is taken over
+    last_obs = None if same.last_obs is None else same.last_obs[:, 0, 0].astype(np.float32)
+    numbers = replace(same, obs=same.obs[:, 0, 0].astype(np.float32), last_obs=last_obs)
+    reward, terminal = frames.reward.copy(), frames.terminal.copy()
+    cfg = frame_config(frame_stack=1, augment=0.0, reward_shift=reward_shift, reward_scale=reward_scale, seeds=2)
+    data = build_transitions(numbers, "own", "here", 0)
+    step = torch.zeros((), dtype=torch.int64)
+    streamed = stream.make_buffer(data, replace(cfg, buffer="host"), step)
+    streamed.stager.ready(0)
+    index = rng.indices(rng.seed_keys([0, 1], "cpu"), 0, 1, cfg.batch_size, len(data.reward_N))[0]
+    batches = [
+        FrameBuffer.from_transitions(frame_transitions(frames), cfg, "cpu").gather(index, step),
+        ReplayBuffer.from_transitions(data, cfg, "cpu").gather(index, step),
+        streamed.gather(index, step),
+    ]
+    kept = np.flatnonzero(~frames_end(lengths, last))[index.numpy()]
+    for batch in batches:
+        expected = (reward[kept] + np.float32(reward_shift)) * np.float32(reward_scale)
+        np.testing.assert_array_equal(batch.reward_SB, expected)
+        np.testing.assert_array_equal(batch.bootstrap_SB, 1.0 - terminal[kept])
+
+
+def frames_end(lengths: list[int], last: str) -> np.ndarray:
+    """Say which rows only hold an episode's last observation."""
+    return np.array([row == length for length in lengths for row in range(length + (last == "row"))])

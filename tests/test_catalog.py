@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import gymnasium
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gtp_fast import catalog, ogbench_names
+from gtp_fast import catalog, minari_names, ogbench_names
 from gtp_fast.catalog import resolve
-from gtp_fast.data_spec import normalised_score
+from gtp_fast.data_spec import Source, normalised_score
 from gtp_fast.errors import UsageError
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "tasks"
@@ -22,7 +26,8 @@ MAZE_ROWS = {f"antmaze-{maze}" for maze in ("u", "ud", "mp", "md", "lp", "ld")}
 CUBE_ROWS = {f"cube-{n}-singletask" for n in ("single", "double")} | {
     f"visual-cube-{n}-play-singletask-task1-v0" for n in ("single", "double")
 }
-SPECS = [resolve(name) for name in catalog.known_names()]
+NAMES = catalog.known_names()
+SPECS = [resolve(name) for name in NAMES]
 
 
 def test_every_row_of_the_papers_tables_has_a_data_set():
@@ -188,6 +193,79 @@ def test_the_sizes_are_the_environments(name: str):
 def test_the_listing_is_flat_and_has_every_name_once():
     names = [row["name"] for row in catalog.listing()]
     assert len(set(names)) == len(names) == len(SPECS)
+
+
+@st.composite
+def nearly_known(draw) -> str:
+    """Draw a known name with a few characters cut, put in or exchanged."""
+    name = draw(st.sampled_from(NAMES))
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(name)))
+        name = (
+            name[:at] + draw(st.text("abv-_/:.0123456789 \n\u0663", max_size=2)) + name[at + draw(st.integers(0, 2)) :]
+        )
+    return name
+
+
+ANY_NAME = st.one_of(
+    st.text(),
+    nearly_known(),
+    st.builds("{}{}".format, st.sampled_from(("minari:", "ogbench:", "visual-", "a.b:")), nearly_known()),
+    st.from_regex(minari_names._ID),
+    st.from_regex(ogbench_names._NAME, fullmatch=True),
+    st.from_regex(catalog._OWN_MODULE, fullmatch=True),
+)
+
+
+def claims(name: str) -> list[str]:
+    """Return which sources take a name for theirs."""
+    sources = {
+        "named": catalog._NAMED.get,
+        "minari": minari_names.entry,
+        "ogbench": ogbench_names.entry,
+        "own": catalog._own_data,
+    }
+    return [source for source, entry in sources.items() if entry(name) is not None]
+
+
+@given(ANY_NAME)
+@settings(max_examples=300)
+def test_any_text_is_an_entry_or_a_usage_error(name: str):
+    try:
+        spec = resolve(name)
+    except UsageError as error:
+        assert claims(name) == [] and f"'{name}'" in str(error) and "gtp-fast data list" in str(error)
+    else:
+        assert claims(name)
+        assert spec.name == (minari_names.dataset_id(name) or name)  # "minari:" only says whose a name is
+
+
+@given(ANY_NAME)
+@settings(max_examples=300)
+def test_no_name_is_claimed_by_two_sources(name: str):
+    found = claims(name)
+    # A prefix says whose a name is, though it could be that of a module of one's own.
+    assert len(found) <= 1 or (name.startswith(("minari:", "ogbench:")) and len(found) == 2 and found[1] == "own")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_known_name_is_one_sources_and_stands_for_itself(name: str):
+    assert len(claims(name)) == 1 and resolve(name).name == name
+
+
+def test_every_row_of_the_listing_is_complete():
+    keys, sources = list(catalog.listing()[0]), set(get_args(Source))
+    for row in catalog.listing():
+        assert list(row) == keys and row["source"] in sources and json.loads(json.dumps(row)) == row
+        assert (row["url"] is None) == (row["source"] not in ("d4rl", "ogbench"))
+        assert not (row["obs_dim"] and row["obs_shape"]) and (row["ref_random"] is None) == (row["ref_expert"] is None)
+        assert row["action_dim"] or row["source"] == "minari"
+        assert row["obs_dim"] or row["obs_shape"] or row["source"] == "minari"
+        assert row["ref_random"] is None or row["ref_random"] < row["ref_expert"]
+        assert (
+            row["score"] != "success" or (row["ref_random"], row["ref_expert"]) == (0.0, 1.0) or row["source"] == "d4rl"
+        )
+        assert catalog.line(row).startswith(row["name"]) and "\n" not in catalog.line(row)
 
 
 def test_importing_the_catalogue_loads_neither_torch_nor_gymnasium():

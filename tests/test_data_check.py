@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from data_cases import columns, spoiled, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from gtp_fast import catalog, cli, dataset
+from gtp_fast import catalog, cli, data_rules, dataset
 from gtp_fast.catalog import resolve
 from gtp_fast.data_check import check
 from gtp_fast.data_spec import DataSpec
@@ -183,3 +185,18 @@ def test_a_file_of_an_unknown_environment_asks_for_its_name(tmp_path: Path):
     path = write(tmp_path / "a.hdf5", columns(sizes=(4, 2)))
     assert "--env MODULE:ENVIRONMENT-v0" in check(path)["command"]
     assert check(path, DataSpec("mine:Mine-v0", "file"))["command"].startswith("gtp-fast train --env mine:Mine-v0 ")
+
+
+@given(st.lists(st.tuples(st.integers(0, 29), st.integers(0, 2)), max_size=12, unique=True), st.integers(1, 40))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_faults_are_those_of_the_whole_array_for_any_size_of_block(monkeypatch, places: list, block: int):
+    monkeypatch.setattr(data_rules, "BLOCK", block)
+    array = np.zeros((30, 3), np.float32)
+    for row, column in places:
+        array[row, column] = 10 * row + column + 1
+    found = data_rules.rowwise("x", array, lambda part: part > 0)
+    rows = sorted({row for row, _ in places})[:5]
+    assert (found is None) == (not places)
+    if found is not None:
+        firsts = [10 * row + min(c for r, c in places if r == row) + 1 for row in rows]
+        assert (list(found.rows), list(found.values), found.count) == (rows, firsts, len(places))

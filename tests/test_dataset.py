@@ -14,7 +14,7 @@ from data_cases import columns, spoiled, write
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from gtp_fast import data_rules, dataset
+from gtp_fast import dataset
 from gtp_fast.catalog import resolve
 from gtp_fast.data_spec import DataSpec
 from gtp_fast.errors import DataError, UsageError
@@ -245,19 +245,15 @@ def test_a_single_number_for_last_observations_is_refused(tmp_path: Path, value:
     assert said.startswith("FILE: infos/final_observations " + ("in row 0 holds nan" if value != 1 else "has shape ()"))
 
 
-@given(st.lists(st.tuples(st.integers(0, 29), st.integers(0, 2)), max_size=12, unique=True), st.integers(1, 40))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_faults_are_those_of_the_whole_array_for_any_size_of_block(monkeypatch, places: list, block: int):
-    monkeypatch.setattr(data_rules, "BLOCK", block)
-    array = np.zeros((30, 3), np.float32)
-    for row, column in places:
-        array[row, column] = 10 * row + column + 1
-    found = data_rules.rowwise("x", array, lambda part: part > 0)
-    rows = sorted({row for row, _ in places})[:5]
-    assert (found is None) == (not places)
-    if found is not None:
-        firsts = [10 * row + min(c for r, c in places if r == row) + 1 for row in rows]
-        assert (list(found.rows), list(found.values), found.count) == (rows, firsts, len(places))
+def test_a_last_observation_of_no_episode_is_refused(tmp_path: Path):
+    """As many rows as episodes and one are for a file whose last episode is unfinished."""
+    last = np.zeros((4, 17), np.float32)
+    unfinished = columns()["timeouts"]
+    unfinished[-1] = False
+    path = spoiled(tmp_path / "a.hdf5", **{"infos/final_observations": last[:3], "timeouts": unfinished})
+    assert dataset.load(SPEC, path).episodes == 2
+    said = refusal(spoiled(tmp_path / "a.hdf5", **{"infos/final_observations": last}))
+    assert said.startswith("FILE: infos/final_observations has shape (4, 17), but 3 rows end an episode")
 
 
 @pytest.mark.parametrize(("changes", "message"), CASES.values(), ids=CASES.keys())
