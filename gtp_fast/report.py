@@ -172,7 +172,12 @@ def _card(run: Run) -> list[str]:
         "- Observations are normalised by the data's mean and standard deviation, which the policy holds"
         if s["normalise_obs"]
         else "- Observations are taken as they are",
-        f"- Evaluated on {_count(s['eval_episodes'], 'episode')} each, one action drawn from "
+        (
+            f"- Evaluated on {_count(s['eval_episodes'], 'episode')} each"
+            if s["eval_every"]
+            else "- Not evaluated in training"
+        )
+        + ", one action drawn from "
         + ("one candidate" if s["candidates"] == 1 else f"{s['candidates']} candidates by {s['select']}"),
         f"- Trained by gtp-fast {e.get('gtp_fast')} (commit {e.get('commit')}), torch {e.get('torch')}, {machine}, "
         f"backend {s['backend']}, {s['precision']}",

@@ -87,8 +87,9 @@ class Screen:
                 self._stream.write(
                     f"seed {seed}: score {result.score_last[i]:.1f} last, {result.score_best[i]:.1f} best\n"
                 )
+        spent = f"in {_clock(result.seconds)} ({result.steps_per_second:.1f} a second)"
         self._stream.write(
-            f"{result.steps:,} steps in {_clock(result.seconds)} ({result.steps_per_second:.1f} a second)\n"
+            f"{result.steps:,} steps {spent if result.steps_per_second else 'were done before'}\n"
             f"run directory  {result.run_dir}\nlearning curve {result.run_dir}/report/curve.png\n"
         )
 
