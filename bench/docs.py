@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import beside, evaluation, loading, phases, returns, saves, sizes, sweep, table
+from bench import beside, evaluation, loading, minari_sets, phases, returns, saves, sizes, sweep, table
 
 ROOT = Path(__file__).parent.parent
 Tables = dict[str, Callable[[dict[str, Any]], str]]
@@ -21,6 +21,7 @@ PAGES: dict[str, Tables] = {
         "cpu-sizes.json": sizes.markdown,
         "cpu-evaluation.json": evaluation.markdown,
         "cpu-loading.json": loading.markdown,
+        "cpu-minari.json": minari_sets.markdown,
         "cpu-sweep.json": sweep.markdown,
     },
     "docs/reliability.md": {"cpu-saves.json": saves.markdown},
