@@ -45,7 +45,7 @@ def write(name: str, episodes: int, steps: int, goals: bool) -> None:
         EpisodeBuffer(
             id=number,
             observations={key: rows(part.shape[0]) for key, part in space.items()} if goals else rows(17),  # pyright: ignore
-            actions=rng.uniform(-1, 1, size=(steps, 6)).astype(np.float32),
+            actions=rng.uniform(-1, 1, size=(steps, 6)).astype(np.float32),  # pyright: ignore[reportArgumentType]
             rewards=[1.0] * steps,
             terminations=[False] * steps,
             truncations=last,
