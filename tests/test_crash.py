@@ -185,8 +185,8 @@ def test_a_run_that_is_not_resumed_differs_so_the_comparison_can_fail(server, se
     assert outcome(tmp_path / "one")[0] != outcome(tmp_path / "two")[0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["eager", pytest.param("compiled", marks=pytest.mark.crash)])
+@pytest.mark.crash
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
 def test_promise_2_twice_n_steps_are_n_steps_a_kill_and_n_more(settings, tmp_path, backend):
     for name in ("whole", "killed"):
         flags = {**settings(name, backend=backend, save_every=STEPS // 2), "seeds": 2}

@@ -21,7 +21,7 @@ def _train(folder: Path, **changes) -> gtp_fast.Result:
     return gtp_fast.train(run_dir=str(folder), **(settings | changes))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.crash)])
 def test_promise_2_a_fused_run_resumed_from_a_checkpoint_ends_bitwise_equal(tmp_path: Path, precision):
     whole = _train(tmp_path / "whole", precision=precision)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")

@@ -116,7 +116,9 @@ def _agree(changes: dict) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gtp", "gtp-meanflow", "fql", "cac", "dql"])
+@pytest.mark.parametrize(
+    "name", ["gtp", *(pytest.param(name, marks=pytest.mark.long) for name in ("gtp-meanflow", "fql", "cac", "dql"))]
+)
 def test_the_graph_of_a_step_agrees_with_eager(name, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     _agree(OWN[name])

@@ -85,7 +85,7 @@ def _reproducing(folder: Path, **changes: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "gtp_fast", *typed, *words], **changes)
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_a_killed_parent_is_followed_by_one_that_ends_with_the_report_and_trains_no_step_twice(tmp_path: Path):
     first = _reproducing(tmp_path, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60

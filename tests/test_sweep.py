@@ -281,7 +281,7 @@ def test_of_four_trials_one_is_killed_and_all_end_complete_and_typed_again_nothi
     assert "4 of 4 complete" in out
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_two_sweeps_at_once_share_the_trials_and_each_is_trained_once(tmp_path: Path):
     both = [started(words(tmp_path, "--grid", "lr=1e-3,1e-4", "--json", **LONGER)) for _ in range(2)]
     ended = [process.communicate(timeout=200) for process in both]
@@ -293,7 +293,7 @@ def test_two_sweeps_at_once_share_the_trials_and_each_is_trained_once(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["here", "ray"])
+@pytest.mark.parametrize("place", [pytest.param("here", marks=pytest.mark.crash), "ray"])
 def test_an_interrupted_sweep_saves_what_it_trains_and_goes_on_when_it_is_typed_again(tmp_path: Path, place: str):
     more = ["--grid", "lr=1e-3,1e-4", "--jobs", "2", *(["--ray"] if place == "ray" else [])]
     typed = words(tmp_path, *more, **LONGER | {"steps": 1200, "save_every": 10_000})

@@ -89,7 +89,7 @@ def _child_of(path: Path) -> int | None:
     return int(held.split()[1]) if held and held.split()[1].isdigit() else None
 
 
-@pytest.mark.slow
+@pytest.mark.crash
 def test_a_killed_child_is_started_again_and_two_parents_run_a_trial_once(tmp_path: Path):
     one = trial(tmp_path, steps=600, save_every=50, log_every=50)
     parents = [parent(one), parent(one)]
