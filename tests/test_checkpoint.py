@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +128,35 @@ def test_no_altered_truncated_or_grown_byte_passes(run, data):
     # Only the manifest is not covered by itself: what it then still admits must be the true content.
     assert file.name == checkpoint.MANIFEST
     assert torch.equal(loaded.tensors["actor.param"], torch.full((2, 8), 10.0))
+
+
+ONE_TEAM = """
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import torch
+from gtp_fast import checkpoint
+from gtp_fast.rundir import RunDir
+torch.set_num_threads(2)
+large = torch.ones(2_000_000)
+torch.isfinite(large).all()  # this thread's own team
+run = RunDir(Path(sys.argv[1]))
+with ThreadPoolExecutor(1) as pool:
+    pool.submit(int).result()
+    before = len(os.listdir("/proc/self/task"))
+    pool.submit(checkpoint.save, run, 10, {"w": large}, {"w": large}, {}, {}).result()
+    print(len(os.listdir("/proc/self/task")) - before)
+    if "control" in sys.argv:
+        pool.submit(lambda: torch.isfinite(large).all()).result()
+        print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads as Linux shows them")
+def test_a_save_in_a_thread_of_its_own_starts_no_threads_that_training_would_wait_for(tmp_path: Path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("OMP_NUM_THREADS", None)
+    (tmp_path / "ckpt").mkdir()
+    words = [sys.executable, "-c", ONE_TEAM, str(tmp_path), "control"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["0", "1"]  # of a save, and of the loop in torch that it must not make
