@@ -104,19 +104,24 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure, write both files and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.loading", description=__doc__)
-    parser.add_argument("--load", type=Path, help="load one file and print what it took")
+def command(
+    name: str,
+    load: Callable[[Path], dict[str, Any]],
+    measure: Callable[[], dict[str, Any]],
+    markdown: Callable[[dict[str, Any]], str],
+) -> None:
+    """Measure, write <device>-NAME.json and .md, print the table; with --load, read one path and print what it took."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--load", type=Path, help="read one path and print what it took")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     asked = parser.parse_args()
     if asked.load:
         print(json.dumps(load(asked.load)))
         return
     found = measure()
-    keep(found, asked.out / f"{slug(found)}-loading.json", markdown(found))
+    keep(found, asked.out / f"{slug(found)}-{name}.json", markdown(found))
     print(markdown(found))
 
 
 if __name__ == "__main__":
-    main()
+    command("loading", load, measure, markdown)

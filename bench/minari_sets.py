@@ -6,7 +6,6 @@ dictionaries, with infos. Each is read by a fresh process, from the page cache; 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,9 +21,9 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 from minari.data_collector import EpisodeBuffer
 
+from bench import loading
 from bench.gpu import machine as described
 from bench.gpu.results import commit, rounded
-from bench.table import keep, slug
 from gtp_fast import dataset
 from gtp_fast.data_spec import DataSpec
 
@@ -97,19 +96,5 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure, write both files and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.minari_sets", description=__doc__)
-    parser.add_argument("--load", type=Path, help="read one set and print what it took")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    asked = parser.parse_args()
-    if asked.load:
-        print(json.dumps(load(asked.load)))
-        return
-    found = measure()
-    keep(found, asked.out / f"{slug(found)}-minari.json", markdown(found))
-    print(markdown(found))
-
-
 if __name__ == "__main__":
-    main()
+    loading.command("minari", load, measure, markdown)

@@ -183,6 +183,22 @@ def tensors(c: PolicyConfig):
     return {"actor": networks.init_flat(layout, list(c.seeds))}
 
 
+def runs(pid: int) -> bool:
+    """Whether a process runs; one that has ended but was not asked for its exit code does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def within(seconds: float, what) -> bool:
+    """Whether something becomes true in time."""
+    ends = time.monotonic() + seconds
+    while not what() and time.monotonic() < ends:
+        time.sleep(0.02)
+    return what()
+
+
 for case in (Small, Diverging, Endless, Counting, Numbered, Succeeding, Failing, Lasting, Painted, Reaching):
     limit = 6 if case is Numbered else None
     gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", case, max_episode_steps=limit, disable_env_checker=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from eval_cases import config, spec, tensors
+from eval_cases import config, runs, spec, tensors, within
 
 from gtp_fast import catalog
 from gtp_fast.evaluate import evaluate_policy
@@ -84,21 +84,6 @@ def test_a_failure_in_the_worker_is_an_error_here_with_its_words():
     assert "Traceback" not in str(error.value)
 
 
-def _runs(pid: int) -> bool:
-    """Whether a process runs; one that has ended but was not asked for its exit code does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _within(seconds: float, what) -> bool:
-    ends = time.monotonic() + seconds
-    while not what() and time.monotonic() < ends:
-        time.sleep(0.02)
-    return what()
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whether a process runs")
 def test_a_worker_in_the_middle_of_a_rollout_ends_with_its_killed_parent(tmp_path: Path):
@@ -109,13 +94,13 @@ def test_a_worker_in_the_middle_of_a_rollout_ends_with_its_killed_parent(tmp_pat
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         try:
-            assert _within(60, marker.exists) and _runs(worker)
+            assert within(60, marker.exists) and runs(worker)
             parent.kill()
             parent.wait()
-            assert _within(5, lambda: not _runs(worker))
+            assert within(5, lambda: not runs(worker))
         finally:
             parent.kill()
-            if _runs(worker):
+            if runs(worker):
                 os.kill(worker, signal.SIGKILL)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_cases import config, spec, tensors
+from eval_cases import config, runs, spec, tensors, within
 
 from gtp_fast.errors import UsageError
 from gtp_fast.evaluate import evaluate_policy
@@ -38,21 +38,6 @@ time.sleep(600)
 
 def _children() -> list[str]:
     return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process runs; one that has ended but was not asked for its exit code does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _within(seconds: float, what) -> bool:
-    ends = time.monotonic() + seconds
-    while not what() and time.monotonic() < ends:
-        time.sleep(0.02)
-    return what()
 
 
 def test_answers_come_in_the_order_of_the_tasks_whichever_ends_first():
@@ -114,13 +99,13 @@ def test_processes_in_the_middle_of_rollouts_end_with_their_killed_parent(tmp_pa
 
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environ) as parent:
         try:
-            assert _within(60, lambda: len(stepping()) == 3) and all(map(_runs, stepping()))
+            assert within(60, lambda: len(stepping()) == 3) and all(map(runs, stepping()))
             parent.kill()
             parent.wait()
-            assert _within(5, lambda: not any(map(_runs, stepping())))
+            assert within(5, lambda: not any(map(runs, stepping())))
         finally:
             parent.kill()
-            for pid in filter(_runs, stepping()):
+            for pid in filter(runs, stepping()):
                 os.kill(pid, signal.SIGKILL)
 
 
