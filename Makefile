@@ -8,6 +8,10 @@ TRAIN_FLAGS ?=
 RESULTS ?= bench/results
 COMMIT ?=
 PARTS ?=
+CALL ?= first
+LIMIT ?= 380
+DATA ?=
+TASK ?=
 
 .PHONY: train test check lint bench slow crash gpu gpu-dry clean
 .DELETE_ON_ERROR:
@@ -41,12 +45,12 @@ slow: $(STAMP)
 crash: $(STAMP)
 	$(BIN)/pytest -q -m crash
 
-# On a machine with a GPU: installs nothing, runs under the Python that is named, at most ten minutes. PARTS chooses
-# some parts, RESULTS another folder, COMMIT names what is measured where the files are no git checkout.
+# On a machine with a GPU: installs nothing, runs under the Python that is named, for at most LIMIT seconds; docs/gpu.md.
 gpu:
-	PYTHONPATH=.:kernels $(PYTHON) -m bench.gpu --results $(RESULTS) --commit "$(COMMIT)" $(if $(PARTS),--parts $(PARTS))
+	PYTHONPATH=.:kernels $(PYTHON) -m bench.gpu --call $(CALL) --seconds $(LIMIT) --results $(RESULTS) \
+	  --commit "$(COMMIT)" --data "$(DATA)" --env "$(TASK)" $(if $(PARTS),--parts $(PARTS))
 
-# The same way without a GPU: toy sizes, no figure kept.
+# The same way without a GPU: both calls at toy sizes, no figure kept.
 gpu-dry:
 	PYTHONPATH=.:kernels $(PYTHON) -m bench.gpu --dry $(if $(PARTS),--parts $(PARTS))
 

@@ -12,41 +12,70 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu import checks, learning, plan, settings
+from bench.gpu import checks, counters, plan, settings
 from bench.gpu.__main__ import tests_failed
 from bench.gpu.results import Results
-from bench.gpu.supervise import REASON, measured
-from bench.gpu.tables import LINES, text
+from bench.gpu.supervise import REASON, keep_log, measured, told
+from bench.gpu.tables import LINES, markdown, text
 from bench.training import config, training
 from gtp_fast import device
 
 ROOT = Path(__file__).parent.parent
 
 
-def _rows(*names: str, row_limit_s: float = 60.0, until_s: float = 60.0, **more: str) -> list[dict]:
+def _rows(log: Path, *names: str, row_limit_s: float = 60.0, until_s: float = 60.0, **more: str) -> list[dict]:
     rows = [{"what": name, **more} for name in names]
-    return list(measured("gpu_faults", rows, False, row_limit_s, time.monotonic() + until_s))  # not dry: spawned
+    return list(measured("gpu_faults", rows, False, row_limit_s, time.monotonic() + until_s, log))
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("raise", "ValueError: first line"),
+        ("raise", "ValueError: first line ... second line"),
         ("die", "the process ended with SIGSEGV"),
         ("exit", "the process ended with exit code 7; its last line: last words"),
     ],
 )
-def test_a_row_that_fails_says_why_and_costs_no_other_row(fault, reason):
-    rows = _rows("good", fault, "good")
+def test_a_row_that_fails_says_why_and_costs_no_other_row(tmp_path, fault, reason):
+    rows = _rows(tmp_path / "log", "good", fault, "good")
     assert [row["what"] for row in rows] == ["good", fault, "good"]
     assert rows[1][REASON].startswith(reason) and "us" not in rows[1]
     assert rows[0]["us"] == rows[2]["us"] == 1.0
 
 
+def test_an_error_leaves_its_process_to_the_rows_after_it(tmp_path):
+    first, failed, last = _rows(tmp_path / "log", "good", "raise", "good")
+    assert first["pid"] == last["pid"] and REASON in failed
+
+
+def test_a_row_that_fails_leaves_its_whole_traceback_in_the_log(tmp_path):
+    _rows(tmp_path / "log", "good", "raise", "die")
+    said = (tmp_path / "log").read_text()
+    assert "Traceback" in said and "first line\nsecond line" in said and "in measure" in said
+    assert "'what': 'die'" in said.splitlines()[-1], "the row that died is named last"
+
+
+def test_a_log_that_says_nothing_is_removed_and_a_long_one_keeps_both_ends(tmp_path):
+    log = tmp_path / "log"
+    _rows(log, "good")
+    keep_log(log)
+    assert not log.exists()
+    log.write_bytes(b"begin" + b"x" * 10_000 + b"end")
+    keep_log(log, limit=1_000)
+    assert log.stat().st_size < 1_100 and log.read_bytes()[:5] == b"begin" and log.read_bytes()[-3:] == b"end"
+    assert b"9,008 bytes are left out here" in log.read_bytes()
+
+
+def test_a_compilers_message_is_told_with_its_reason_which_comes_last():
+    assert told(ValueError("at 52:11:\n  x = y\n      ^\nNameError('y is not defined')")) == (
+        "ValueError: at 52:11: ... NameError('y is not defined')"
+    )
+
+
 @pytest.mark.slow
 def test_a_row_that_hangs_is_ended_with_its_children(tmp_path, monkeypatch):
     monkeypatch.setattr("bench.gpu.supervise.START_S", 0.0)
-    rows = _rows("hang", "good", row_limit_s=4.0, pids=str(tmp_path / "pids"))
+    rows = _rows(tmp_path / "log", "hang", "good", row_limit_s=4.0, pids=str(tmp_path / "pids"))
     assert rows[0][REASON].startswith("stopped after 4 s") and rows[1]["us"] == 1.0
     for pid in map(int, (tmp_path / "pids").read_text().split()):
         assert not _runs(pid)
@@ -58,12 +87,14 @@ def _runs(pid: int) -> bool:
     return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_rows_that_no_time_is_left_for_say_so():
-    assert [row[REASON] for row in _rows("good", "good", until_s=-1.0)] == ["no time was left for it"] * 2
+def test_rows_that_no_time_is_left_for_say_so(tmp_path):
+    rows = _rows(tmp_path / "log", "good", "good", until_s=-1.0)
+    assert [row[REASON] for row in rows] == ["no time was left for it"] * 2
 
 
-def test_a_part_whose_module_is_broken_answers_every_row():
-    rows = list(measured("bench.gpu.no_such_module", [{"what": "a"}, {"what": "b"}], True, 30.0, time.monotonic() + 60))
+def test_a_part_whose_module_is_broken_answers_every_row(tmp_path):
+    asked, until = [{"what": "a"}, {"what": "b"}], time.monotonic() + 60
+    rows = list(measured("bench.gpu.no_such_module", asked, True, 30.0, until, tmp_path / "log"))
     assert len(rows) == 2 and all("ModuleNotFoundError" in row[REASON] for row in rows)
 
 
@@ -89,10 +120,40 @@ def test_a_setting_that_this_version_lacks_is_refused(name, value):
         settings.of_row(row, dry=True)
 
 
-def test_shares_of_the_four_modes_are_those_of_the_data():
-    shares = learning.mode_shares(learning.four_modes().action_NA)
-    # 98.9 % of each quarter lie within three deviations; 20,000 draws spread by 0.003.
-    assert shares == pytest.approx([0.9889 / 4] * 4, abs=0.01)
+# What ncu prints of two launches: names quoted, thousands with commas, one line a metric, chatter before the head.
+COUNTED = """==PROF== Connected to process 1
+"ID","Process ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","1","gtp_chain","Command line profiler metrics","gpu__time_duration.sum","ns","81,504"
+"0","1","gtp_chain","Command line profiler metrics","launch__registers_per_thread","register/thread","128"
+"1","1","gtp_heads","Command line profiler metrics","gpu__time_duration.sum","us","9.25"
+"1","1","gtp_heads","Command line profiler metrics","no__such_metric","","n/a"
+"""
+
+
+def test_the_counters_are_read_launch_by_launch_in_microseconds():
+    chain, heads = counters.read(COUNTED)
+    assert chain == {"kernel": "gtp_chain", "us": pytest.approx(81.504), "registers": 128.0}
+    assert heads == {"kernel": "gtp_heads", "us": 9.25}
+    assert counters.read("==ERROR== ERR_NVGPUCTRPERM") == []
+
+
+def test_what_is_slower_than_its_rival_says_so_beside_what_is_faster():
+    figures = {"p20": 1.0, "p80": 1.0, "memory_mib": 1.0}
+    steps = [
+        plan.step_row("fused", "tf32") | figures | {"us": 100.0},
+        plan.step_row("fused", "tf32", seeds=8) | figures | {"us": 1_600.0},
+        plan.step_row("compiled", "tf32") | figures | {"us": 125.0},
+    ]
+    acts = [
+        {"sampling_steps": 5, "candidates": 1, "where": where, "us": us}
+        for where, us in (("cuda", 60.0), ("cpu", 40.0))
+    ]
+    known = {"machine": {"device": "Some GPU"}, "parts": {}}
+    for name, rows in {"steps": steps, "latency": acts}.items():
+        known["parts"][name] = {"commit": "a", "source": "b", "date": "2026", "rows": rows}
+    page = markdown(known)
+    assert "| fused tf32 | 5 | 100.0 | 1.0 - 1.0 | 1 | 3.33 | 0.80 of compiled | 200 - 209 |" in page
+    assert "1.60 of compiled (slower)" in page and "| 5 | 1 | 60 | 40 | 1.50 of cpu (slower) |" in page
 
 
 MARKED = """
@@ -132,15 +193,15 @@ def test_a_part_measured_again_replaces_its_rows_and_keeps_the_others(tmp_path):
     first = Results(tmp_path, {"device": "Some GPU"}, "aaa")
     for part in ("floor", "latency"):
         first.begin(part)
-        first.add(part, {"what": "copy", "candidates": 1, "sampling_steps": 1, "us": 1.0}, 1.0)
+        first.add(part, {"what": "gap", "candidates": 1, "sampling_steps": 1, "where": "cuda", "us": 1.0}, 1.0)
     second = Results(tmp_path, {"device": "Some GPU"}, "bbb")
     second.begin("floor")
-    second.add("floor", {"what": "copy", "us": 2.0}, 1.0)
+    second.add("floor", {"what": "gap", "us": 2.0}, 1.0)
     assert second.skip("latency", [{"candidates": 1}], "no time") == [{"candidates": 1, REASON: "no time"}]
     parts = json.loads((tmp_path / "some-gpu.json").read_text())["parts"]
     assert [row["us"] for row in parts["floor"]["rows"]] == [2.0] and parts["floor"]["commit"] == "bbb"
     assert [row["us"] for row in parts["latency"]["rows"]] == [1.0] and parts["latency"]["commit"] == "aaa"
-    assert "| copy | 2.00 |" in (tmp_path / "some-gpu.md").read_text()
+    assert "| gap | 2.00 |" in (tmp_path / "some-gpu.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +210,7 @@ def test_a_part_measured_again_replaces_its_rows_and_keeps_the_others(tmp_path):
         ({"file": "a", "passed": 3, "failed": 0}, False),
         ({"file": "a", "passed": 3, "failed": 1}, True),
         ({"file": "a", REASON: "the process ended with SIGSEGV"}, True),
-        ({"what": "copy", REASON: "no GPU"}, False),
+        ({"what": "gap", REASON: "no GPU"}, False),
     ],
     ids=["passed", "failed", "crashed", "no-test"],
 )
@@ -171,8 +232,7 @@ def test_the_dry_run_goes_through_every_part_and_keeps_no_figure(tmp_path):
         part.name: max(1, len(part.rows(True))) for part in plan.PARTS
     }
     rows = [row for part in results["parts"].values() for row in part["rows"]]
-    assert all((row.get(REASON) or {"us", "passed", "kernels", "actor_loss"} & row.keys()) for row in rows)
-    assert all("us" in row for row in results["parts"]["floor"]["rows"] + results["parts"]["latency"]["rows"])
-    assert any("us" in row for row in results["parts"]["steps-eager"]["rows"])
+    assert [row for row in rows if REASON in row and row.get("backend") != "compiled"] == []
+    assert not list(path.parent.glob("*.log")) or all("tests" in log.name for log in path.parent.glob("*.log"))
     assert len(text(results).splitlines()) <= LINES
     assert sorted((ROOT / "bench").glob("results/*")) == kept

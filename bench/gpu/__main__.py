@@ -1,9 +1,8 @@
-"""`make gpu` and `make gpu-dry`: run the parts in the order of their worth, write after every row, print one table."""
+"""`make gpu` and `make gpu-dry`: a call's parts in the order of their worth, written after every row, one table last."""
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,11 +11,12 @@ import time
 from pathlib import Path
 
 from bench.gpu import plan
-from bench.gpu.results import Results, commit
-from bench.gpu.supervise import REASON, Row, measured
+from bench.gpu.results import KEPT, Results, commit
+from bench.gpu.supervise import REASON, Row, keep_log, measured
 from bench.gpu.tables import text
 
-MACHINE_S = 90.0  # a fresh machine reads torch from a cold disk
+MACHINE_S = 60.0  # a fresh machine reads torch from a cold disk; asked twice
+END_S = 3.0  # for writing and for ending processes
 
 
 def main() -> int:
@@ -24,10 +24,10 @@ def main() -> int:
     args = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process that measures is ended too
     started = time.monotonic()
-    if args.dry:
-        os.environ |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-        multiprocessing.set_forkserver_preload(["torch", "bench.training"])
-    machine = next(measured("bench.gpu.machine", [{}], args.dry, MACHINE_S, started + MACHINE_S))
+    seconds = plan.DRY_CALL_S if args.dry else args.seconds - END_S
+    folder = Path(tempfile.mkdtemp(prefix="gtp-gpu-dry-")) if args.dry else args.results.absolute()
+    _set_environment(args, folder, seconds)
+    machine = _machine(args.dry)
     if REASON in machine:
         return _fail(f"torch cannot be asked about this machine: {machine[REASON]}")
     if args.dry:
@@ -37,11 +37,8 @@ def main() -> int:
             f"torch {machine['torch']} sees no NVIDIA GPU, so nothing would be measured; try: "
             "make gpu PYTHON=/path/to/python, or make gpu-dry"
         )
-    folder = Path(tempfile.mkdtemp(prefix="gtp-gpu-dry-")) if args.dry else args.results
     results = Results(folder, machine, args.commit or commit())
-    until = started + (plan.DRY_CALL_S if args.dry else plan.CALL_S)
-    chosen = [part for part in plan.PARTS if not args.parts or part.name in args.parts]
-    rows = [row for part in chosen for row in _run(part, results, args.dry, until)]
+    rows = [row for part in _chosen(args) for row in _run(part, results, args.dry, started + seconds)]
     _say(text({"machine": results.machine, "parts": results.parts}))
     _say(f"{time.monotonic() - started:.0f} s; written: {results.path} and {results.path.with_suffix('.md').name}")
     return 1 if tests_failed(rows) else 0
@@ -49,25 +46,56 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu")
+    parser.add_argument("--call", choices=["first", "second"], default="first", help="which parts; see docs/gpu.md")
     parser.add_argument("--dry", action="store_true", help="go through everything on the CPU at toy sizes")
-    parser.add_argument("--results", type=Path, default=Path("bench/results"), help="folder of the results")
+    parser.add_argument("--seconds", type=float, default=plan.CALL_S, help="what the call may take")
+    parser.add_argument("--results", type=Path, default=KEPT, help="folder of the results")
     parser.add_argument("--commit", default="", help="what is measured, where there is no git checkout")
+    parser.add_argument("--data", default="", help="the training's data set, a D4RL-layout file")
+    parser.add_argument("--env", default="", help="its environment, a name of gtp-fast train --env")
     parser.add_argument("--parts", nargs="*", default=[], choices=[part.name for part in plan.PARTS])
     return parser.parse_args()
+
+
+def _set_environment(args: argparse.Namespace, folder: Path, seconds: float) -> None:
+    """Set what the measuring processes read, before the first of them starts."""
+    if args.dry:
+        os.environ |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    values = {"results": str(folder), "until": str(time.time() + seconds)}
+    values |= {name: value for name, value in {"data": args.data, "env": args.env}.items() if value}
+    os.environ |= {plan.VARIABLES[name]: value for name, value in values.items()}
+
+
+def _machine(dry: bool) -> Row:
+    """Describe the machine; ask a second time where the first took too long, for then its disk is warm."""
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            until = time.monotonic() + MACHINE_S
+            found = next(measured("bench.gpu.machine", [{}], dry, MACHINE_S, until, Path(folder) / "log"))
+            if not found.get(REASON, "").startswith("stopped"):
+                break
+    return found
+
+
+def _chosen(args: argparse.Namespace) -> list[plan.Part]:
+    """Return the parts that were named, or those of the call; a dry run goes through both calls."""
+    if args.parts:
+        return [part for part in plan.PARTS if part.name in args.parts]
+    return [part for part in plan.PARTS if args.dry or part.call == args.call]
 
 
 def _run(part: plan.Part, results: Results, dry: bool, until: float) -> list[Row]:
     """Measure one part within its own limit and the call's; return its rows."""
     rows, started = part.rows(dry), time.monotonic()
-    if not rows:
-        return results.skip(part.name, [{}], "there is nothing of it in this version")
     if started >= until:
         return results.skip(part.name, rows, "no time was left for it")
-    results.begin(part.name)
-    done, limit_s = [], part.limit_s * (plan.DRY_CALL_S / plan.CALL_S if dry else 1.0)
-    for row in measured(f"bench.gpu.{part.module}", rows, dry, part.row_limit_s, min(until, started + limit_s)):
+    log, done = results.begin(part.name), []
+    limit_s = part.limit_s * (plan.DRY_CALL_S / plan.CALL_S if dry else 1.0)
+    module = f"bench.gpu.{part.module}"
+    for row in measured(module, rows, dry, part.row_limit_s, min(until, started + limit_s), log):
         results.add(part.name, row, time.monotonic() - started)
         done.append(row)
+    keep_log(log)
     figures = sum(REASON not in row for row in done)
     _say(f"{part.name}: {figures} of {len(rows)} rows, {time.monotonic() - started:.0f} s", sys.stderr)
     return done

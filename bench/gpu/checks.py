@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,22 +14,31 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+from bench.gpu.supervise import told
+
 ROOT = Path(__file__).parents[2]
 SHOWN_FAILURES = 12
 OUTCOMES = ("failure", "error", "skipped")
 GRACE_S = 15.0  # for the report of an interrupted run
+MARK = re.compile(r"mark\.gpu\b")
 
 
 def files() -> list[str]:
     """Return the test files that hold such a test. Others may import what this machine lacks, and are not read."""
     names = sorted(ROOT.glob("tests/test_*.py"))
-    return [str(path.relative_to(ROOT)) for path in names if "mark.gpu" in path.read_text(encoding="utf-8")]
+    return [str(path.relative_to(ROOT)) for path in names if MARK.search(path.read_text(encoding="utf-8"))]
+
+
+def of_graphs(name: str) -> bool:
+    """Say whether a file's tests capture and compile the other backends, which the second call is for."""
+    return "graph" in name or "stream" in name
 
 
 def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     """Run pytest on row["file"] for row["limit_s"] seconds; count outcomes and name the failures.
 
-    A file that takes longer is interrupted, which pytest answers with a report of what ran: that counts as a failure.
+    What pytest prints, each failure whole, goes to the part's log. A file that takes longer is interrupted, which
+    pytest answers with a report of what ran: that counts as a failure.
     Raises: RuntimeError when pytest brought no report, or collected nothing.
     """
     started = time.monotonic()
@@ -60,19 +70,8 @@ def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
 
 def _pytest(file: str, report: Path, limit_s: float) -> tuple[int, bool]:
     """Return pytest's exit code, and whether it had to be stopped."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-v",
-        "-m",
-        "gpu",
-        "-p",
-        "no:cacheprovider",
-        f"--junitxml={report}",
-        *_workers(),
-        file,
-    ]
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", "--tb=long"]
+    command += [f"--junitxml={report}", *_workers(), file]
     process = subprocess.Popen(command, cwd=ROOT, preexec_fn=_hear_interrupts)
     try:
         return process.wait(limit_s), False
@@ -89,9 +88,9 @@ def _hear_interrupts() -> None:
 def _workers() -> list[str]:
     """Spread the tests over the cores where pytest-xdist is there: most of their time is compiling kernels."""
     cores = os.cpu_count() or 1
-    return ["-n", str(min(12, cores))] if cores > 2 and importlib.util.find_spec("xdist") else []
+    return ["-n", str(min(14, cores))] if cores > 2 and importlib.util.find_spec("xdist") else []
 
 
 def _said(outcome: ElementTree.Element) -> str:
-    """Return the first line of what a test that did not pass says."""
-    return ((outcome.get("message") or outcome.text or "").strip().splitlines() or [""])[0][:300]
+    """Return in one line what a test that did not pass says."""
+    return told(Exception(outcome.get("message") or outcome.text or "")).removeprefix("Exception: ")

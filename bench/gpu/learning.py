@@ -1,114 +1,107 @@
-"""Does a lower precision learn the same? Losses and returns on Hopper, and four modes that a policy must keep.
+"""A training on the card as `gtp-fast train` makes it: five seeds in one run, for as many steps as the time allows.
 
-Four members (seeds) a row, so that a difference between precisions stands beside the spread of seeds. The returns need
-gymnasium and mujoco; losses and modes do not.
+Its policies come back as one safetensors file that says what it is; `python -m bench.gpu.score FILE` rolls them out
+where MuJoCo is. Data and environment are those of `make gpu DATA=file ENV=name`, else the embedded hopper-demo-v0.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from safetensors.torch import save_file
 
-from bench.gpu.settings import DRY
-from bench.gpu.supervise import REASON, first_line
-from bench.training import policy
-from gtp_fast import catalog, config_files, dataset, device
-from gtp_fast.algorithms import gtp
+from bench.gpu.plan import VARIABLES
+from gtp_fast import algorithms, catalog, checkpoint, config_files, dataset, device
 from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig
 from gtp_fast.graph import stepper
-from gtp_fast.state import TrainState
+from gtp_fast.loop import train
 
-HOPPER, MODES = "hopper-demo-v0", "four modes"
-SEEDS, EPISODES = 4, 10
-LAST = 1_000  # steps at the end whose losses are averaged
-MODE_STEPS = 5_000
-CENTRES = 0.5 * np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], dtype=np.float32)
-MODE_STD = 0.1  # of the data's actions around a centre; 3 of them hold 98.9 % of a mode of two dimensions
+if TYPE_CHECKING:
+    from gtp_fast.algorithms.fused import FusedStep
+
+TRAIN_S = 200.0  # of train steps; data, capture and saving come on top
+MOST_STEPS = 2_000_000  # the paper's
+PROBE_STEPS = 400
 
 
 def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
-    """Train row["what"] with row["backend"] and row["precision"]; return losses a member and what the policies do."""
-    flags = {"backend": row["backend"], "precision": row["precision"], "seeds": 2 if dry else SEEDS}
-    return (_hopper if row["what"] == HOPPER else _modes)(flags, dry)
+    """Train and keep the policies; return steps, seconds, and the last interval's means, one value a member.
+
+    How many steps there are is decided before the first, for the schedules of a run depend on its length.
+    """
+    cfg = _settings(row, dry)
+    steps = 4 if dry else _steps_for(cfg, min(TRAIN_S, _left_s()))
+    with tempfile.TemporaryDirectory(prefix="gtp-gpu-run-") as folder:
+        run = Path(folder) / "run"
+        done = train(replace(cfg, steps=steps, log_every=max(1, steps // 50), run_dir=str(run)))
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        kept = _keep(Path(done.checkpoint), cfg, steps)
+    last = next(line for line in reversed(lines) if "critic_loss" in line)
+    means = {name: last[name] for name in ("actor_loss", "critic_loss", "q", "weight") if name in last}
+    speed = {"steps_per_second": done.steps_per_second, "us": 1e6 / done.steps_per_second}
+    ran = {"env": cfg.env, "backend": done.backend, "precision": done.precision, "graph": done.graph}
+    return {**ran, "steps": steps, "train_s": done.seconds, **speed, **means, "policies": kept.name}
 
 
-def _hopper(flags: dict[str, Any], dry: bool) -> dict[str, Any]:
-    """Train the demo's own settings on the embedded data; roll out where an environment can be built."""
-    spec = catalog.resolve(HOPPER)
-    cfg = _resolved(config_files.merge({"env": HOPPER, **flags}), dry)
-    data = dataset.load(spec)
-    state, figures = _train(cfg, data, ("actor_loss", "critic_loss", "q"))
-    try:
-        from gtp_fast.evaluate import evaluate_policy
-    except ImportError as error:
-        return figures | {"returns": f"{REASON}: {first_line(error)}"}
-    acting = policy(cfg, state, data.obs_ND.shape[1], data.action_NA.shape[1])
-    try:
-        result = evaluate_policy(acting, spec, 1 if dry else EPISODES)
-    except Exception as error:  # the losses stand, whatever a simulator says
-        return figures | {"returns": f"{REASON}: {first_line(error)}"}
-    return figures | {"returns": result.returns_SE.mean(axis=1).tolist()}
+def _settings(row: dict[str, Any], dry: bool) -> TrainConfig:
+    """Return the run's settings, `auto` resolved as for any run."""
+    env = os.environ.get(VARIABLES["env"], "hopper-demo-v0")
+    flags: dict[str, Any] = {"env": env, "seeds": 2 if dry else row["seeds"], "eval_every": 0, "save_every": 0}
+    if data := os.environ.get(VARIABLES["data"]):
+        flags["dataset"] = data
+    small = {"hidden": 32, "batch_size": 16, "threads": 1, "device": "cpu", "backend": "eager"} if dry else {}
+    return device.resolve(config_files.merge(flags | small))[0]
 
 
-def _modes(flags: dict[str, Any], dry: bool) -> dict[str, Any]:
-    """Clone actions that come from four modes, equally often, whatever the observation; return each mode's share."""
-    task = {"bc": True, "steps": MODE_STEPS, "lr": 2e-3, "grad_norm": 1.0}
-    cfg = _resolved(config_files.merge({"env": "multigoal-v0", "hidden": 256, **task, **flags}), dry)
-    state, figures = _train(cfg, four_modes(), ("actor_loss",))
-    obs = np.zeros((cfg.seeds, 100 if dry else 4_000, 2), dtype=np.float32)
-    actions_SBA = policy(cfg, state, 2, 2).act_members(obs)
-    shares = [mode_shares(actions) for actions in actions_SBA]
-    return figures | {
-        "smallest_share": [min(share) for share in shares],
-        "largest_share": [max(share) for share in shares],
-        "off_modes": [1.0 - sum(share) for share in shares],
-    }
+def _left_s() -> float:
+    """Return the seconds that are left for train steps when opening and saving have had theirs."""
+    return float(os.environ.get(VARIABLES["until"], "inf")) - time.time() - 30.0
 
 
-def four_modes(rows: int = 20_000) -> SimpleNamespace:
-    """Return transitions whose actions lie around four centres; the observation says nothing of which."""
-    rng = np.random.default_rng(0)
-    obs = rng.normal(0.0, 0.1, (rows, 2)).astype(np.float32)
-    action = (CENTRES[np.arange(rows) % 4] + rng.normal(0.0, MODE_STD, (rows, 2))).clip(-1, 1).astype(np.float32)
-    nothing = np.zeros(rows, dtype=np.float32)
-    return SimpleNamespace(
-        obs_ND=obs, action_NA=action, reward_N=nothing, next_obs_ND=obs, terminal_N=np.zeros(rows, dtype=bool)
-    )
+def fused(row: dict[str, Any], dry: bool) -> FusedStep:
+    """Return the fused step of the run, to compile its launches: they depend on the data's size."""
+    from gtp_fast.algorithms.fused import make_step
+
+    cfg = replace(_settings(row, dry), steps=MOST_STEPS)
+    buffer = _buffer(cfg)
+    state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+    return make_step(cfg, state, buffer)
 
 
-def mode_shares(actions_NA: np.ndarray) -> list[float]:
-    """Return the share of actions within three standard deviations of each centre."""
-    distance = np.linalg.norm(actions_NA[:, None] - CENTRES[None], axis=-1)
-    return (distance < 3 * MODE_STD).mean(axis=0).tolist()
+def _buffer(cfg: TrainConfig) -> ReplayBuffer:
+    data = dataset.load(catalog.resolve(cfg.env), Path(cfg.dataset) if cfg.dataset else None)
+    return ReplayBuffer.from_transitions(data, cfg, cfg.device)
 
 
-def _resolved(cfg: TrainConfig, dry: bool) -> TrainConfig:
-    if dry:
-        return replace(cfg, device="cpu", steps=2, **DRY)
-    return device.resolve(replace(cfg, device="cuda"))[0]
-
-
-def _train(cfg: TrainConfig, data: Any, metrics: tuple[str, ...]) -> tuple[TrainState, dict[str, Any]]:
-    """Train to the end; return the state and the mean of each metric over the last steps, one value a member."""
+def _steps_for(cfg: TrainConfig, seconds: float) -> int:
+    """Return how many thousands of steps fit, by a probe of the same run."""
     device.prepare(cfg)
-    buffer = ReplayBuffer.from_transitions(data, cfg, cfg.device)
-    state = gtp.init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
-    run: Callable[[int], None] = stepper(cfg, state, buffer)
-    last, started = min(LAST, cfg.steps // 2), time.monotonic()
-    run(cfg.steps - last)
-    state.metric_sums_SQ.zero_()
-    run(last)
-    means = (state.metric_sums_SQ / last).tolist()  # waits for the device
-    seconds = time.monotonic() - started
-    if (state.first_bad_SQ >= 0).any():
-        raise ValueError("the state holds NaN or Inf after training")
-    names = gtp.metric_names(cfg)
-    return state, {"steps": cfg.steps, "train_s": seconds} | {
-        m: [row[names.index(m)] for row in means] for m in metrics
-    }
+    cfg, buffer = replace(cfg, steps=MOST_STEPS), _buffer(cfg)
+    state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+    run = stepper(cfg, state, buffer)
+    run(cfg.unroll)
+    int(state.step)  # waits for the device
+    started = time.perf_counter()
+    run(PROBE_STEPS)
+    int(state.step)
+    taken = (time.perf_counter() - started) / PROBE_STEPS
+    return max(1_000, min(MOST_STEPS, int(0.95 * seconds / taken) // 1_000 * 1_000))
+
+
+def _keep(where: Path, cfg: TrainConfig, steps: int) -> Path:
+    """Write the policies of a checkpoint beside the results, with what they need to act and to be scored."""
+    tensors, meta = checkpoint.load_policy(where)
+    about = {name: json.dumps(meta.get(name)) for name in ("policy", "references", "data_sha256")}
+    about |= {"env": cfg.env, "steps": str(steps), "settings": json.dumps(asdict(cfg))}
+    path = Path(os.environ.get(VARIABLES["results"], where.parent)) / f"policies-{cfg.env.lower()}.safetensors"
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, about)
+    os.replace(part, path)
+    return path

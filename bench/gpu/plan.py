@@ -1,4 +1,8 @@
-"""The parts in the order of their worth: what is cut off at the end of the call is what matters least."""
+"""The parts of both calls in the order of their worth: what is cut off at the end is what matters least.
+
+The first call says whether the compiled kernels are right and how long a step takes. The second looks closer at what
+the first found right: memory errors, races, hardware counters, graphs of the other backends, and a training.
+"""
 
 from __future__ import annotations
 
@@ -9,91 +13,81 @@ from typing import Any
 from bench.gpu import checks
 
 Rows = list[dict[str, Any]]
-PRECISIONS = ("fp32", "tf32", "bf16")
-SEEDS = (1, 2, 4, 8, 16)
-COUNTED = (("fused", "bf16", 5), ("fused", "fp32", 2), ("eager", "fp32", 5))
-CALL_S = 570.0  # of the ten minutes a call may take; the rest is for writing and for ending processes
-DRY_CALL_S = 180.0  # three times what it takes, for cores that others share
+CALL_S = 380.0  # of a call; two of them and the machine's start are a quarter of an hour
+DRY_CALL_S = 240.0  # three times what it takes, for cores that others share
+SHAPES: tuple[dict[str, Any], ...] = ({}, {"stages": 3}, {"warps": 4}, {"stages": 3, "warps": 4})
+# What the training takes from the environment, set by the arguments of the call.
+VARIABLES = {"data": "GTP_GPU_DATA", "env": "GTP_GPU_ENV", "results": "GTP_GPU_RESULTS", "until": "GTP_GPU_UNTIL"}
+ACTING = tuple((k, candidates) for k in (5, 2) for candidates in (1, 50))
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part: rows that a module measures, thinned in a dry run; seconds that one row and all rows may take."""
+    """One part: rows that a module measures, fewer in a dry run; seconds that one row and all rows may take."""
 
     name: str
+    call: str
     module: str
     rows: Callable[[bool], Rows]
     row_limit_s: float
     limit_s: float
 
 
+def step_row(backend: str, precision: str, k: int = 5, seeds: int = 1, **more: Any) -> dict[str, Any]:
+    """Return the row of one kind of train step, captured unless `graph` says otherwise."""
+    row = {"backend": backend, "graph": True, "precision": precision, "sampling_steps": k, "seeds": seeds, "round": 1}
+    return row | more
+
+
 def _tests(graphs: bool, limit_s: float) -> Rows:
-    return [{"file": name, "limit_s": limit_s} for name in checks.files() if ("graph" in name) == graphs]
+    return [{"file": name, "limit_s": limit_s} for name in checks.files() if checks.of_graphs(name) == graphs]
 
 
-def _steps(backend: str, dry: bool) -> Rows:
-    """K = 5 and 2, captured or not, each precision; then all of it again, so that drift shows.
-
-    The CPU captures nothing: a dry run takes each precision, one of the other K, one not captured, one a second time.
-    """
-    once = [
-        {"backend": backend, "graph": graph, "precision": precision, "sampling_steps": k, "seeds": 1}
-        for graph in (True, False)
-        for k in (5, 2)
-        for precision in reversed(PRECISIONS)
-    ]
-    rounds = ((1, [*once[:4], once[6]]), (2, once[:1])) if dry else ((1, once), (2, once))
-    return [row | {"round": number} for number, rows in rounds for row in rows]
-
-
-def _seeds(backend: str, precisions: tuple[str, ...], dry: bool) -> Rows:
-    shape = {"backend": backend, "graph": True, "sampling_steps": 5}
-    return [
-        shape | {"precision": p, "seeds": s, "round": 1} for p in precisions for s in (SEEDS[1:2] if dry else SEEDS)
-    ]
-
-
-def _launches(*shapes: tuple[str, str, int]) -> Rows:
-    shared = {"launches": True, "graph": False, "seeds": 1}
-    return [shared | {"backend": b, "precision": p, "sampling_steps": k} for b, p, k in shapes]
+def _steps(dry: bool) -> Rows:
+    """The fused step first, then what it is measured against, then other sizes, then the first rows again: drift."""
+    first = [step_row("fused", precision, k) for k in (5, 2) for precision in ("bf16", "tf32")]
+    rivals = [step_row("eager", "tf32"), step_row("eager", "tf32", graph=False), step_row("compiled", "tf32")]
+    published = {"algo": "fql", "hidden": 512, "layers": 4, "k": 10}  # Flow Q-learning at its width, 4 x 512
+    if dry:
+        return [*first, rivals[0], rivals[2], first[0] | {"round": 2}]
+    more = [step_row("fused", precision, seeds=8) for precision in ("bf16", "tf32")]
+    more += [step_row("fused", "fp32"), step_row("fused", "tf32", hidden=512)]
+    again = [row | {"round": 2} for row in first]
+    large = [step_row(backend, "tf32", **published) for backend in ("eager", "compiled")]
+    return [*first, rivals[0], *more, rivals[1], *again, rivals[2], *large]
 
 
 def _kernels(dry: bool) -> Rows:
-    """Each precision at its default shapes, then one shape changed at a time; eight seeds as they are."""
-    rows = [{"precision": precision, "shapes": {}, "seeds": 1} for precision in reversed(PRECISIONS)]
-    rows += [{"precision": precision, "shapes": {}, "seeds": 8} for precision in ("bf16", "tf32")]
-    others = ({"rows": 32}, {"units": 64}, {"units": 16}, {"warps": 4}, {"stages": 3}, {"stages": 1}, {"tile_rows": 64})
-    rows += [{"precision": p, "shapes": shapes, "seeds": 1} for shapes in others for p in ("bf16", "tf32")]
-    return rows[:1] if dry else rows
+    rows = [{"precision": p, "shapes": shapes, "seeds": 1} for shapes in SHAPES for p in ("bf16", "tf32")]
+    return rows[:1] if dry else [*rows, *({"precision": p, "shapes": {}, "seeds": 8} for p in ("bf16", "tf32"))]
 
 
-def _latency() -> Rows:
-    return [{"candidates": candidates, "sampling_steps": k} for candidates in (1, 50) for k in range(1, 11)]
+def _latency(dry: bool) -> Rows:
+    """One action on the GPU, and on this machine's processor: the rival of small batches."""
+    places = ("cpu",) if dry else ("cuda", "cpu")
+    return [{"sampling_steps": k, "candidates": c, "where": where} for k, c in ACTING for where in places]
 
 
-def _learning() -> Rows:
-    trained = [("fused", p) for p in reversed(PRECISIONS)] + [("eager", "fp32")]
-    tasks = ("hopper-demo-v0", "four modes")
-    return [{"what": what, "backend": b, "precision": p} for what in tasks for b, p in trained]
+def _instruments(dry: bool) -> Rows:
+    """A dry run has neither the tools nor a card for them: it makes the step that they would watch."""
+    if dry:
+        return [{"tool": "none", "precision": "tf32"}]
+    return [{"tool": tool, "precision": p} for tool in ("memcheck", "racecheck") for p in ("tf32", "bf16")]
 
 
-def _floor() -> Rows:
-    """Return the constants, those of DESIGN's model first."""
-    layers, products = ([f"{what}_{precision}" for precision in PRECISIONS] for what in ("layer", "product"))
-    return [{"what": name} for name in ("node_gap", *layers, "graph_launch", "copy", *products)]
+def _counters(dry: bool) -> Rows:
+    return [{"precision": precision} for precision in (("bf16",) if dry else ("tf32", "bf16"))]
 
 
 PARTS = (
-    Part("tests-kernels", "checks", lambda _: _tests(False, 140), 160, 170),
-    Part("steps-fused", "steps", lambda dry: _steps("fused", dry), 60, 170),
-    Part("kernels", "kernels", _kernels, 45, 110),
-    Part("floor", "floor", lambda _: _floor(), 15, 40),
-    Part("launches", "steps", lambda _: _launches(*COUNTED), 40, 60),
-    Part("seeds-fused", "steps", lambda dry: _seeds("fused", ("bf16", "tf32"), dry), 40, 70),
-    Part("steps-eager", "steps", lambda dry: _steps("eager", dry), 30, 90),
-    Part("latency", "latency", lambda _: _latency(), 10, 40),
-    Part("learning", "learning", lambda _: _learning(), 60, 120),
-    Part("tests-graph", "checks", lambda _: _tests(True, 160), 180, 180),
-    Part("steps-compiled", "steps", lambda dry: _steps("compiled", dry) + _launches(("compiled", "fp32", 5)), 120, 240),
-    Part("seeds-compiled", "steps", lambda dry: _seeds("compiled", ("tf32",), dry), 120, 240),
+    Part("compile", "first", "compiling", lambda _: [{"what": "every launch"}], 120, 120),
+    Part("tests", "first", "checks", lambda _: _tests(False, 130), 150, 150),
+    Part("steps", "first", "steps", _steps, 90, 200),
+    Part("kernels", "first", "kernels", _kernels, 45, 80),
+    Part("latency", "first", "latency", _latency, 20, 40),
+    Part("floor", "first", "floor", lambda _: [{"what": "node_gap"}, {"what": "graph_launch"}], 15, 20),
+    Part("sanitizer", "second", "sanitizer", _instruments, 60, 110),
+    Part("counters", "second", "counters", _counters, 60, 70),
+    Part("tests-graph", "second", "checks", lambda _: _tests(True, 80), 100, 100),
+    Part("learning", "second", "learning", lambda _: [{"what": "gtp", "seeds": 5}], 260, 260),
 )

@@ -1,6 +1,7 @@
 """The file of results: read, merged part by part, written whole after every row, with a table of it in Markdown.
 
-A part that is measured again replaces the former one, and carries its own commit, date and versions.
+A part that is measured again replaces the former one, and carries its own commit, date and versions. Beside the file
+lies the log of each part that had something to say.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bench.gpu.supervise import REASON, Row
 from bench.gpu.tables import markdown
 
 ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "bench" / "results"  # what earlier calls left, where it was committed
 VERSIONS = ("torch", "triton", "cuda", "python", "driver_version")
 
 
@@ -25,7 +27,7 @@ class Results:
     """What is known of one device, in <folder>/<device>.json and .md."""
 
     def __init__(self, folder: Path, machine: Row, commit: str):
-        """Read what an earlier call left for this device, or start anew."""
+        """Read what an earlier call left for this device, here or among the committed results, or start anew."""
         self.machine = machine
         stem = re.sub(r"[^a-z0-9]+", "-", str(machine["device"]).lower()).strip("-")
         self.path = folder / f"{stem}.json"
@@ -35,12 +37,16 @@ class Results:
             "source": source_sha()[:12],
             **{name: machine.get(name) for name in VERSIONS},
         }
-        former = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.parts: dict[str, Any] = former.get("parts", {})
+        known = [path for path in (self.path, KEPT / self.path.name) if path.exists()]
+        self.parts: dict[str, Any] = json.loads(known[0].read_text()).get("parts", {}) if known else {}
 
-    def begin(self, part: str) -> None:
-        """Take the place of the part's former rows."""
+    def begin(self, part: str) -> Path:
+        """Take the place of the part's former rows; return where its log belongs."""
         self.parts[part] = {**self._run, "seconds": 0.0, "rows": []}
+        log = self.path.with_name(f"{self.path.stem}-{part}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+        return log
 
     def add(self, part: str, row: Row, seconds: float) -> None:
         """Keep a row and write the files."""

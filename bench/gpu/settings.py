@@ -1,6 +1,7 @@
 """From a row to a training that may be timed: settings that exist, a device that took them, losses that agree.
 
-A row names backend, graph, precision, sampling_steps and seeds. No figure is given to a step that computes something
+A row names backend, graph, precision, sampling_steps and seeds, and where it is not GTP of width 256 algorithm, layers
+and width. No figure is given to a step that computes something
 else than eager fp32, nor to a precision that a backend leaves unread.
 """
 
@@ -14,13 +15,12 @@ from typing import Any
 import torch
 
 from bench.training import config, training
-from gtp_fast import config_files, device
-from gtp_fast.algorithms import gtp
+from gtp_fast import algorithms, config_files, device
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
 from gtp_fast.state import TrainState
 
-NAMES = ("backend", "graph", "precision", "sampling_steps", "seeds")
+NAMES = ("backend", "graph", "precision", "sampling_steps", "seeds", "algo", "hidden", "layers")
 COMPARED = ("actor_loss", "critic_loss")
 # Largest relative difference of the losses' mean over the first 20 steps from eager fp32, which draws the same numbers.
 # Operands rounded to 11 and 8 bits in eager's forward passes left 1.3e-4 and 1.6e-3 at most (K = 5 and 2, two seeds,
@@ -42,7 +42,7 @@ def of_row(row: dict[str, Any], dry: bool) -> TrainConfig:
     if row["backend"] == "compiled":
         _allow_many_compilations(dry)
     if dry:
-        return config(**changes, **DRY)
+        return config(**(changes | DRY))
     cfg, _ = device.resolve(config(**changes, device="cuda"))
     if cfg.backend != row["backend"] or cfg.precision != row["precision"]:
         raise UsageError(f"the device resolved {row} to {cfg.backend}, {cfg.precision}")
@@ -94,7 +94,7 @@ def _expected(cfg: TrainConfig) -> tuple[float, ...]:
 
 def _losses(cfg: TrainConfig, state: TrainState) -> tuple[float, ...]:
     """Return each member's mean losses since the start."""
-    names = gtp.metric_names(cfg)
+    names = algorithms.of(cfg.algo).metric_names(cfg)
     columns = [names.index(name) for name in COMPARED if name in names]
     return tuple((state.metric_sums_SQ[:, columns].double() / state.step).flatten().tolist())
 

@@ -1,7 +1,8 @@
 """Measure rows in another process, so that a crash, a hang or a lost device costs one row and not the rest.
 
 The process answers row by row through a pipe. One that dies or takes too long is ended with all its children, its row
-gets the reason, and a fresh process goes on with the next row.
+gets the reason, and a fresh process goes on with the next row. Whatever a process prints, and the whole traceback of
+each row that failed, goes to the part's log.
 """
 
 from __future__ import annotations
@@ -11,54 +12,59 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 REASON = "n/a"  # a row holds figures, or this key with the reason why there are none
-START_S = 20.0  # more for the first row of a process, which imports torch
+START_S = 20.0  # more for the first row of a process, which starts CUDA
+ROW_MARK = "== "  # begins the line of a log that names the row
+LOG_BYTES = 4 << 20  # what is kept of a part's log
+PRELOADED = ("torch", "bench.training")  # what the processes share: none of it touches CUDA, which survives no fork
 
 
-def measured(module: str, rows: list[Row], dry: bool, row_limit_s: float, until: float) -> Iterator[Row]:
+def measured(module: str, rows: list[Row], dry: bool, row_limit_s: float, until: float, log: Path) -> Iterator[Row]:
     """Yield each row with its figures, or with the reason why there are none; every row exactly once.
 
-    Args: module has `measure(row, dry)`; row_limit_s, seconds a row may take; until, time.monotonic() at which to stop.
+    Args: module has `measure(row, dry)`; row_limit_s, seconds a row may take; until, time.monotonic() at which to stop;
+    log, the file that is appended to.
     """
     left = list(rows)
     while left:
         if time.monotonic() >= until:
             yield from (row | {REASON: "no time was left for it"} for row in left)
             return
-        answers = _answers(module, left, dry, row_limit_s, until)
+        answers = _answers(module, left, dry, row_limit_s, until, log)
         done = 0
         for done, answer in enumerate(answers, start=1):
             yield left[done - 1] | answer
         left = left[done:]
 
 
-def _answers(module: str, rows: list[Row], dry: bool, row_limit_s: float, until: float) -> Iterator[Row]:
+def _answers(module: str, rows: list[Row], dry: bool, row_limit_s: float, until: float, log: Path) -> Iterator[Row]:
     """Yield at least one answer, in the order of the rows; fewer than rows when the process had to be given up."""
-    # CUDA does not survive a fork; without it, a process that has torch already may be copied.
-    context: Any = multiprocessing.get_context("forkserver" if dry else "spawn")
+    # Copied from one that has torch already: on a fresh machine reading it takes longer than most rows.
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
     ours, theirs = context.Pipe()
-    with tempfile.NamedTemporaryFile(prefix="gtp-gpu-", suffix=".log") as log:
-        process = context.Process(target=_serve, args=(module, rows, dry, theirs, log.name))
-        process.start()
-        theirs.close()
-        try:
-            for i in range(len(rows)):
-                limit = min(row_limit_s + START_S * (i == 0), until - time.monotonic())
-                answer, healthy = _receive(ours, limit, lambda: process.join(5) or process.exitcode, log.name)
-                yield answer
-                if not healthy:
-                    return
-        finally:
-            _end(process)
+    process = context.Process(target=_serve, args=(module, rows, dry, theirs, str(log)))
+    process.start()
+    theirs.close()
+    try:
+        for i in range(len(rows)):
+            limit = min(row_limit_s + START_S * (i == 0), until - time.monotonic())
+            answer, healthy = _receive(ours, limit, lambda: process.join(5) or process.exitcode, log)
+            yield answer
+            if not healthy:
+                return
+    finally:
+        _end(process)
 
 
-def _receive(pipe: Any, limit_s: float, exit_code: Callable[[], object], log: str) -> tuple[Row, bool]:
+def _receive(pipe: Any, limit_s: float, exit_code: Callable[[], object], log: Path) -> tuple[Row, bool]:
     """Wait for one answer; the second value says whether the process can go on."""
     try:
         if pipe.poll(max(limit_s, 0.0)):
@@ -70,11 +76,12 @@ def _receive(pipe: Any, limit_s: float, exit_code: Callable[[], object], log: st
         return {REASON: f"the process ended with {how}{_last_line(log)}"}, False
 
 
-def _last_line(log: str) -> str:
-    """Return the last thing that the process printed, to say where it was."""
-    with open(log, encoding="utf-8", errors="replace") as file:
-        lines = [line.strip() for line in file if line.strip()]
-    return f"; its last line: {lines[-1][:200]}" if lines else ""
+def _last_line(log: Path) -> str:
+    """Return the last thing that the process printed in this row, to say where it was."""
+    if not log.exists():
+        return ""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return f"; its last line: {lines[-1][:200]}" if lines and not lines[-1].startswith(ROW_MARK) else ""
 
 
 def _end(process: Any) -> None:
@@ -93,28 +100,48 @@ def _serve(module: str, rows: list[Row], dry: bool, pipe: Any, log: str) -> None
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     for row in rows:
+        _print(f"{ROW_MARK}{row}")
         try:
             answer, healthy = importlib.import_module(module).measure(row, dry), True
         except Exception as error:  # whatever goes wrong in a row is its answer
-            answer, healthy = {REASON: first_line(error)}, _refused(error) or not _on_gpu()
+            _print(traceback.format_exc())
+            answer, healthy = {REASON: told(error)}, _healthy()
         pipe.send((answer, healthy))
         if not healthy:
             return
 
 
-def first_line(error: BaseException) -> str:
-    """Return the kind and the first line of an error."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:300]}"
+def _print(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
-def _refused(error: Exception) -> bool:
-    """Say whether the product refused the row before it touched the device."""
-    errors = sys.modules.get("gtp_fast.errors")
-    return isinstance(error, ImportError) or (errors is not None and isinstance(error, errors.GtpError))
+def told(error: BaseException) -> str:
+    """Return an error's kind and its first line; and the last, where a compiler names the reason after the place."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    last = f" ... {lines[-1][:300]}" if len(lines) > 1 else ""
+    return f"{type(error).__name__}: {lines[0][:300]}{last}"
 
 
-def _on_gpu() -> bool:
-    """Say whether a CUDA context exists, which an error may have left unusable."""
+def _healthy() -> bool:
+    """Say whether the process can measure another row: CUDA was not touched, or still answers."""
     torch = sys.modules.get("torch")
-    return torch is not None and torch.cuda.is_initialized()
+    if torch is None or not torch.cuda.is_initialized():
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
+def keep_log(log: Path, limit: int = LOG_BYTES) -> None:
+    """Remove a log that says nothing; cut the middle out of one that is larger than `limit` bytes."""
+    if not log.exists():
+        return
+    content = log.read_bytes()
+    if all(line.startswith(ROW_MARK.encode()) or not line.strip() for line in content.splitlines()):
+        log.unlink()
+    elif len(content) > limit:
+        half, cut = limit // 2, f"\n... {len(content) - limit:,} bytes are left out here ...\n"
+        log.write_bytes(content[:half] + cut.encode() + content[-half:])

@@ -8,15 +8,11 @@ from typing import Any
 
 from bench.gpu.supervise import REASON, Row
 
-PRECISIONS = ("fp32", "tf32", "bf16")
-BACKENDS = ("eager", "compiled", "fused")
-# DESIGN's model of a step on this kind of GPU, in microseconds, to be replaced by what is measured here.
-STEP_MODEL = {
-    ("eager", False): {5: "2900", 2: "2300"},
-    ("compiled", True): {5: "250-410", 2: "200-330"},
-    ("fused", True): {5: "tf32 120, bf16 69", 2: "tf32 94, bf16 59"},
-}
-LINES = 60  # what the terminal's table may take
+STEPS_OF_PAPER = 2_000_000
+SHAPE = ("backend", "graph", "precision", "sampling_steps", "seeds", "algo", "hidden", "layers")
+# Microseconds of ten launches in a row on an H100, predicted from the machine code before any card was at hand.
+PREDICTED = {("tf32", 5): "200 - 209", ("tf32", 2): "150 - 159", ("bf16", 5): "138 - 147", ("bf16", 2): "108 - 117"}
+LINES = 90  # what the terminal's table may take
 
 
 @dataclass
@@ -80,20 +76,16 @@ def _heading(results: dict[str, Any]) -> list[str]:
 def _tables(results: dict[str, Any], full: bool) -> tuple[list[Table], list[str]]:
     reasons = _Reasons()
     rows = {name: part["rows"] for name, part in results["parts"].items()}
-
-    def joined(prefix: str) -> list[Row]:
-        return [row for name, part in rows.items() if name.startswith(prefix) for row in part]
-
-    steps = joined("steps")
     found = [
-        _tests(joined("tests"), reasons, full),
-        _steps([row for row in steps if not row.get("launches")], reasons, full),
-        _seeds(joined("seeds"), reasons),
-        _kernels(joined("kernels"), reasons),
-        _launches([*joined("launches"), *(row for row in steps if row.get("launches"))], reasons),
-        _floor(joined("floor"), reasons),
-        _latency(joined("latency"), reasons),
-        _learning(joined("learning"), reasons),
+        _tests([*rows.get("tests", []), *rows.get("tests-graph", [])], reasons, full),
+        _steps(rows.get("steps", []), reasons, full),
+        _kernels(rows.get("kernels", []), reasons),
+        _latency(rows.get("latency", []), reasons),
+        _learning(rows.get("learning", []), reasons),
+        _sanitizer(rows.get("sanitizer", []), reasons),
+        _counters(rows.get("counters", []), reasons),
+        _floor(rows.get("floor", []), reasons),
+        _compiled(rows.get("compile", []), reasons),
     ]
     return [table for table in found if table.rows], reasons.texts
 
@@ -112,105 +104,156 @@ def _tests(rows: list[Row], reasons: _Reasons, full: bool) -> Table:
 
 
 def _steps(rows: list[Row], reasons: _Reasons, full: bool) -> Table:
-    def cell(backend: str, graph: bool, k: int, precision: str) -> str:
-        same = {"backend": backend, "graph": graph, "sampling_steps": k, "precision": precision}
-        rounds = [row for row in rows if all(row[name] == value for name, value in same.items())]
-        good = [row for row in rounds if REASON not in row]
-        if not good:
-            return reasons.cell(rounds[0] if rounds else None)
-        spread = f" ({good[0]['p20']:.1f}-{good[0]['p80']:.1f}; {good[0]['memory_mib']:.0f} MiB)" if full else ""
-        lost = f" {reasons.cell(rounds[0])}" if REASON in rounds[0] else ""
-        return " / ".join(f"{row['us']:.1f}" for row in good) + spread + lost
-
-    cells = []
-    for name in BACKENDS:
-        own = [
-            [name + "+graph" * graph, str(k), *(cell(name, graph, k, p) for p in PRECISIONS), _model(name, graph, k)]
-            for graph in (False, True)
-            for k in (5, 2)
-        ]
-        marks = {figure for row in own for figure in row[2:-1]}
-        none = len(marks) == 1 and min(marks).startswith(REASON)  # the same reason everywhere takes one line
-        cells += [[f"{name} (all)", "", *marks, "", "", ""]] if none else own
-    title = "us/step, first / second round" + (" (p20-p80; device memory)" if full else "")
-    return Table(title, ["mode", "K", *PRECISIONS, "model"], cells if rows else [])
+    """One line a kind of step: both rounds, what 2M steps of each seed take, and the ratio to its rivals."""
+    first = [row for row in rows if row.get("round") == 1]
+    heads = [
+        "step",
+        "K",
+        "us / step",
+        *(["p20 - p80", "MiB"] if full else []),
+        "2M steps, min",
+        "of rival",
+        "predicted",
+    ]
+    return Table("train steps", heads, [_step(row, rows, reasons, full) for row in first])
 
 
-def _model(backend: str, graph: bool, k: int) -> str:
-    return STEP_MODEL.get((backend, graph), {}).get(k, "")
+def _step(row: Row, rows: list[Row], reasons: _Reasons, full: bool) -> list[str]:
+    again = [r for r in rows if _same(r, row) and r["round"] > 1 and REASON not in r]
+    empty = [""] * (2 if full else 0)
+    if REASON in row:
+        return [_mode(row), str(row["sampling_steps"]), reasons.cell(row), *empty, "", "", _predicted(row)]
+    spread = [f"{row['p20']:.1f} - {row['p80']:.1f}", f"{row['memory_mib']:.0f}"] if full else []
+    us = " / ".join(f"{r['us']:.1f}" for r in (row, *again))
+    minutes = f"{row['us'] / row['seeds'] * STEPS_OF_PAPER / 60e6:.3g}"
+    return [_mode(row), str(row["sampling_steps"]), us, *spread, minutes, _of_rivals(row, rows), _predicted(row)]
+
+
+def _same(row: Row, other: Row) -> bool:
+    return all(row.get(name) == other.get(name) for name in SHAPE)
+
+
+def _mode(row: Row) -> str:
+    """Return what a step is: backend, precision, and what is not as usual."""
+    told = [f"{row['backend']} {row['precision']}"]
+    told += [f"{row['algo'].upper()} {row['layers']} x {row['hidden']}"] if row.get("algo") else []
+    told += [f"width {row['hidden']}"] if row.get("hidden") and not row.get("algo") else []
+    told += [f"{row['seeds']} seeds"] if row["seeds"] > 1 else []
+    return ", ".join(told if row["graph"] else [*told, "not captured"])
+
+
+def _of_rivals(row: Row, rows: list[Row]) -> str:
+    """Return the step's time, a seed's where it trains several, as a share of each captured rival's; above 1 slower."""
+    names = ("algo", "hidden", "layers")
+    rivals = [
+        r for r in rows
+        if r["backend"] != "fused" and r["graph"] and r["round"] == 1 and REASON not in r and not _same(r, row)
+        and [r.get(n) for n in names] == [row.get(n) for n in names] and r["sampling_steps"] == row["sampling_steps"]
+    ]  # fmt: skip
+    return ", ".join(_ratio(row["us"] / row["seeds"] / r["us"], r["backend"]) for r in rivals)
+
+
+def _ratio(ratio: float, rival: str) -> str:
+    return f"{ratio:.2f} of {rival}" + (" (slower)" if ratio > 1 else "")
+
+
+def _predicted(row: Row) -> str:
+    plain = row["backend"] == "fused" and row["seeds"] == 1 and not row.get("hidden")
+    return PREDICTED.get((row["precision"], row["sampling_steps"]), "") if plain else ""
 
 
 def _kernels(rows: list[Row], reasons: _Reasons) -> Table:
-    """One line a trial of shapes, one column a launch in the order of the step."""
+    """One line a trial of shapes, one column a launch in the order of the step, beside the default's sum."""
     names = next(([name for name in row if name[0].isdigit()] for row in rows if REASON not in row), [])
+    default = {(r["precision"], r["seeds"]): r["us"] for r in rows if REASON not in r and not r["shapes"]}
     cells = []
     for row in rows:
         shapes = ", ".join(f"{name} {value}" for name, value in row["shapes"].items()) or "default"
-        figures = [f"{row[name]:.1f}" for name in ("us", *names)] if REASON not in row else []
-        cells.append(
-            [f"{row['precision']} x {row['seeds']}", shapes, *(figures or [reasons.cell(row), *[""] * len(names)])]
-        )
+        head = [f"{row['precision']} x {row['seeds']}", shapes]
+        if REASON in row:
+            cells.append([*head, reasons.cell(row), *[""] * (1 + len(names))])
+            continue
+        own = default.get((row["precision"], row["seeds"]))
+        of_default = _ratio(row["us"] / own, "default") if own and row["shapes"] else ""
+        cells.append([*head, *(f"{row[name]:.1f}" for name in ("us", *names)), of_default])
     heads = [name.replace("gtp_", "") for name in names]
-    return Table("us of each launch by itself, K = 5", ["operands x seeds", "shapes", "sum", *heads], cells)
-
-
-def _seeds(rows: list[Row], reasons: _Reasons) -> Table:
-    counts = sorted({row["seeds"] for row in rows})
-    shapes = list(dict.fromkeys((row["backend"], row["precision"]) for row in rows))
-    cells = []
-    for backend, precision in shapes:
-        own = {row["seeds"]: row for row in rows if (row["backend"], row["precision"]) == (backend, precision)}
-        cells.append([f"{backend}+graph {precision}", *(_figure(own.get(s), "us", reasons) for s in counts)])
-    return Table("us/step of seeds trained together, K = 5", ["mode", *map(str, counts)], cells)
-
-
-def _launches(rows: list[Row], reasons: _Reasons) -> Table:
-    cells = [
-        [f"{row['backend']} {row['precision']}", str(row["sampling_steps"])]
-        + [_figure(row, name, reasons, "d") for name in ("kernels", "moves")]
-        + [_figure(row, "busy_us", reasons)]
-        for row in rows
-    ]
-    return Table("launches of one uncaptured step", ["mode", "K", "kernels", "copies, fills", "busy us"], cells)
-
-
-def _floor(rows: list[Row], reasons: _Reasons) -> Table:
-    cells = []
-    for row in rows:
-        rate = next((f"{row[n]:.0f} {unit}" for n, unit in (("gb_s", "GB/s"), ("tflop_s", "TFLOP/s")) if n in row), "")
-        cells.append([row["what"], _figure(row, "us", reasons, ".2f"), rate, f"{row.get('model_us', '')}"])
-    return Table("floor", ["constant", "us", "rate", "model us"], cells)
+    return Table("us of each launch by itself, K = 5", ["operands x seeds", "shapes", "sum", *heads, "sum"], cells)
 
 
 def _latency(rows: list[Row], reasons: _Reasons) -> Table:
-    steps = sorted({row["sampling_steps"] for row in rows})
+    places = {(row["sampling_steps"], row["candidates"]) for row in rows}
     cells = []
-    for candidates in sorted({row["candidates"] for row in rows}):
-        own = {row["sampling_steps"]: row for row in rows if row["candidates"] == candidates}
-        cells.append([str(candidates), *(_figure(own.get(k), "us", reasons, ".0f") for k in steps)])
-    return Table("us from observation to action, by K", ["candidates", *map(str, steps)], cells)
+    for k, candidates in sorted(places, reverse=True):
+        own = {r["where"]: r for r in rows if (r["sampling_steps"], r["candidates"]) == (k, candidates)}
+        gpu, cpu = own.get("cuda"), own.get("cpu")
+        both = gpu and cpu and REASON not in gpu and REASON not in cpu
+        ratio = _ratio(gpu["us"] / cpu["us"], "cpu") if gpu and cpu and both else ""
+        cells.append([str(k), str(candidates), *(_figure(r, "us", reasons, ".0f") for r in (gpu, cpu)), ratio])
+    heads = ["K", "candidates", "GPU", "one CPU thread", "of rival"]
+    return Table("us from observation to action", heads, cells)
 
 
 def _learning(rows: list[Row], reasons: _Reasons) -> Table:
-    names = ("actor_loss", "critic_loss", "returns", "smallest_share", "largest_share", "off_modes")
-    head = ["data", "mode", "actor loss", "critic loss", "return", "least mode", "largest", "off modes"]
+    names = ("actor_loss", "critic_loss", "q")
+    head = ["data", "mode", "steps", "seconds", "steps / s", "actor loss", "critic loss", "Q"]
     cells = []
     for row in rows:
-        label = [row["what"], f"{row['backend']} {row['precision']}"]
-        cells.append(label + [_over_seeds(row, name, reasons) for name in names])
-    return Table("learning, mean and deviation over seeds", head, cells)
+        if REASON in row:
+            cells.append([row["what"], reasons.cell(row), *[""] * 6])
+            continue
+        mode = f"{row['backend']} {row['precision']}, {row['seeds']} seeds"
+        speed = [f"{row['steps']:,}", f"{row['train_s']:.0f}", f"{row['steps_per_second']:,.0f}"]
+        cells.append([row["env"], mode, *speed, *(_over_seeds(row.get(name)) for name in names)])
+    return Table("a training, mean and deviation over seeds", head, cells)
 
 
-def _over_seeds(row: Row, name: str, reasons: _Reasons) -> str:
-    if REASON in row:
-        return reasons.cell(row) if name == "actor_loss" else ""
-    values = row.get(name, "")
-    if isinstance(values, str):
-        return reasons.cell({REASON: values.removeprefix(f"{REASON}: ")}) if values else ""
+def _over_seeds(values: list[float] | float | None) -> str:
+    if values is None:
+        return ""
+    values = values if isinstance(values, list) else [values]
     return f"{statistics.mean(values):.3g} ± {statistics.pstdev(values):.2g}"
+
+
+def _sanitizer(rows: list[Row], reasons: _Reasons) -> Table:
+    cells = [
+        [row["tool"], row["precision"], _figure(row, "errors", reasons, "d"), _figure(row, "seconds", reasons, ".0f")]
+        for row in rows
+    ]
+    return Table("compute-sanitizer, one small step", ["tool", "operands", "errors", "seconds"], cells)
+
+
+def _counters(rows: list[Row], reasons: _Reasons) -> Table:
+    names = ("us", "sm_percent", "l2_percent", "tensor_percent", "shared_percent", "warps_active", "registers")
+    stalls = ("stall_long", "stall_barrier", "stall_mio", "stall_short", "stall_math", "stall_wait")
+    cells = []
+    for row in rows:
+        if REASON in row:
+            cells.append([row["precision"], reasons.cell(row), *[""] * (len(names) + 1)])
+            continue
+        for launch in row["launches"]:
+            worst = sorted(((launch.get(s, 0.0), s) for s in stalls), reverse=True)[:2]
+            waits = ", ".join(f"{name.removeprefix('stall_')} {value:.1f}" for value, name in worst if value)
+            figures = [f"{launch[name]:.1f}" if name in launch else "" for name in names]
+            cells.append([row["precision"], launch["kernel"].split("(")[0].replace("gtp_", ""), *figures, waits])
+    heads = ["operands", "launch", "us", "SM %", "L2 %", "tensor %", "shared %", "warps", "registers", "stalls"]
+    return Table("counters of one step, by ncu", heads, cells)
+
+
+def _floor(rows: list[Row], reasons: _Reasons) -> Table:
+    cells = [[row["what"], _figure(row, "us", reasons, ".2f"), f"{row.get('model_us', '')}"] for row in rows]
+    return Table("floor", ["constant", "us", "model us"], cells)
+
+
+def _compiled(rows: list[Row], reasons: _Reasons) -> Table:
+    cells = []
+    for row in rows:
+        figures = [_figure(row, name, reasons, ".0f") for name in ("compiled", "seconds", "core_seconds", "cores")]
+        cells.append([*figures, "; ".join(row.get("slowest", [])[:2])])
+    return Table("compiling, all cores", ["compiled", "seconds", "core seconds", "cores", "slowest"], cells)
 
 
 def _figure(row: Row | None, name: str, reasons: _Reasons, form: str = ".1f") -> str:
     if row is None or REASON in row:
         return reasons.cell(row)
-    return format(row[name], form)
+    value = row[name]
+    return format(int(value) if form == "d" else value, form)

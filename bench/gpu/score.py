@@ -1,0 +1,55 @@
+"""Roll out the policies that `make gpu` trained, where MuJoCo is: `python -m bench.gpu.score FILE.safetensors`.
+
+Each seed's mean normalised score with one action drawn, and with the best of 50 by softmax and by argmax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+
+from gtp_fast import catalog
+from gtp_fast.data_spec import with_references
+from gtp_fast.evaluate import evaluate_policy
+from gtp_fast.policy import Policy
+from gtp_fast.policy_config import PolicyConfig
+
+RULES = ((1, "none"), (50, "softmax"), (50, "argmax"))
+
+
+def scored(file: Path, episodes: int, sampling_steps: tuple[int, ...]) -> list[str]:
+    """Return a Markdown table: for each way of acting, each seed's score, their mean and standard deviation."""
+    with safe_open(file, "pt") as opened:
+        about, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    config = PolicyConfig.from_json(json.loads(about["policy"]))
+    spec = with_references(catalog.resolve(about["env"]), json.loads(about["references"]))
+    lines = [f"{about['env']}, {int(about['steps']):,} steps, {episodes} episodes a seed", ""]
+    lines += ["| K | candidates | each seed | mean (std) |", "|---|---|---|---|"]
+    for k in sampling_steps:
+        for candidates, select in RULES:
+            acts = replace(config, sampling_steps=k, candidates=candidates, select=select)
+            result = evaluate_policy(Policy(acts, tensors), spec, episodes)
+            each = np.array(result.figures)
+            rule = "1" if candidates == 1 else f"{candidates}, {select}"
+            seeds = ", ".join(f"{score:.1f}" for score in each)
+            lines.append(f"| {k} | {rule} | {seeds} | {each.mean():.1f} ({each.std():.1f}) |")
+    return lines
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.score", description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--sampling-steps", type=int, nargs="+", default=[5, 2])
+    asked = parser.parse_args()
+    print("\n".join(scored(asked.file, asked.episodes, tuple(asked.sampling_steps))))
+
+
+if __name__ == "__main__":
+    main()
