@@ -22,7 +22,7 @@ import sys
 import numpy as np
 from pathlib import Path
 import gtp_fast
-from gtp_fast.errors import UsageError
+from gtp_fast.errors import DataError, UsageError
 
 folder = Path(sys.argv[1])
 tiny = {"steps": 4, "hidden": 8, "batch_size": 4, "sampling_steps": 2, "device": "cpu", "backend": "eager"}
@@ -148,3 +148,21 @@ for env in ("HalfCheetah-v5", "antmaze-umaze-v0"):
         raise AssertionError(env)
 """
     script(TRAIN + code, folder, absent="mujoco")
+
+
+@pytest.mark.parametrize("absent", ["gymnasium", "minari"])
+def test_a_minari_data_set_says_which_package_reads_it(tmp_path: Path, absent: str):
+    if absent == "minari":
+        pytest.importorskip("gymnasium")  # it would be named first
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "metadata.json").write_text("{}")
+    code = f"""
+from gtp_fast import minari_data
+try:
+    minari_data.read_directory(folder)
+except DataError as error:
+    assert "is read by the package {absent}, which is not installed; pip install 'minari[hdf5]'" in str(error), error
+else:
+    raise AssertionError
+"""
+    script(TRAIN + code, tmp_path, absent=absent)
