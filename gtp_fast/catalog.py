@@ -31,7 +31,7 @@ def _embedded() -> dict[str, DataSpec]:
         "embedded",
         obs_dim=2,
         action_dim=2,
-        eval_env=EvalEnv("gtp_fast.embedded:gtp_fast/MultiGoal-v0"),
+        eval_env=EvalEnv("gtp_fast.multigoal:gtp_fast/MultiGoal-v0"),
         ref_random=0.0,
         ref_expert=1.0,
         task="multigoal-v0",

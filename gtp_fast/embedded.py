@@ -7,11 +7,9 @@ not observed, so that near the origin the expert's actions have four modes, and 
 from __future__ import annotations
 
 import hashlib
-from typing import Any, ClassVar
+from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
 
 from gtp_fast.episodes import Arrays
 
@@ -28,51 +26,34 @@ MODE_CENTRES = ACTION_SIZE * GOALS / np.linalg.norm(GOALS, axis=1, keepdims=True
 MODE_RADIUS = 3 * ACTION_STD  # holds 98.9 % of a mode of two dimensions
 
 
-class MultiGoalEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A point in the plane [-3, 3]^2, moved by its action in [-1, 1]^2; a goal ends the episode.
+class Plane:
+    """A point in the plane [-3, 3]^2, moved by its action in [-1, 1]^2, without Gymnasium (`multigoal` has it with)."""
 
-    Reward 1 at a goal, 0 elsewhere; 25 steps at most. Observation: position, float32 (2,).
-    """
+    def reset(self, rng: np.random.Generator) -> np.ndarray:
+        """Place the point near the origin; return its position, float32 (2,)."""
+        self._position, self._steps = rng.normal(0.0, START_STD, 2).astype(np.float32), 0
+        return self._position.copy()
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
-
-    def __init__(self) -> None:
-        self.observation_space = Box(-BOUND, BOUND, (2,), np.float32)
-        self.action_space = Box(-1.0, 1.0, (2,), np.float32)
-        self._position, self._steps = np.zeros(2, np.float32), 0
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Place the point near the origin."""
-        super().reset(seed=seed)
-        self._position = self.np_random.normal(0.0, START_STD, 2).astype(np.float32)
-        self._steps = 0
-        return self._position.copy(), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Move; end at a goal or after 25 steps."""
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        """Move; return the position, the reward (1 at a goal, 0 elsewhere), and whether a goal or the time ended it."""
         self._position = np.clip(self._position + np.clip(action, -1, 1), -BOUND, BOUND).astype(np.float32)
         self._steps += 1
         reached = bool((np.linalg.norm(GOALS - self._position, axis=1) < GOAL_RADIUS).any())
-        return self._position.copy(), float(reached), reached, self._steps >= MAX_STEPS, {}
-
-
-gymnasium.register("gtp_fast/MultiGoal-v0", "gtp_fast.embedded:MultiGoalEnv")
+        return self._position.copy(), float(reached), reached, self._steps >= MAX_STEPS
 
 
 def multigoal_arrays(episodes: int = EPISODES, seed: int = 0) -> Arrays:
-    """Generate expert episodes in the environment itself, each goal equally often; the same bits for a seed."""
-    rng, env = np.random.default_rng(seed), MultiGoalEnv()
+    """Generate expert episodes by the steps of the environment, each goal equally often; the same bits for a seed."""
+    rng, plane = np.random.default_rng(seed), Plane()
     columns: dict[str, list[Any]] = {key: [] for key in ("obs", "action", "reward", "terminal", "timeout", "next")}
     for episode in range(episodes):
-        obs, _ = env.reset(seed=seed + episode)
+        obs = plane.reset(np.random.default_rng(seed + episode))
         goal, ended = GOALS[episode % len(GOALS)], False
         while not ended:
             way = goal - obs
             action = ACTION_SIZE * way / np.linalg.norm(way) + rng.normal(0.0, ACTION_STD, 2)
             action = action.clip(-1, 1).astype(np.float32)
-            following, reward, terminal, timeout, _ = env.step(action)
+            following, reward, terminal, timeout = plane.step(action)
             for key, value in zip(columns, (obs, action, reward, terminal, timeout, following), strict=True):
                 columns[key].append(value)
             obs, ended = following, terminal or timeout

@@ -1,4 +1,7 @@
-"""Gymnasium environments, built from the catalogue's entry and never from what a data file says of itself."""
+"""Gymnasium environments, built from the catalogue's entry and never from what a data file says of itself.
+
+Gymnasium is imported where one is built: training without evaluations, and acting, go without it.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,21 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
-
-import gymnasium
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from gtp_fast.data_spec import Bounds, DataSpec, EvalEnv
 from gtp_fast.encoder import ObsShape
 from gtp_fast.errors import DataError, UsageError
-from gtp_fast.spaces import as_vectors, bounds, wide
 
-EXTRAS = {"gymnasium_robotics": "maze", "ogbench": "ogbench"}  # package -> the extra of gtp-fast that installs it
+if TYPE_CHECKING:
+    import gymnasium
+
+INSTALLED_BY = {  # package -> what to give to pip
+    "gymnasium": "gymnasium[mujoco]",
+    "mujoco": "gymnasium[mujoco]",
+    "gymnasium_robotics": "gtp-fast[maze]",
+    "ogbench": "gtp-fast[ogbench]",
+}
 NOTICES = (b"attribute 'settotalmass'", b"environment's reward functions were updated")
 
 
@@ -48,7 +55,10 @@ def make_env(env: EvalEnv, frame_stack: int = 1, **kwargs: Any) -> gymnasium.Env
 
     Raises: UsageError when its package is not installed, or it cannot be made for a reason of its own.
     """
-    return as_vectors(_made(env, frame_stack, **kwargs))
+    made = _made(env, frame_stack, **kwargs)
+    from gtp_fast.spaces import as_vectors
+
+    return as_vectors(made)
 
 
 def _made(env: EvalEnv, frame_stack: int, **kwargs: Any) -> gymnasium.Env:
@@ -58,22 +68,37 @@ def _made(env: EvalEnv, frame_stack: int, **kwargs: Any) -> gymnasium.Env:
         warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
         warnings.filterwarnings("ignore", ".*DISPLAY", UserWarning)  # of a display that nothing here opens
         try:
+            import gymnasium
+
+            from gtp_fast.spaces import StackedFrames
+
             made = _settled(gymnasium.make(env.id, disable_env_checker=True, **dict(env.kwargs), **kwargs))
             return StackedFrames(made, frame_stack) if frame_stack > 1 else made
         except UsageError:
             raise
         except Exception as error:  # an environment may raise anything: Fetch fails by an assertion on MuJoCo 4
+            if (package := _absent(error)) in INSTALLED_BY:
+                raise UsageError(
+                    f"the environment {env.id} needs the package {package}, which is not installed; "
+                    f"pip install '{INSTALLED_BY[package]}', or pass --eval-every 0 to train"
+                ) from None
             reason = str(error) or type(error).__name__
             if env.id.startswith("ogbench:visual-"):  # rendering back ends raise whatever their driver raises
                 raise UsageError(
                     f"{env.id} cannot draw its observations here ({reason}); set MUJOCO_GL=egl or osmesa, or pass "
                     "--eval-every 0 to train"
                 ) from None
-            package = next((name for name in EXTRAS if name in reason), None)
-            remedy = f"pip install 'gtp-fast[{EXTRAS[package]}]', or " if package else ""
             raise UsageError(
-                f"the environment {env.id} cannot be built ({reason}); {remedy}pass --eval-every 0 to train"
+                f"the environment {env.id} cannot be built ({reason}); pass --eval-every 0 to train"
             ) from None
+
+
+def _absent(error: BaseException) -> str:
+    """Return the package whose import failed and led to an error, "" where none did."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return error.name.partition(".")[0]
+    cause = error.__cause__ or error.__context__
+    return _absent(cause) if cause is not None else ""
 
 
 def _settled(env: gymnasium.Env) -> gymnasium.Env:
@@ -81,23 +106,6 @@ def _settled(env: gymnasium.Env) -> gymnasium.Env:
     if env.spec is not None and "ogbench" in str(env.spec.entry_point):
         env.observation_space, env.action_space = env.observation_space, env.action_space
     return env
-
-
-class StackedFrames(gymnasium.ObservationWrapper):
-    """The last n pictures (H, W, C) as one of (H, W, n C), the oldest first; the first one is repeated at a reset."""
-
-    def __init__(self, env: gymnasium.Env, n: int):
-        """Wrap an environment of pictures."""
-        super().__init__(gymnasium.wrappers.FrameStackObservation(env, n))
-        space = env.observation_space
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 3:
-            raise UsageError(f"--frame-stack {n} needs an environment of pictures, not of {space}")
-        low, high = (np.concatenate([side] * n, axis=-1) for side in (space.low, space.high))
-        self.observation_space = gymnasium.spaces.Box(low, high, dtype=space.dtype.type)
-
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Move the stack's axis (n, H, W, C) to the channels."""
-        return np.concatenate(list(observation), axis=-1)
 
 
 def check_environment(
@@ -122,6 +130,8 @@ def check_environment(
 def _check_spaces(
     env_id: str, made: gymnasium.Env, obs: ObsShape, action_dim: int, action_bounds: Bounds | None
 ) -> None:
+    from gtp_fast.spaces import as_vectors, bounds, wide
+
     env = as_vectors(made)
     shape = (obs,) if isinstance(obs, int) else obs
     spaces = ((env.observation_space, shape, "observation"), (env.action_space, (action_dim,), "action"))

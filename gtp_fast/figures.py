@@ -153,13 +153,13 @@ def _paths(axes: Axes, policy: Any) -> None:
 def _rollouts(axes: Axes, policy: Any) -> None:
     from gtp_fast import embedded
 
-    envs = [embedded.MultiGoalEnv() for _ in range(ROLLOUTS)]
-    position = np.stack([env.reset(seed=i)[0] for i, env in enumerate(envs)])
+    points = [embedded.Plane() for _ in range(ROLLOUTS)]
+    position = np.stack([point.reset(np.random.default_rng(i)) for i, point in enumerate(points)])
     tracks, ended = [position.copy()], np.zeros(ROLLOUTS, bool)
     while not ended.all():
         actions = policy.act_members(np.repeat(position[None], policy.members, axis=0))[0]
         for i in np.flatnonzero(~ended):
-            position[i], _, terminal, timeout, _ = envs[i].step(actions[i])
+            position[i], _, terminal, timeout = points[i].step(actions[i])
             ended[i] = terminal or timeout
         tracks.append(position.copy())
     for track in np.stack(tracks, axis=1):

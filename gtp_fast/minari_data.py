@@ -74,15 +74,20 @@ def _fetch(name: str) -> None:
 
 
 def _read(folder: Path, where: str) -> Arrays:
-    from gtp_fast import minari_episodes, spaces
-
     try:
+        from gtp_fast import minari_episodes, spaces
+
         about = json.loads((folder / "metadata.json").read_bytes())
         obs, action = _spaces(about, where)
         columns = minari_episodes.columns(folder, where, about, obs, action)
     except DataError:
         raise
     except ImportError as error:
+        if error.name in ("gymnasium", "minari"):
+            raise DataError(
+                f"{where} is read by the package {error.name}, which is not installed; pip install 'minari[hdf5]', or "
+                "write the data in D4RL's layout (docs/data.md)"
+            ) from None
         raise DataError(f"{where} is in a format that needs another package ({error}); pip install pyarrow") from None
     except Exception as error:  # damaged files surface as h5py's, JSON's or Minari's own exceptions
         raise DataError(

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from gtp_fast.data_spec import Bounds
+from gtp_fast.errors import UsageError
 
 
 def ordered(space: spaces.Space[Any]) -> spaces.Space[Any]:
@@ -99,6 +100,23 @@ def as_vectors(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     if wide(bounds(env.action_space)):
         env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
     return env
+
+
+class StackedFrames(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """The last n pictures (H, W, C) as one of (H, W, n C), the oldest first; the first one is repeated at a reset."""
+
+    def __init__(self, env: gymnasium.Env, n: int):
+        """Wrap an environment of pictures."""
+        super().__init__(gymnasium.wrappers.FrameStackObservation(env, n))
+        space = env.observation_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+            raise UsageError(f"--frame-stack {n} needs an environment of pictures, not of {space}")
+        low, high = (np.concatenate([side] * n, axis=-1) for side in (space.low, space.high))
+        self.observation_space = spaces.Box(low, high, dtype=space.dtype.type)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Move the stack's axis (n, H, W, C) to the channels."""
+        return np.concatenate(list(observation), axis=-1)
 
 
 def bounds(space: spaces.Space[Any]) -> Bounds | None:

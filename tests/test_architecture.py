@@ -74,7 +74,7 @@ RIVER = (
     (
         "act",
         (
-            *("noise", "sampler", "act_cpu", "act_cuda", "policy", "load", "antmaze", "pointmaze"),
+            *("noise", "sampler", "act_cpu", "act_cuda", "policy", "load", "multigoal", "antmaze", "pointmaze"),
             *("environments", "rollout", "evaluate", "evaluator", "best"),
         ),
     ),
@@ -94,7 +94,7 @@ OWNERS = {
     "h5py": {"dataset", "minari_episodes"},
     "minari": {"minari_data", "minari_episodes"},
     "gymnasium": {
-        *("environments", "embedded", "antmaze", "pointmaze", "minari_data", "minari_episodes"),
+        *("environments", "multigoal", "antmaze", "pointmaze", "minari_data", "minari_episodes"),
         *("ogbench_tasks", "spaces"),
     },
     "ogbench": {"ogbench_tasks"},

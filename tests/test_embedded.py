@@ -15,7 +15,8 @@ from gymnasium.utils.env_checker import check_env
 from gtp_fast import embedded
 from gtp_fast.catalog import resolve
 from gtp_fast.dataset import Transitions, load
-from gtp_fast.embedded import GOALS, MODE_CENTRES, MODE_RADIUS, MultiGoalEnv
+from gtp_fast.embedded import GOALS, MODE_CENTRES, MODE_RADIUS
+from gtp_fast.multigoal import MultiGoalEnv
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -33,7 +34,7 @@ def hopper() -> Transitions:
 
 
 def test_the_four_goal_environment_keeps_gymnasiums_contract():
-    check_env(gymnasium.make("gtp_fast.embedded:gtp_fast/MultiGoal-v0").unwrapped, skip_render_check=True)
+    check_env(gymnasium.make("gtp_fast.multigoal:gtp_fast/MultiGoal-v0").unwrapped, skip_render_check=True)
 
 
 def test_a_goal_ends_the_episode_with_a_reward():
