@@ -1,4 +1,4 @@
-"""`make gpu` and `make gpu-dry`: a call's parts in the order of their worth, written after every row, one table last."""
+"""`make gpu` and `make gpu-dry`: a call's parts in the order of their worth, written after every row."""
 
 from __future__ import annotations
 

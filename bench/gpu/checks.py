@@ -71,7 +71,7 @@ def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
 def _pytest(file: str, report: Path, limit_s: float) -> tuple[int, bool]:
     """Return pytest's exit code, and whether it had to be stopped."""
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", "--tb=long"]
-    command += [f"--junitxml={report}", *_workers(), file]
+    command += [f"--junitxml={report}", *_workers(file), file]
     process = subprocess.Popen(command, cwd=ROOT, preexec_fn=_hear_interrupts)
     try:
         return process.wait(limit_s), False
@@ -85,10 +85,11 @@ def _hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _workers() -> list[str]:
-    """Spread the tests over the cores where pytest-xdist is there: most of their time is compiling kernels."""
+def _workers(file: str) -> list[str]:
+    """Spread a whole file of such tests over the cores where pytest-xdist is there: most of their time is compiling."""
     cores = os.cpu_count() or 1
-    return ["-n", str(min(14, cores))] if cores > 2 and importlib.util.find_spec("xdist") else []
+    whole = "\npytestmark = pytest.mark.gpu" in Path(ROOT, file).read_text(encoding="utf-8")
+    return ["-n", str(min(14, cores))] if whole and cores > 2 and importlib.util.find_spec("xdist") else []
 
 
 def _said(outcome: ElementTree.Element) -> str:
