@@ -60,6 +60,20 @@ def test_the_best_candidate_is_chosen_on_the_device(members, batch, candidates, 
     assert found.shape == (members, batch, A) and np.abs(found - expected).max() < 2e-5
 
 
+@pytest.mark.parametrize("head", [0, 1])
+@pytest.mark.parametrize("place", [0, 5, 49])
+def test_a_value_that_is_no_number_is_chosen_as_by_the_twin(place, head):
+    import torch
+
+    sampler, _ = pair(replace(CONFIG, candidates=50))
+    sampler.actions(*inputs(1, 1, 50), None)
+    call = sampler._calls[1]
+    call.q.copy_(torch.randn(call.q.shape, generator=torch.Generator().manual_seed(0)))
+    call.q[0, head, place] = float("nan")
+    sampler.launches(call)[-1]()
+    assert torch.equal(call.chosen[0, 0], call.actions[0, call.q.amin(1).argmax()])
+
+
 @pytest.mark.parametrize(("precision", "bound"), [("tf32", 2e-2), ("bf16", 1e-1)])
 def test_rounded_operands_act_alike(precision, bound):
     sampler, twin = pair(CONFIG, precision)

@@ -232,11 +232,13 @@ def test_advantage_weights_are_those_of_the_equation(samples, cap):
         torch.testing.assert_close(metrics[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_an_advantage_that_is_no_number_is_not_hidden():
+@pytest.mark.parametrize("head", [0, 1])
+@pytest.mark.parametrize("row", [3, 19], ids=["of-the-batch", "of-the-policy"])
+def test_a_value_that_is_no_number_is_not_hidden_by_the_other_head(row, head):
     case = Case()
     for name in ("advantage_q", "q", "target", "losses"):
         case.bind.scratch[name].fill_(1.0)
-    case.bind.scratch["advantage_q"][0, 1, 3] = float("nan")
+    case.bind.scratch["advantage_q"][0, head, row] = float("nan")
     case.bind.advantage()()
     metrics = dict(zip(gtp.metric_names(case.cfg), case.bind.scratch["metrics"].unbind(-1), strict=False))
     for name in ("actor_loss", "advantage", "advantage_std", "weight", "weight_max"):

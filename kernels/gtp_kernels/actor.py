@@ -48,7 +48,8 @@ def gtp_actor(
     target, second, r, share = a, t, tl.zeros((BM,), tl.float32), lambda_flow
     weight = tl.zeros((BM,), tl.float32) + 1.0
     if STABLE:
-        weight = tl.minimum(variance / (t * t * sigma_data * sigma_data), 400.0)
+        weight = variance / (t * t * sigma_data * sigma_data)
+        weight = tl.minimum(weight, 400.0, propagate_nan=tl.PropagateNan.ALL)
     if kind == 0:
         second, r, share = s, s / t, 1.0
         if STABLE:

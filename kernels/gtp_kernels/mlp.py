@@ -3,6 +3,9 @@
 A block of ROWS rows passes through a whole network without leaving the chip: the two hidden layers run as one loop over
 BN hidden units, acc += mish(h0 W1[:, j] + b1[j]) W2[j, :], so that neither weight is ever needed whole.
 
+Every minimum and maximum of floats in these kernels passes NaN on, which the plain ones of a GPU drop: what is no number
+must reach the metrics. `tests/test_ahead.py` holds the compiled code to it.
+
 Weights are (in, out), row-major. PREC is "fp32", "tf32" or "bf16": what the operands of the hidden pair are; sums are
 always float32. The thin layers around them are "tf32" where PREC is "bf16". INTERP is set under TRITON_INTERPRET=1,
 which has no bf16 arithmetic and does not round operands: there the rounding is done on float32 bits.
@@ -66,7 +69,7 @@ def save(pointer, x, mask, PREC: tl.constexpr, INTERP: tl.constexpr):
 @triton.jit
 def mish(x):
     """Mish with one exponential: e = exp(min(x, 20)), n = e (e + 2), mish = x n / (n + 2)."""
-    e = tl.exp(tl.minimum(x, 20.0))
+    e = tl.exp(tl.minimum(x, 20.0, propagate_nan=tl.PropagateNan.ALL))
     n = e * (e + 2.0)
     return x * (n / (n + 2.0))
 
@@ -74,7 +77,7 @@ def mish(x):
 @triton.jit
 def mish_and_slope(x):
     """Return mish(x) and its derivative: with m = 1 + e + e^2/2 it is (1 - 1/m) + x e (e + 1) / m^2."""
-    e = tl.exp(tl.minimum(x, 20.0))
+    e = tl.exp(tl.minimum(x, 20.0, propagate_nan=tl.PropagateNan.ALL))
     n = 0.5 * e * e + e
     inverse = 1.0 / (n + 1.0)
     share = n * inverse
@@ -98,7 +101,8 @@ def sinusoids(time, sigma_min):
     """Return sin and cos of 0.25 ln t at eight frequencies, (ROWS, 16); times below sigma_min count as sigma_min."""
     i = tl.arange(0, TIME_WIDTH)
     frequency = tl.exp((i % 8).to(tl.float32) * -1.3157629102823121)  # -ln(10000) / 7
-    angle = (0.25 * tl.log(tl.maximum(time, sigma_min)))[:, None] * frequency[None, :]
+    time = tl.maximum(time, sigma_min, propagate_nan=tl.PropagateNan.ALL)
+    angle = (0.25 * tl.log(time))[:, None] * frequency[None, :]
     cos, sin = turn(angle * 0.15915494309189535)  # 1 / (2 pi)
     return tl.where((i < 8)[None, :], sin, cos)
 

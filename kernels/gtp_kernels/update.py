@@ -83,7 +83,7 @@ def _copy_operands(
 
 @triton.jit
 def _clip(largest_norm, norm):
-    return tl.where(norm != norm, norm, tl.minimum(largest_norm / (norm + 1e-6), 1.0))
+    return tl.minimum(largest_norm / (norm + 1e-6), 1.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
