@@ -90,7 +90,7 @@ def _compiled(key: str, place: int, dry: bool) -> tuple[float, str, str]:
     return time.monotonic() - started, name, ""
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _launches(key: str, dry: bool) -> tuple[Launch, ...]:
     row = json.loads(key)
     return (learning.fused if row.get("what") else kernels.fused_of)(row, dry).launches

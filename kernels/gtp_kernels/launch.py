@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-KEEPING = 160_000  # bytes of shared memory from which the chain keeps its thin weights there
+KEEPING = 625  # bytes of shared memory for each hidden unit, from which the chain keeps its thin weights there
 # Read once: Triton itself decides when a kernel is decorated whether it will be interpreted.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
@@ -63,7 +63,7 @@ def tuned_for(hidden: int, rows: int, shared_memory: int) -> Tuning:
     """
     if INTERPRETED:
         return Tuning(rows=padded(min(rows, 256)), units=hidden, tile_rows=256, block=1 << 16)
-    return Tuning(units=min(Tuning.units, hidden), keep=shared_memory >= KEEPING)
+    return Tuning(units=min(Tuning.units, hidden), keep=shared_memory >= KEEPING * hidden)
 
 
 def padded(size: int, least: int = 32) -> int:
