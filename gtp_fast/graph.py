@@ -7,6 +7,7 @@ what the uncaptured step does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -81,20 +82,32 @@ def _captured(
         for _ in range(WARMUP_STEPS):
             step()
     torch.cuda.current_stream().wait_stream(stream)
-    many, single = _capture(step, unroll), _capture(step, 1)
+    captured = Captured(step, unroll, _capture(step, unroll), _capture(step, 1))
     _restore(state, saved)
     refresh()
+    return captured
 
-    def run(steps: int) -> None:
-        launches, rest = divmod(steps, unroll)
-        for _ in range(launches):
-            with phase("replay"):
-                many.replay()
-        for _ in range(rest):
-            with phase("replay"):
-                single.replay()
 
-    return run
+@dataclass(frozen=True)
+class Captured:
+    """A step as two graphs, of `unroll` steps and of one: call it with the number of steps to make.
+
+    A graph holds addresses and keeps nothing alive. `step` does: the tensors that it was bound to would else be freed,
+    and replays read what others wrote there (on an H200, 2026-11-26: NaN, or an illegal address).
+    """
+
+    step: Callable[[], None]
+    unroll: int
+    many: torch.cuda.CUDAGraph
+    single: torch.cuda.CUDAGraph
+
+    def __call__(self, steps: int) -> None:
+        """Make steps on the state in place."""
+        launches, rest = divmod(steps, self.unroll)
+        for graph, times in ((self.many, launches), (self.single, rest)):
+            for _ in range(times):
+                with phase("replay"):
+                    graph.replay()
 
 
 def _capture(step: Callable[[], None], steps: int) -> torch.cuda.CUDAGraph:

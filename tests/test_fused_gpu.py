@@ -10,6 +10,7 @@ import test_fused
 import test_kernels
 import torch
 from fused_cases import STABLE, fused_config
+from gpu_memory import fill_free_memory
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of
 
 from gtp_fast.algorithms import gtp
@@ -56,3 +57,13 @@ def test_eight_seeds_are_bitwise_eight_runs_at_full_size(precision):
         assert torch.equal(together.actor.param[i : i + 1], alone.actor.param)
         assert together.critic is not None and alone.critic is not None
         assert torch.equal(together.critic.param[2 * i : 2 * i + 2], alone.critic.param)
+
+
+def test_what_a_captured_step_reads_is_not_given_to_others():
+    cfg = fused_config(precision="tf32", graph=True, unroll=4, hidden=64, batch_size=48)
+    expected = _run(replace(cfg, graph=False), [11]).digest()
+    state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
+    run = stepper(cfg, state, buffer_of(cfg, device="cuda"))
+    others = fill_free_memory()
+    run(11)
+    assert state.digest() == expected and others

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config
 
+from gtp_fast import graph
 from gtp_fast.algorithms import gtp
 from gtp_fast.graph import stepper
 
@@ -18,3 +26,26 @@ def _run(cfg, chunks, device="cpu"):
 
 def test_chunks_of_steps_make_the_same_bits_as_one_run():
     assert _run(small_config(), [2, 0, 5]).digest() == _run(small_config(), [7]).digest()
+
+
+@pytest.fixture
+def graphs_that_hold_nothing(monkeypatch):
+    """Capture as on a GPU, where a graph remembers addresses: here it remembers nothing."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, stub in {"Stream": lambda: stream, "current_stream": lambda: stream, "stream": nullcontext}.items():
+        monkeypatch.setattr(torch.cuda, name, stub)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(graph, "_capture", lambda step, steps: None)
+
+
+def test_what_a_captured_step_reads_lives_as_long_as_its_replays(graphs_that_hold_nothing):
+    cfg = small_config()
+    state, rows = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu"), buffer_of(cfg)
+    captured = graph._captured(gtp.make_step(cfg, state, rows), lambda: None, state, 4)
+    alive = weakref.ref(rows.rows)
+    del rows
+    gc.collect()
+    assert alive() is not None
+    del captured
+    gc.collect()
+    assert alive() is None

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gpu_memory import fill_free_memory
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config
 
 from gtp_fast.algorithms import gtp
@@ -91,6 +92,14 @@ def test_a_state_loaded_after_capture_is_what_the_replays_continue(captured):
     state.load_(_fresh(captured, 6).tensors())
     run(STEPS - 6)
     assert state.digest() == _fresh(captured, STEPS).digest()
+
+
+def test_what_a_captured_step_reads_is_not_given_to_others(captured):
+    expected, state = _fresh(captured, STEPS).digest(), _fresh(captured)
+    run = stepper(captured, state, buffer_of(captured, device="cuda"))
+    others = fill_free_memory()
+    run(STEPS)
+    assert state.digest() == expected and others
 
 
 def test_a_replay_waits_for_nothing(captured):
