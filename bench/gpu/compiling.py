@@ -10,12 +10,12 @@ import multiprocessing
 import os
 import time
 import traceback
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bench.gpu import kernels, latency, learning, plan, settings
-from bench.gpu.supervise import told
+from bench.gpu.supervise import ROW_MARK, told
 from gtp_fast.errors import GtpError
 
 if TYPE_CHECKING:
@@ -24,21 +24,26 @@ if TYPE_CHECKING:
 LAUNCHES = 10  # of a step
 CHAIN = 1  # its place among them: another K changes the chain alone
 LONGEST_FIRST = (0, 1, 3, 2, 6)  # actor, chain, critic, heads; the others take a second or two
+LIMIT_S = 80.0  # what is not compiled by then is compiled by the row that needs it
 
 
 def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
-    """Compile; return seconds, how many launches, and the slowest of them.
+    """Compile; return seconds, how many launches, those not ready in time, and the slowest.
 
     Raises: RuntimeError naming the launches that do not compile; their messages are in the log, whole.
     """
     started, cores, jobs = time.monotonic(), 2 if dry else len(os.sched_getaffinity(0)), _jobs(dry)
-    # Forked before CUDA is touched; each process then has a context of its own.
-    with ProcessPoolExecutor(min(cores, len(jobs)), mp_context=multiprocessing.get_context("fork")) as pool:
-        done = list(pool.map(_compiled, [json.dumps(row) for row, _ in jobs], [i for _, i in jobs], [dry] * len(jobs)))
+    # Forked before CUDA is touched; each process then has a context of its own, and ends with this one.
+    pool = ProcessPoolExecutor(min(cores, len(jobs)), multiprocessing.get_context("fork"), initializer=_one_thread)
+    running = [pool.submit(_compiled, json.dumps(kind), place, dry) for kind, place in jobs]
+    ready, late = wait(running, LIMIT_S)
+    pool.shutdown(wait=False, cancel_futures=True)
+    done = [job.result() for job in ready]
     if failed := [f"{name}: {error}" for _, name, error in done if error]:
         raise RuntimeError(f"{len(failed)} of {len(jobs)} do not compile: {'; '.join(failed)}")
     return {
-        "compiled": len(jobs),
+        "compiled": len(done),
+        "late": len(late),
         "seconds": time.monotonic() - started,
         "core_seconds": sum(seconds for seconds, _, _ in done),
         "cores": cores,
@@ -46,19 +51,36 @@ def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     }
 
 
+def _one_thread() -> None:
+    """Sixteen processes with sixteen threads each would wait for one another."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def _jobs(dry: bool) -> list[tuple[dict[str, Any], int]]:
-    """Return rows of later parts and the place of a launch in their step, the longest first; -1: all of a row."""
+    """Return rows of later parts and the place of a launch in their step; -1: all of a row.
+
+    What trains comes first, then what is measured beside it, in each the longest first.
+    """
     rows = {part.name: [row for row in part.rows(dry) if row.get("round", 1) == 1] for part in plan.PARTS}
-    whole = [row for row in rows["steps"] if row["backend"] == "compiled"]
-    whole += [row for row in rows["latency"] if row["where"] == "cuda"]
-    fused = [row for row in rows["steps"] if row["backend"] == "fused"] + rows["kernels"] + rows["learning"]
-    kinds = list({_kind(row): row for row in reversed(fused)}.values())[::-1]
+    whole = [row for row in rows["latency"] if row["where"] == "cuda"]
+    whole += [row for row in rows["steps"] if row["backend"] == "compiled"]
+    steps = [row for row in rows["steps"] if row["backend"] == "fused"]
+    trials = [row for row in rows["kernels"] if row["shapes"]]
+    usual = [row for row in steps if row["precision"] != "fp32" and not row.get("hidden")] + rows["learning"]
     if dry:
-        return [(kinds[0], i) for i in range(LAUNCHES)]
-    launches = [(row, i) for row in kinds for i in range(LAUNCHES) if i == CHAIN or row.get("sampling_steps", 5) == 5]
+        return [(usual[0], place) for place in range(LAUNCHES)]
+    rest = [row for row in steps if row not in usual]
+    return [*_launches_of(usual), *((row, -1) for row in whole), *_launches_of(trials), *_launches_of(rest)]
+
+
+def _launches_of(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """Return the launches of different steps, each once, the longest first."""
+    kinds = list({_kind(row): row for row in reversed(rows)}.values())[::-1]
+    jobs = [(row, i) for row in kinds for i in range(LAUNCHES) if i == CHAIN or row.get("sampling_steps", 5) == 5]
     place = {i: n for n, i in enumerate(LONGEST_FIRST)}
-    launches.sort(key=lambda job: place.get(job[1], len(place)))
-    return [*((row, -1) for row in whole), *launches]
+    return sorted(jobs, key=lambda job: place.get(job[1], len(place)))
 
 
 def _kind(row: dict[str, Any]) -> str:
@@ -87,6 +109,7 @@ def _compiled(key: str, place: int, dry: bool) -> tuple[float, str, str]:
     except Exception as error:  # told with the others, after all have been tried
         traceback.print_exc()
         return time.monotonic() - started, name, told(error)
+    print(f"{ROW_MARK}{time.monotonic() - started:5.1f} s {name}", flush=True)
     return time.monotonic() - started, name, ""
 
 

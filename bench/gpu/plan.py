@@ -80,7 +80,7 @@ def _counters(dry: bool) -> Rows:
 
 
 PARTS = (
-    Part("compile", "first", "compiling", lambda _: [{"what": "every launch"}], 120, 120),
+    Part("compile", "first", "compiling", lambda _: [{"what": "every launch"}], 100, 110),
     Part("tests", "first", "checks", lambda _: _tests(False, 130), 150, 150),
     Part("steps", "first", "steps", _steps, 90, 200),
     Part("kernels", "first", "kernels", _kernels, 45, 80),

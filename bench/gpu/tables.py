@@ -247,9 +247,11 @@ def _floor(rows: list[Row], reasons: _Reasons) -> Table:
 def _compiled(rows: list[Row], reasons: _Reasons) -> Table:
     cells = []
     for row in rows:
-        figures = [_figure(row, name, reasons, ".0f") for name in ("compiled", "seconds", "core_seconds", "cores")]
+        figures = [
+            _figure(row, name, reasons, ".0f") for name in ("compiled", "late", "seconds", "core_seconds", "cores")
+        ]
         cells.append([*figures, "; ".join(row.get("slowest", [])[:2])])
-    return Table("compiling, all cores", ["compiled", "seconds", "core seconds", "cores", "slowest"], cells)
+    return Table("compiling, all cores", ["compiled", "late", "seconds", "core seconds", "cores", "slowest"], cells)
 
 
 def _figure(row: Row | None, name: str, reasons: _Reasons, form: str = ".1f") -> str:
