@@ -53,7 +53,7 @@ def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
 def _settings(row: dict[str, Any], dry: bool) -> TrainConfig:
     """Return the run's settings, `auto` resolved as for any run."""
     env = os.environ.get(VARIABLES["env"], "hopper-demo-v0")
-    flags: dict[str, Any] = {"env": env, "seeds": 2 if dry else row["seeds"], "eval_every": 0, "save_every": 0}
+    flags: dict[str, Any] = {"env": env, "seeds": row["seeds"], "eta": row["eta"], "eval_every": 0, "save_every": 0}
     if data := os.environ.get(VARIABLES["data"]):
         flags["dataset"] = data
     small = {"hidden": 32, "batch_size": 16, "threads": 1, "device": "cpu", "backend": "eager"} if dry else {}

@@ -89,5 +89,7 @@ PARTS = (
     Part("sanitizer", "second", "sanitizer", _instruments, 60, 110),
     Part("counters", "second", "counters", _counters, 60, 70),
     Part("tests-graph", "second", "checks", lambda _: _tests(True, 80), 100, 100),
-    Part("learning", "second", "learning", lambda _: [{"what": "gtp", "seeds": 5}], 260, 260),
+    Part(
+        "learning", "second", "learning", lambda dry: [{"what": "gtp", "seeds": 2 if dry else 5, "eta": 5.0}], 260, 260
+    ),
 )
