@@ -24,6 +24,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 FLOAT32_PRODUCT = 1e-6  # largest error of a float32 product, as a share of its terms; bfloat16's is 4e-3
 PICTURES = "observations of numbers: its kernels have no image encoder"  # what the fused step lacks for frames
 SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # what the fused kernels take
+# Bytes of shared memory that a block of the largest kernel takes for each hidden unit, by the size of an operand
+# (compiled for sm_90 by Triton 3.6: 88,064 at width 256 and 169,984 at 512 in TF32, 86,016 at 512 in bf16).
+SHARED_BYTES = {"fp32": 344, "tf32": 344, "bf16": 172}
 
 
 def resolve(cfg: TrainConfig, pictures: bool = False) -> tuple[TrainConfig, str]:
@@ -91,10 +94,11 @@ def missing_for_fused(cfg: TrainConfig, device: str) -> str | None:
         return "--buffer device: its kernels read the rows where they lie on the GPU"
     if device == "cpu" and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return "a GPU (TRITON_INTERPRET=1 interprets its kernels on the CPU, slowly)"
-    return missing_for_kernels(cfg.hidden, cfg.sampling_steps)
+    precision = "tf32" if cfg.precision == "auto" else cfg.precision
+    return missing_for_kernels(cfg.hidden, cfg.sampling_steps, precision)
 
 
-def missing_for_kernels(hidden: int, sampling_steps: int) -> str | None:
+def missing_for_kernels(hidden: int, sampling_steps: int, precision: str) -> str | None:
     """Return what the kernels lack for a network of this width and a chain of so many steps, in words, or None."""
     if not importlib.util.find_spec("triton"):
         return "the package triton (pip install 'gtp-fast[gpu]')"
@@ -104,8 +108,24 @@ def missing_for_kernels(hidden: int, sampling_steps: int) -> str | None:
         return f"--sampling-steps of at most {LARGEST_K}, not {sampling_steps}"
     import torch
 
-    major, minor = torch.cuda.get_device_capability() if torch.cuda.is_available() else (8, 0)
-    return None if major >= 8 else f"a GPU of compute capability 8.0 or newer, not {major}.{minor}"
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    if major < 8:
+        return f"a GPU of compute capability 8.0 or newer, not {major}.{minor}"
+    return missing_shared_memory(hidden, precision, torch.cuda.get_device_properties(0).shared_memory_per_block_optin)
+
+
+def missing_shared_memory(hidden: int, precision: str, there: int) -> str | None:
+    """Return what a width lacks on a GPU whose blocks may take `there` bytes of shared memory, in words, or None."""
+    needed = SHARED_BYTES[precision] * hidden
+    if needed <= there:
+        return None
+    smaller = " (--precision bf16 needs half)" if precision != "bf16" else ""
+    return (
+        f"a GPU with {needed:,} bytes of shared memory a block for --hidden {hidden} in {precision}{smaller}, "
+        f"not {there:,}"
+    )
 
 
 def missing_for_compile(device: str) -> str | None:

@@ -65,7 +65,8 @@ class Policy:
             raise UsageError(f"precision={precision!r} is none of {', '.join(PRECISIONS)}")
         if config.algo != "gtp" or config.frame_shape:
             return AlgorithmSampler(config, self._actor, critic)
-        if self.device.type == "cuda" and missing_for_kernels(config.hidden, config.sampling_steps) is None:
+        on_gpu = self.device.type == "cuda"
+        if on_gpu and missing_for_kernels(config.hidden, config.sampling_steps, precision) is None:
             from gtp_fast.act_cuda import CudaSampler  # Triton is not needed elsewhere
 
             return CudaSampler(config, tensors, self.device, precision)
