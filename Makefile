@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
+OLD_TRITON := triton-3.6.0# the oldest that is supported; tests and bench.resources compile the kernels with it, too
 TRAIN_FLAGS ?=
 RESULTS ?= bench/results
 COMMIT ?=
@@ -61,6 +62,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt $(TORCH)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	[ "$$(uname)" != Linux ] || $(BIN)/python -m pip install -q --no-deps --target $(VENV)/$(OLD_TRITON) $(subst -,==,$(OLD_TRITON))
 	@touch $@
 
 clean:

@@ -1,7 +1,8 @@
 """What each kernel of the fused step takes on each architecture, without a GPU: `python -m bench.resources`.
 
-Compiles the launches of a step (obs 17, action 6, batch 256, width 256, K = 5) ahead of time for every architecture and
-counts their bytes in the interpreter. Prints a table; --json prints the figures, --write puts the table into
+Compiles the launches of a step (obs 17, action 6, batch 256, width 256, K = 5) and the choice among 50 candidates ahead
+of time for every architecture, by the installed Triton and by the oldest one that is supported, and counts their bytes
+in the interpreter. Prints tables; --json prints the figures of the installed Triton, --write puts the tables into
 kernels/README.md.
 """
 
@@ -13,26 +14,68 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gtp_kernels.launch import Launch
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "kernels" / "README.md"
 START, END = "<!-- resources: python -m bench.resources --write -->", "<!-- end of resources -->"
 ARCHITECTURES = (80, 86, 89, 90, 100)
+# The oldest Triton of pyproject.toml, which `make` lays beside the installed packages: PYTHONPATH puts it before them.
+OLDEST = Path(sys.prefix) / "triton-3.6.0"
 
 
-def compiled(precision: str, capability: int) -> list[dict[str, Any]]:
-    """Return the resources of each different kernel of a step, in the order of the step."""
+def training_launches(precision: str, capability: int) -> list[Launch]:
+    """Return the launches of a step, with the shapes of a card."""
     from gtp_kernels import ahead
     from gtp_kernels.launch import tuned_for
 
     from bench.training import config, fused_step
 
     cfg = config(precision=precision, backend="fused")
+    return list(fused_step(cfg, tuned_for(cfg.hidden, cfg.batch_size, ahead.SHARED_MEMORY[capability])).launches)
+
+
+def acting_launches(precision: str, capability: int, **changes: Any) -> list[Launch]:
+    """Return the launches that act at one observation, with 50 candidates and the shapes of a card."""
+    import torch
+    from gtp_kernels import ahead
+    from gtp_kernels.launch import KEEPING
+
+    from bench.training import ACTION_DIM, OBS_DIM, config
+    from gtp_fast import networks
+    from gtp_fast.act_cuda import CudaSampler, _Call
+    from gtp_fast.policy_config import of_run
+
+    described = replace(of_run(config(), OBS_DIM, ACTION_DIM), **({"candidates": 50, "select": "argmax"} | changes))
+    sizes = described.obs_dim, described.action_dim, described.hidden
+    tensors = {
+        "actor": networks.init_flat(networks.actor_layout(*sizes), [0]),
+        "critic": networks.init_flat(networks.critic_layout(*sizes), [0], 2),
+    }
+    sampler = CudaSampler(described, tensors, torch.device("cpu"), precision)
+    launches = sampler.launches(_Call(sampler, 1))  # on a CPU nothing is captured
+    keep = {"KEEP": ahead.SHARED_MEMORY[capability] >= KEEPING}
+    return [replace(x, args=x.args | keep) if "KEEP" in x.args else x for x in launches]
+
+
+def compiled(precision: str, capability: int, acting: bool = False) -> list[dict[str, Any]]:
+    """Return the resources of each different kernel of a step, in the order of the step, and of the choice.
+
+    acting: of every launch that acts instead, with one candidate and with many, of both processes.
+    """
+    from gtp_kernels import ahead
+
+    launches = [*training_launches(precision, capability), acting_launches(precision, capability)[-1]]
+    if acting:
+        kinds = [{}, {"select": "softmax"}, {"candidates": 1}, {"process": "flow"}]
+        launches = [x for changes in kinds for x in acting_launches(precision, capability, **changes)]
     rows, seen = [], set()
-    for launch in fused_step(cfg, tuned_for(cfg.hidden, cfg.batch_size, ahead.SHARED_MEMORY[capability])).launches:
+    for launch in launches:
         identity = launch.name, tuple(sorted((n, v) for n, v in launch.args.items() if n.isupper()))
         if identity in seen:
             continue
@@ -43,16 +86,33 @@ def compiled(precision: str, capability: int) -> list[dict[str, Any]]:
             {"precision": precision, "capability": capability, "phase": launch.phase, "kernel": launch.name}
             | {"grid": launch.grid, "warps": launch.warps, "fits": found.fits(capability)}
             | {"warps_of_products": sorted(set(ahead.warps_of_products(kernel)))}
+            | {"drops_nan": ahead.drops_nan(kernel), "triton": ahead.VERSION}
             | asdict(found)
         )
     return rows
 
 
-def measure(precisions: list[str], architectures: list[int], processes: int) -> list[dict[str, Any]]:
+def measure(precisions: list[str], architectures: list[int], processes: int, acting: bool) -> list[dict[str, Any]]:
     """Compile every combination, on several cores."""
-    pairs = [(precision, capability) for precision in precisions for capability in architectures]
+    pairs = [(precision, capability, acting) for precision in precisions for capability in architectures]
     with ProcessPoolExecutor(processes) as pool:
         return [row for rows in pool.map(compiled, *zip(*pairs, strict=True)) for row in rows]
+
+
+def measured_apart(*flags: str, triton: Path | None = None) -> list[dict[str, Any]]:
+    """Return the rows of `--json` with these flags, from a process in which kernels are compiled.
+
+    triton: a folder that holds another Triton than the installed one.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    path = [*([str(triton)] if triton else []), str(ROOT), str(ROOT / "kernels")]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.resources", "--json", *flags],
+        cwd=ROOT, env=environment | {"PYTHONPATH": os.pathsep.join(path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
 
 
 def traffic(precision: str, sampling_steps: int) -> list[dict[str, Any]]:
@@ -107,15 +167,21 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["tf32", "bf16", "fp32"])
     parser.add_argument("--architecture", nargs="+", type=int, default=list(ARCHITECTURES))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--acting", action="store_true", help="compile the launches that act instead of a step's")
     parser.add_argument("--json", action="store_true", help="print what was compiled, one JSON list")
     parser.add_argument("--write", action="store_true", help="put the tables into kernels/README.md")
     asked = parser.parse_args()
-    rows = measure(asked.precision, asked.architecture, asked.processes)
     if asked.json:
-        print(json.dumps(rows))
+        print(json.dumps(measure(asked.precision, asked.architecture, asked.processes, asked.acting)))
         return
+    flags = ["--precision", *asked.precision, "--architecture", *map(str, asked.architecture)]
+    flags += ["--processes", str(asked.processes), *["--acting"] * asked.acting]
+    all_rows = [measured_apart(*flags)]
+    if OLDEST.is_dir():
+        all_rows.append(measured_apart(*flags, triton=OLDEST))
+    tables = [f"Triton {rows[0]['triton']}:\n\n{table(rows)}" for rows in all_rows]
     counts = {f"{precision}, K = {k}": traffic(precision, k) for precision in asked.precision[:2] for k in (5, 2)}
-    text = f"{table(rows)}\n\n{traffic_table(counts)}"
+    text = "\n\n".join([*tables, traffic_table(counts)])
     print(text)
     if asked.write:
         _write(text)

@@ -23,6 +23,7 @@ from gtp_kernels.launch import INTERPRETED, Launch
 
 # Shared memory that a block may take, bytes, by compute capability; Triton checks it only when it launches.
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448}
+VERSION: str = triton.__version__
 _BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64", torch.int32: "*i32"}
 
@@ -77,10 +78,31 @@ def _aligned(name: str, args: dict[str, Any], constants: dict[str, Any]) -> bool
 
 
 def resources(compiled: Any, capability: int) -> Resources:
-    """Assemble a compiled kernel once more, verbosely, and read the assembler's account.
+    """Read what the assembler made of a kernel; where it used the stack, assemble anew to hear how much it spilled.
 
     Raises: RuntimeError where the assembler refuses the kernel.
     """
+    products = len(re.findall(r"mma\.sync|wgmma\.mma_async|tcgen05\.mma", compiled.asm["ptx"]))
+    registers, stack = _usage(compiled)
+    spilled = _spilled(compiled, capability) if stack else 0
+    return Resources(registers, stack, spilled, compiled.metadata.shared, products)
+
+
+def _usage(compiled: Any) -> tuple[int, int]:
+    """Return the registers and the bytes of stack of a thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder, "kernel.cubin")
+        binary.write_bytes(compiled.asm["cubin"])
+        command = [_BINARIES / "cuobjdump", "--dump-resource-usage", binary]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    used = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout)
+    if not used:
+        raise RuntimeError(f"cuobjdump names no registers: {done.stdout[-500:]}{done.stderr[-500:]}")
+    return int(used[1]), int(used[2])
+
+
+def _spilled(compiled: Any, capability: int) -> int:
+    """Return the bytes that a thread spills, stores and loads together."""
     assembler = _BINARIES / ("ptxas-blackwell" if capability >= 100 else "ptxas")
     architecture = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
     # Triton passes this flag itself from 3.7 on.
@@ -93,13 +115,21 @@ def resources(compiled: Any, capability: int) -> Resources:
             [*command, text, "-o", Path(folder, "kernel.cubin")], capture_output=True, text=True, check=False
         )
     account = done.stderr + done.stdout
-    used = re.search(r"Used (\d+) registers", account)
-    memory = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", account)
-    if done.returncode or not (used and memory):
+    memory = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", account)
+    if done.returncode or not memory:
         raise RuntimeError(f"{assembler.name} could not assemble the kernel for {architecture}: {account[-500:]}")
-    products = len(re.findall(r"mma\.sync|wgmma\.mma_async|tcgen05\.mma", compiled.asm["ptx"]))
-    stack, stored, loaded = (int(memory[i]) for i in (1, 2, 3))
-    return Resources(int(used[1]), stack, stored + loaded, compiled.metadata.shared, products)
+    return int(memory[1]) + int(memory[2])
+
+
+def drops_nan(compiled: Any) -> list[str]:
+    """Return each kind of instruction that makes a number of NaN: minima, maxima and saturation without `.NaN`."""
+    codes = set(re.findall(r"^\s*(?:@!?%p\d+\s+)?([a-z][\w.]*)", compiled.asm["ptx"], re.MULTILINE))
+    parts = {code: set(code.split(".")) for code in codes}
+    return sorted(
+        code
+        for code, own in parts.items()
+        if own & {"min", "max", "sat"} and own & {"f16", "f16x2", "bf16", "bf16x2", "f32", "f64"} and "NaN" not in own
+    )
 
 
 def warps_of_products(compiled: Any) -> list[tuple[int, ...]]:
