@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
+from gtp_kernels.reference import Compiler, mish
 from torch import Tensor
 
 from gtp_fast import algorithms
+from gtp_fast.algorithms import pieces
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
 from gtp_fast.frames import Buffer, FrameBuffer
@@ -55,7 +58,7 @@ def _step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> tuple[Callable
 
 
 def compile_step(step: Callable[[], None]) -> Callable[[], None]:
-    """Compile the whole step, backward and optimisers included, as one graph without breaks.
+    """Compile the whole step, backward and optimisers included, as one graph without breaks. Held to torch 2.11, 2.13.
 
     Measured on one core of an AMD EPYC (Zen 5), 2026-11-21, obs 17, action 6, batch 256, K = 5: 25.6 ms a step against
     33.6 ms eager; 40 s to compile cold.
@@ -65,10 +68,35 @@ def compile_step(step: Callable[[], None]) -> Callable[[], None]:
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
         raise UsageError(
             f"torch {torch.__version__} cannot compile a step that takes gradients; "
-            "install torch 2.13 or newer, or pass --backend eager"
+            "install torch 2.11 or newer, or pass --backend eager"
         )
     torch._dynamo.config.trace_autograd_ops = True  # pyright: ignore[reportAttributeAccessIssue]
+    if not _traces_gradients():
+        kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        pieces.ASKING.update({kind: torch.ones((), device=kind, requires_grad=True) for kind in kinds})
+        Compiler.loses_functions = True
     return torch.compile(step, fullgraph=True)
+
+
+@cache
+def _traces_gradients() -> bool:
+    """Whether a leaf made inside a graph has its gradient, through an autograd.Function: in torch 2.13 it has.
+
+    torch 2.11 refuses requires_grad_() there, and loses the gradient in silence. It is asked, for what lies between.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    def slope(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            return torch.autograd.grad(mish(x).sum(), x)[0]
+
+    x = torch.ones(1)
+    try:
+        found = torch.compile(slope, backend="aot_eager", fullgraph=True)(x)
+    except TorchDynamoException:
+        return False
+    return torch.allclose(found, slope(x))
 
 
 def _captured(

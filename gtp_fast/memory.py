@@ -11,8 +11,8 @@ import torch
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import OutOfMemoryError
 
-# What torch's allocator on a CPU says in an error that has no type of its own.
-NO_MEMORY = "can't allocate memory"
+# What torch's allocator on a CPU, and CUDA's driver, say in errors that have no type of their own.
+NO_MEMORY = ("can't allocate memory", "out of memory")
 Rest = ParamSpec("Rest")
 Returned = TypeVar("Returned")
 
@@ -28,7 +28,9 @@ def tells_of_memory(
             return run(cfg, *args, **kwargs)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
             said = str(error).strip().split("\n")[0]
-            if type(error) is RuntimeError and NO_MEMORY not in said:
+            # A RuntimeError may also be a fault of the compiler or an illegal address on a GPU.
+            named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if not named and not any(words in said for words in NO_MEMORY):
                 raise
             raise OutOfMemoryError(
                 f"memory ran out ({said or type(error).__name__}); lower --seeds ({cfg.seeds}), --hidden "

@@ -12,9 +12,11 @@ from functools import partial
 
 import pytest
 import torch
+from gtp_kernels.reference import Compiler
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config
 
-from gtp_fast import algorithms
+from gtp_fast import algorithms, graph
+from gtp_fast.algorithms import pieces
 from gtp_fast.graph import stepper
 
 OWN = {
@@ -59,6 +61,17 @@ def test_the_compiled_step_agrees_with_eager():
 def test_the_graph_of_a_step_agrees_with_eager(name, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     _agree(OWN[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gtp", "iql"])
+def test_a_step_agrees_with_eager_where_the_compiler_traces_no_leaves(name, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(graph, "_traces_gradients", lambda: False)  # as torch 2.11
+    monkeypatch.setattr(pieces, "ASKING", {})
+    monkeypatch.setattr(Compiler, "loses_functions", False)
+    _agree(OWN[name])
+    assert pieces.ASKING and Compiler.loses_functions
 
 
 @pytest.mark.long

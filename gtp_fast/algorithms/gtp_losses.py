@@ -42,15 +42,21 @@ class Drawn:
         return trajectory.perturb(self.action_SBA, time_SB, self.direction_SBA)
 
     def phi(self, p: Params, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
-        """Return phi(x, t, s) at the batch's observations; rows may be several times B, in blocks of B."""
-        cfg, times = self.cfg, x_SBA.shape[1] // self.obs_SBD.shape[1]
-        seen = self.slow_obs_SBD if p is self.slow else self.obs_SBD
-        obs = seen if times == 1 else seen.repeat(1, times, 1)
+        """Return phi(x, t, s) of the actor that is trained; rows may be several times B, in blocks of B."""
+        return self._phi(p, self.obs_SBD, x_SBA, t_SB, s_SB)
+
+    def slow_phi(self, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
+        """Return the EMA actor's phi(x, t, s)."""
+        return self._phi(self.slow, self.slow_obs_SBD, x_SBA, t_SB, s_SB)
+
+    def _phi(self, p: Params, seen_SBD: Tensor, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
+        cfg, times = self.cfg, x_SBA.shape[1] // seen_SBD.shape[1]
+        obs = seen_SBD if times == 1 else seen_SBD.repeat(1, times, 1)
         return trajectory.phi(p, x_SBA, t_SB, s_SB, obs, cfg.sigma_data, cfg.sigma_min, cfg.process)
 
     def jump(self, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
         """Return the EMA actor's Phi(x, t, s)."""
-        return trajectory.Phi(x_SBA, self.phi(self.slow, x_SBA, t_SB, s_SB), t_SB, s_SB)
+        return trajectory.Phi(x_SBA, self.slow_phi(x_SBA, t_SB, s_SB), t_SB, s_SB)
 
 
 def gtp(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
@@ -88,7 +94,7 @@ def solver(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
     """
     cfg, n = drawn.cfg, drawn.places.n
     ladder = [drawn.t_SB, *(drawn.places.at((n - i).clamp(min=0)) for i in range(1, cfg.solver_steps + 1))]
-    a_u = solve(lambda x, time: drawn.phi(drawn.slow, x, time, time), drawn.at(ladder[0]), ladder, cfg.solver == "heun")
+    a_u = solve(lambda x, time: drawn.slow_phi(x, time, time), drawn.at(ladder[0]), ladder, cfg.solver == "heun")
     return _both(drawn, params, drawn.jump(a_u, ladder[-1], drawn.s_SB), ladder[-1])
 
 

@@ -20,6 +20,9 @@ from gtp_fast.state import Net, TrainState
 BACKUP_SAMPLES = 10  # actions a state of max_q_backup, as in the lineage
 CRITIC_METRICS = ("critic_loss", "q", "td_target", "critic_grad_norm")
 VALUE_METRICS = ("value_loss", "value", "value_grad_norm")
+# By kind of device, a 1 that asks for gradients: what a leaf of a compiled step is made by where torch cannot trace
+# requires_grad_(). `graph.compile_step` fills it.
+ASKING: dict[str, Tensor] = {}
 
 
 def fresh_state(
@@ -66,7 +69,14 @@ def backup_samples(cfg: TrainConfig) -> int:
 
 
 def leaves(net: Net, layout: Layout) -> dict[str, Tensor]:
-    """Return the parameters as leaves that share the buffer's memory, so that gradients come one tensor each."""
+    """Return the parameters as leaves that share the buffer's memory, so that gradients come one tensor each.
+
+    Where ASKING is filled, those of a compiled step are products with 1: copies of the same bits.
+    """
+    if torch.compiler.is_compiling() and ASKING:
+        with torch.enable_grad():
+            asking = ASKING[net.param.device.type]
+            return {name: view.detach() * asking for name, view in views(net.param, layout).items()}
     return {name: view.detach().requires_grad_() for name, view in views(net.param, layout).items()}
 
 

@@ -52,9 +52,19 @@ def integer_below(bits: Tensor, bound: Tensor | int) -> Tensor:
     return (bits * bound) >> 32
 
 
+class Compiler:
+    """What the compiler of this torch cannot do; who compiles a step finds out and says so here."""
+
+    loses_functions = False  # torch 2.11: no gradient passes an autograd.Function inside a compiled step, in silence
+
+
 def mish(x: Tensor) -> Tensor:
     """Mish with one exponential: e = exp(min(x, 20)), n = e (e + 2), mish = x n / (n + 2); any shape."""
-    return _Mish.apply(x) if torch.is_grad_enabled() and x.requires_grad else _mish_parts(x)[0]
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return _mish_parts(x)[0]
+    if Compiler.loses_functions and torch.compiler.is_compiling():
+        return torch.nn.functional.mish(x)
+    return _Mish.apply(x)
 
 
 def _mish_parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
