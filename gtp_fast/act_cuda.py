@@ -76,7 +76,7 @@ class CudaSampler:
             "K": config.sampling_steps, "KEEP": shapes.keep, "FLOW": config.process == "flow",
         }  # fmt: skip
         chain |= self._nets["actor"].args() | network
-        launches = [Launch("chain", gtp_chain, (tiles, members), chain, shapes.warps, shapes.stages)]
+        launches = [Launch("chain", gtp_chain, (tiles, members), chain, shapes.forward_warps, shapes.stages)]
         if config.candidates == 1:
             return launches
         heads = {
@@ -91,7 +91,7 @@ class CudaSampler:
         }  # fmt: skip
         return [
             *launches,
-            Launch("heads", gtp_heads, (tiles, 2, members), heads, shapes.warps, shapes.stages),
+            Launch("heads", gtp_heads, (tiles, 2, members), heads, shapes.forward_warps, shapes.stages),
             Launch("choose", gtp_choose, (call.count, members), choose, warps=1),
         ]
 

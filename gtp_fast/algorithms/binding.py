@@ -5,6 +5,8 @@ Legend: S members (seeds), B batch rows, M rows of a parameter buffer. Everythin
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from gtp_kernels.actor import gtp_actor
 from gtp_kernels.advantage import gtp_advantage
@@ -108,7 +110,7 @@ class Binding:
             sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, lambda_flow=cfg.lambda_flow, BATCH=cfg.batch_size,
             COLUMNS=self.saved["actor"].width, X=self.saved["actor"].inputs,
             STAGES_OF_N=len(self.times.points), WIDTH=self.times.width, STABLE=cfg.weighting == "stable",
-            AP=padded(self.buffer.action_dim),
+            AP=padded(self.buffer.action_dim), stages=self.shapes.actor_stages,
         )  # fmt: skip
 
     def chain(self) -> Launch:
@@ -120,7 +122,7 @@ class Binding:
             action_ptr=self.scratch["actions"], batch_ptr=self.scratch["batch"], size=self.buffer.size,
             sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, BATCH=cfg.batch_size, NEXT=self.next_rows,
             ROWS=self.chain_rows, REPEAT=1, AP=padded(self.buffer.action_dim), K=cfg.sampling_steps,
-            KEEP=self.shapes.keep, FLOW=False,
+            KEEP=self.shapes.keep, FLOW=False, warps=self.shapes.forward_warps,
         )  # fmt: skip
 
     def target_q(self) -> Launch:
@@ -141,7 +143,7 @@ class Binding:
             obs_ptr=batch[obs_at:], batch_action_ptr=batch[self.buffer.obs_dim :],
             action_ptr=self.scratch["actions"].view(-1)[action_at:], q_ptr=self.scratch[out],
             obs_rows=self.cfg.batch_size, action_rows=self.chain_rows, ROWS=rows, FROM_BATCH=from_batch,
-            WRAP=self.cfg.batch_size, REPEAT=1, AP=padded(self.buffer.action_dim),
+            WRAP=self.cfg.batch_size, REPEAT=1, AP=padded(self.buffer.action_dim), warps=self.shapes.forward_warps,
         )  # fmt: skip
 
     def critic(self) -> Launch:
@@ -163,7 +165,7 @@ class Binding:
             grad_ptr=self.scratch[f"{name}.grad"], square_ptr=self.scratch[f"{name}.squares"],
             grad_stride=net.param.shape[1], ROWS=self._kept_rows(name), COLUMNS=self.saved[name].width,
             PERIOD=self.cfg.batch_size if weighted else 0, TILE=self.shapes.tile, BR=self.shapes.tile_rows,
-            STAGES=self.shapes.stages,
+            STAGES=self.shapes.stages, warps=self.shapes.tile_warps,
         )  # fmt: skip
 
     def advantage(self) -> Launch:
@@ -198,13 +200,17 @@ class Binding:
             PAIR=param.first, H=cfg.hidden, BLOCK=self.shapes.block,
         )  # fmt: skip
 
-    def _network(self, phase: str, kernel: object, grid: tuple[int, ...], net: str, **args: object) -> Launch:
+    def _network(
+        self, phase: str, kernel: object, grid: tuple[int, ...], net: str, stages: int = 0, **args: Any
+    ) -> Launch:
         """Launch a kernel that runs the network `net`, with what all of those are compiled for."""
-        shapes, buffer = self.shapes, self.buffer
+        shapes, buffer, stages = self.shapes, self.buffer, stages or self.shapes.stages
         shared = {"D": buffer.obs_dim, "A": buffer.action_dim, "W": buffer.rows.shape[1], "H": self.cfg.hidden}
-        shared |= {"BM": shapes.rows, "BN": shapes.units, "STAGES": shapes.stages}
-        return self._launch(phase, kernel, grid, **self.operands[net].args(), **shared, **args)
+        shared |= {"BM": shapes.rows, "BN": shapes.units, "STAGES": stages}
+        return self._launch(phase, kernel, grid, stages=stages, **self.operands[net].args(), **shared, **args)
 
-    def _launch(self, phase: str, kernel: object, grid: tuple[int, ...], **args: object) -> Launch:
+    def _launch(
+        self, phase: str, kernel: object, grid: tuple[int, ...], warps: int = 0, stages: int = 0, **args: Any
+    ) -> Launch:
         args |= {"PREC": self.cfg.precision, "INTERP": INTERPRETED}
-        return Launch(phase, kernel, grid, args, self.shapes.warps, self.shapes.stages)
+        return Launch(phase, kernel, grid, args, warps or self.shapes.warps, stages or self.shapes.stages)

@@ -24,11 +24,14 @@ def gtp_gradients(
     """
     tile, member = tl.program_id(0), tl.program_id(1)
     entry = table_ptr + tile * 8
-    x_column, z_column = tl.load(entry), tl.load(entry + 1)
+    # Columns begin at multiples of 16 and tiles at multiples of TILE: told so, the compiler copies 16 bytes at a time.
+    x_column, z_column = tl.multiple_of(tl.load(entry), 16), tl.multiple_of(tl.load(entry + 1), 16)
     inputs, outputs = tl.load(entry + 2), tl.load(entry + 3)
     weight_at, bias_at = tl.load(entry + 4), tl.load(entry + 5)
-    i = tl.load(entry + 6) + tl.arange(0, TILE)
-    j = tl.load(entry + 7) + tl.arange(0, TILE)
+    i = tl.multiple_of(tl.load(entry + 6), TILE) + tl.arange(0, TILE)
+    j = tl.multiple_of(tl.load(entry + 7), TILE) + tl.arange(0, TILE)
+    # What is read ends at a multiple of 16 too: a layer's columns are padded so far. Of what is written, at its size.
+    read_i, read_j = i < (inputs + 15) // 16 * 16, j < (outputs + 15) // 16 * 16
     inside_i, inside_j = i < inputs, j < outputs
     acts = act_ptr + member.to(tl.int64) * ROWS * COLUMNS
     acc = tl.zeros((TILE, TILE), tl.float32)
@@ -38,8 +41,8 @@ def gtp_gradients(
         live = r < ROWS
         x_at = acts + r[None, :] * COLUMNS + x_column + i[:, None]
         z_at = acts + r[:, None] * COLUMNS + z_column + j[None, :]
-        x = tl.load(x_at, mask=live[None, :] & inside_i[:, None], other=0.0)
-        z = tl.load(z_at, mask=live[:, None] & inside_j[None, :], other=0.0)
+        x = tl.load(x_at, mask=live[None, :] & read_i[:, None], other=0.0)
+        z = tl.load(z_at, mask=live[:, None] & read_j[None, :], other=0.0)
         if PERIOD > 0:
             weight = tl.load(weight_ptr + member * PERIOD + r % PERIOD, mask=live, other=0.0)
             z32 = z.to(tl.float32) * weight[:, None]
@@ -50,9 +53,10 @@ def gtp_gradients(
         acc = mlp.product(x, z, acc, PREC, INTERP)
     grad = grad_ptr + member * grad_stride
     at = weight_at + i[:, None] * outputs + j[None, :]
-    tl.store(grad + at, acc, mask=inside_i[:, None] & inside_j[None, :])
-    square = tl.sum(acc * acc)
+    inside = inside_i[:, None] & inside_j[None, :]
+    tl.store(grad + at, acc, mask=inside)
+    square = tl.sum(tl.where(inside, acc * acc, 0.0))
     if tl.load(entry + 6) == 0:
         tl.store(grad + bias_at + j, bias, mask=inside_j)
-        square += tl.sum(bias * bias)
+        square += tl.sum(tl.where(inside_j, bias * bias, 0.0))
     tl.store(square_ptr + member * tl.num_programs(0) + tile, square)
