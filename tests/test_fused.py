@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fused_cases import STABLE, Guarded, fused_config, prepared, trained, trained_eagerly, way_apart
-from gtp_kernels.launch import Launch, Tuning
+from gtp_kernels.launch import INTERPRETED, Launch, Tuning
 from learn_cases import ACTION_DIM, OBS_DIM
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,6 +27,20 @@ VARIANTS = [
     ),
 ]
 
+# How far the fused and the eager state may end apart, as a share of the way. Interpreted, only the order of sums
+# differs: 2.8e-4 at most here. A GPU errs by 2 ulp in exp and division, by 2^-23 in sqrt and 2^-22.4 in rsqrt, by 1 ulp
+# in log (PTX ISA: ex2.approx, div.full, sqrt.approx, rsqrt.approx), and in exp by half an ulp of its argument times
+# log2(e). Such errors, drawn in the interpreter with 6 seeds for each variant and 10 for the 20 steps, with another
+# order of sums and without, and all of one sign: 7.1e-4 of moments and metrics. Adam's first steps are signs: of some
+# 6,000 parameters one whose gradient vanishes turns and counts up to 2e-2 alone; 5.4e-3 was the largest of parameters.
+PARAMETERS, OTHERS = (1e-3, 1e-3) if INTERPRETED else (2e-2, 3e-3)
+
+
+def astray(shares: dict[str, float]) -> dict[str, float]:
+    """Return the shares that are too large."""
+    bounds = {name: PARAMETERS if name.endswith((".param", ".slow")) else OTHERS for name in shares}
+    return {name: share for name, share in shares.items() if not share < bounds[name]}
+
 
 def _start(cfg):
     return gtp.init_state(replace(cfg, device="cpu"), OBS_DIM, ACTION_DIM, "cpu")
@@ -35,16 +49,14 @@ def _start(cfg):
 def test_twenty_steps_follow_the_eager_step():
     cfg = fused_config(steps=40, seeds=1)  # several stages of N(k), several updates of the EMA
     shares = way_apart(trained(cfg, 20), trained_eagerly(cfg, 20), _start(cfg))
-    # Sums in another order: Adam turns the sign of a gradient near zero into a whole step.
-    assert max(shares.values()) < 1e-3, shares
+    assert astray(shares) == {}
     assert shares["step"] == 0.0 and shares["first_bad"] == 0.0
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_every_variant_follows_the_eager_step(changes):
     cfg = fused_config(**changes)
-    shares = way_apart(trained(cfg, 2), trained_eagerly(cfg, 2), _start(cfg))
-    assert max(shares.values()) < 1e-3, shares
+    assert astray(way_apart(trained(cfg, 2), trained_eagerly(cfg, 2), _start(cfg))) == {}
 
 
 @pytest.mark.parametrize(("precision", "share"), [("tf32", 0.06), ("bf16", 0.3)])
@@ -110,8 +122,8 @@ def test_the_operand_copies_of_a_run_are_those_of_its_state():
 def test_small_blocks_and_odd_sizes_change_nothing_but_the_order_of_sums():
     cfg = fused_config(batch_size=19, seeds=1)
     shapes = Tuning(rows=16, units=16, tile=32, tile_rows=16, block=1_000 // 8 * 8 + 24, keep=False)
-    shares = way_apart(trained(cfg, 2, replace(shapes, block=1_024)), trained_eagerly(cfg, 2), _start(cfg))
-    assert max(shares.values()) < 1e-3, shares
+    small = trained(cfg, 2, replace(shapes, block=1_024))
+    assert astray(way_apart(small, trained_eagerly(cfg, 2), _start(cfg))) == {}
 
 
 @pytest.mark.parametrize(("changes", "launches"), [({}, 10), ({"bc": True}, 4)])
