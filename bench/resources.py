@@ -44,7 +44,7 @@ def acting_launches(precision: str, capability: int, **changes: Any) -> list[Lau
     """Return the launches that act at one observation, with 50 candidates and the shapes of a card."""
     import torch
     from gtp_kernels import ahead
-    from gtp_kernels.launch import KEEPING
+    from gtp_kernels.launch import tuned_for
 
     from bench.training import ACTION_DIM, OBS_DIM, config
     from gtp_fast import networks
@@ -58,9 +58,20 @@ def acting_launches(precision: str, capability: int, **changes: Any) -> list[Lau
         "critic": networks.init_flat(networks.critic_layout(*sizes), [0], 2),
     }
     sampler = CudaSampler(described, tensors, torch.device("cpu"), precision)
-    launches = sampler.launches(_Call(sampler, 1))  # on a CPU nothing is captured
-    keep = {"KEEP": ahead.SHARED_MEMORY[capability] >= KEEPING}
-    return [replace(x, args=x.args | keep) if "KEEP" in x.args else x for x in launches]
+    launches = sampler.launches(_Call(sampler, 1))  # on a CPU nothing is captured, and shapes are a small card's
+    shapes = tuned_for(described.hidden, 1, ahead.SHARED_MEMORY[capability])
+    own = {"KEEP": shapes.keep, "STAGES": shapes.stages}
+    return [
+        replace(
+            x,
+            args=x.args | {n: v for n, v in own.items() if n in x.args},
+            warps=shapes.forward_warps,
+            stages=shapes.stages,
+        )
+        if "STAGES" in x.args
+        else x
+        for x in launches
+    ]
 
 
 def compiled(precision: str, capability: int, acting: bool = False) -> list[dict[str, Any]]:

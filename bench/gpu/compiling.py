@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LAUNCHES = 10  # of a step
 CHAIN = 1  # its place among them: another K changes the chain alone
 LONGEST_FIRST = (0, 1, 3, 2, 6)  # actor, chain, critic, heads; the others take a second or two
-LIMIT_S = 80.0  # what is not compiled by then is compiled by the row that needs it
+LIMIT_S = 60.0  # what is not compiled by then is compiled by the row that needs it
 
 
 def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:

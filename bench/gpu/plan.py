@@ -15,7 +15,13 @@ from bench.gpu import checks
 Rows = list[dict[str, Any]]
 CALL_S = 380.0  # of a call; two of them and the machine's start are a quarter of an hour
 DRY_CALL_S = 240.0  # three times what it takes, for cores that others share
-SHAPES: tuple[dict[str, Any], ...] = ({}, {"stages": 3}, {"warps": 4}, {"stages": 3, "warps": 4})
+# Trials beside the default shapes: shallower and wider networks, the weight gradients' former tiles.
+SHAPES: tuple[dict[str, Any], ...] = (
+    {},
+    {"stages": 2, "forward_warps": 8},
+    {"actor_stages": 3},
+    {"tile": 64, "tile_rows": 32, "tile_warps": 8},
+)
 # What the training takes from the environment, set by the arguments of the call.
 VARIABLES = {"data": "GTP_GPU_DATA", "env": "GTP_GPU_ENV", "results": "GTP_GPU_RESULTS", "until": "GTP_GPU_UNTIL"}
 ACTING = tuple((k, candidates) for k in (5, 2) for candidates in (1, 50))
