@@ -62,7 +62,7 @@ def _settings(row: dict[str, Any], dry: bool) -> TrainConfig:
 
 def _left_s() -> float:
     """Return the seconds that are left for train steps when opening and saving have had theirs."""
-    return float(os.environ.get(VARIABLES["until"], "inf")) - time.time() - 30.0
+    return float(os.environ.get(VARIABLES["until"], "inf")) - time.time() - 25.0
 
 
 def fused(row: dict[str, Any], dry: bool) -> FusedStep:

@@ -23,7 +23,7 @@ SHAPES: tuple[dict[str, Any], ...] = (
     {"tile": 64, "tile_rows": 32, "tile_warps": 8},
 )
 # What the training takes from the environment, set by the arguments of the call.
-VARIABLES = {"data": "GTP_GPU_DATA", "env": "GTP_GPU_ENV", "results": "GTP_GPU_RESULTS", "until": "GTP_GPU_UNTIL"}
+VARIABLES = {"data": "GTP_GPU_DATA", "env": "GTP_GPU_ENV", "results": "GTP_GPU_RESULTS", "until": checks.UNTIL}
 ACTING = tuple((k, candidates) for k in (5, 2) for candidates in (1, 50))
 
 
