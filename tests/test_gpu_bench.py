@@ -15,7 +15,7 @@ import pytest
 from bench.gpu import checks, counters, plan, settings
 from bench.gpu.__main__ import tests_failed
 from bench.gpu.results import Results
-from bench.gpu.supervise import REASON, keep_log, measured, told
+from bench.gpu.supervise import NO_TIME, REASON, keep_log, measured, told
 from bench.gpu.tables import LINES, markdown, text
 from bench.training import config, training
 from gtp_fast import device
@@ -89,7 +89,12 @@ def _runs(pid: int) -> bool:
 
 def test_rows_that_no_time_is_left_for_say_so(tmp_path):
     rows = _rows(tmp_path / "log", "good", "good", until_s=-1.0)
-    assert [row[REASON] for row in rows] == ["no time was left for it"] * 2
+    assert [row[REASON] for row in rows] == [NO_TIME] * 2
+
+
+def test_a_row_that_the_end_of_the_call_cuts_off_had_no_time(tmp_path):
+    (row,) = _rows(tmp_path / "log", "hang", until_s=4.0, pids=str(tmp_path / "pids"))
+    assert row[REASON] == NO_TIME
 
 
 def test_a_part_whose_module_is_broken_answers_every_row(tmp_path):
@@ -202,6 +207,23 @@ def test_a_part_measured_again_replaces_its_rows_and_keeps_the_others(tmp_path):
     assert [row["us"] for row in parts["floor"]["rows"]] == [2.0] and parts["floor"]["commit"] == "bbb"
     assert [row["us"] for row in parts["latency"]["rows"]] == [1.0] and parts["latency"]["commit"] == "aaa"
     assert "| gap | 2.00 |" in (tmp_path / "some-gpu.md").read_text()
+
+
+def test_a_row_that_was_not_reached_keeps_its_former_figures_and_a_failure_does_not(tmp_path):
+    first = Results(tmp_path, {"device": "Some GPU"}, "aaa")
+    first.begin("floor")
+    for name in ("gap", "launch", "other"):
+        first.add("floor", {"what": name, "us": 1.0}, 1.0)
+    second = Results(tmp_path, {"device": "Some GPU"}, "bbb")
+    second.begin("floor")
+    second.add("floor", {"what": "gap", "us": 2.0}, 1.0)
+    second.add("floor", {"what": "launch", REASON: NO_TIME}, 1.0)
+    second.add("floor", {"what": "other", REASON: "RuntimeError: broken"}, 1.0)
+    assert second.parts["floor"]["rows"] == [
+        {"what": "gap", "us": 2.0},
+        {"commit": "aaa", "what": "launch", "us": 1.0},
+        {"what": "other", REASON: "RuntimeError: broken"},
+    ]
 
 
 @pytest.mark.parametrize(

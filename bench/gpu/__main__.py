@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.gpu import plan
 from bench.gpu.results import KEPT, Results, commit
-from bench.gpu.supervise import REASON, Row, keep_log, measured
+from bench.gpu.supervise import NO_TIME, REASON, STOPPED, Row, keep_log, measured
 from bench.gpu.tables import text
 
 MACHINE_S = 60.0  # a fresh machine reads torch from a cold disk; asked twice
@@ -61,6 +61,8 @@ def _set_environment(args: argparse.Namespace, folder: Path, seconds: float) -> 
     """Set what the measuring processes read, before the first of them starts."""
     if args.dry:
         os.environ |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    # Named, so that torch's compiler, which would name another, leaves all processes one cache of kernels.
+    os.environ.setdefault("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
     values = {"results": str(folder), "until": str(time.time() + seconds)}
     values |= {name: value for name, value in {"data": args.data, "env": args.env}.items() if value}
     os.environ |= {plan.VARIABLES[name]: value for name, value in values.items()}
@@ -72,7 +74,7 @@ def _machine(dry: bool) -> Row:
         for _ in range(2):
             until = time.monotonic() + MACHINE_S
             found = next(measured("bench.gpu.machine", [{}], dry, MACHINE_S, until, Path(folder) / "log"))
-            if not found.get(REASON, "").startswith("stopped"):
+            if not found.get(REASON, "").startswith((STOPPED, NO_TIME)):
                 break
     return found
 
@@ -88,7 +90,7 @@ def _run(part: plan.Part, results: Results, dry: bool, until: float) -> list[Row
     """Measure one part within its own limit and the call's; return its rows."""
     rows, started = part.rows(dry), time.monotonic()
     if started >= until:
-        return results.skip(part.name, rows, "no time was left for it")
+        return results.skip(part.name, rows, NO_TIME)
     log, done = results.begin(part.name), []
     limit_s = part.limit_s * (plan.DRY_CALL_S / plan.CALL_S if dry else 1.0)
     module = f"bench.gpu.{part.module}"

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,10 @@ def _pytest(file: str, report: Path, limit_s: float) -> tuple[int, bool]:
         return process.wait(limit_s), False
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):  # its workers may take longer to end than its report
         return process.wait(GRACE_S), True
+    process.kill()
+    return process.wait(), True
 
 
 def _hear_interrupts() -> None:

@@ -1,7 +1,8 @@
 """The file of results: read, merged part by part, written whole after every row, with a table of it in Markdown.
 
-A part that is measured again replaces the former one, and carries its own commit, date and versions. Beside the file
-lies the log of each part that had something to say.
+A part that is measured again replaces the former one, and carries its own commit, date and versions; a row that was not
+reached this time keeps its former figures and their commit. Beside the file lies the log of each part that had
+something to say.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.supervise import REASON, Row
+from bench.gpu.supervise import NO_TIME, REASON, Row
 from bench.gpu.tables import markdown
 
 ROOT = Path(__file__).parents[2]
@@ -38,10 +39,13 @@ class Results:
             **{name: machine.get(name) for name in VERSIONS},
         }
         known = [path for path in (self.path, KEPT / self.path.name) if path.exists()]
+        self._former: list[Row] = []  # of the part that has begun
         self.parts: dict[str, Any] = json.loads(known[0].read_text()).get("parts", {}) if known else {}
 
     def begin(self, part: str) -> Path:
         """Take the place of the part's former rows; return where its log belongs."""
+        former = self.parts.get(part, {})
+        self._former = [{"commit": former["commit"], **row} for row in former.get("rows", []) if REASON not in row]
         self.parts[part] = {**self._run, "seconds": 0.0, "rows": []}
         log = self.path.with_name(f"{self.path.stem}-{part}.log")
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +53,11 @@ class Results:
         return log
 
     def add(self, part: str, row: Row, seconds: float) -> None:
-        """Keep a row and write the files."""
-        self.parts[part]["rows"].append(rounded(row))
+        """Keep a row and write the files; of one that was not reached keep what an earlier call had of it."""
+        asked = {name: value for name, value in rounded(row).items() if name != REASON}
+        reached = row.get(REASON) != NO_TIME
+        known = [] if reached else [old for old in self._former if all(old.get(k) == v for k, v in asked.items())]
+        self.parts[part]["rows"].append(known[0] if known else rounded(row))
         self.parts[part]["seconds"] = round(seconds, 1)
         self.write()
 

@@ -20,6 +20,7 @@ from typing import Any
 
 Row = dict[str, Any]
 REASON = "n/a"  # a row holds figures, or this key with the reason why there are none
+STOPPED, NO_TIME = "stopped after", "no time was left for it"
 START_S = 20.0  # more for the first row of a process, which starts CUDA
 ROW_MARK = "== "  # begins the line of a log that names the row
 LOG_BYTES = 4 << 20  # what is kept of a part's log
@@ -35,7 +36,7 @@ def measured(module: str, rows: list[Row], dry: bool, row_limit_s: float, until:
     left = list(rows)
     while left:
         if time.monotonic() >= until:
-            yield from (row | {REASON: "no time was left for it"} for row in left)
+            yield from (row | {REASON: NO_TIME} for row in left)
             return
         answers = _answers(module, left, dry, row_limit_s, until, log)
         done = 0
@@ -55,9 +56,10 @@ def _answers(module: str, rows: list[Row], dry: bool, row_limit_s: float, until:
     theirs.close()
     try:
         for i in range(len(rows)):
-            limit = min(row_limit_s + START_S * (i == 0), until - time.monotonic())
-            answer, healthy = _receive(ours, limit, lambda: process.join(5) or process.exitcode, log)
-            yield answer
+            own, left = row_limit_s + START_S * (i == 0), until - time.monotonic()
+            answer, healthy = _receive(ours, min(own, left), lambda: process.join(5) or process.exitcode, log)
+            late = answer.get(REASON, "").startswith(STOPPED) and left < own
+            yield {REASON: NO_TIME} if late else answer
             if not healthy:
                 return
     finally:
@@ -69,7 +71,7 @@ def _receive(pipe: Any, limit_s: float, exit_code: Callable[[], object], log: Pa
     try:
         if pipe.poll(max(limit_s, 0.0)):
             return pipe.recv()
-        return {REASON: f"stopped after {limit_s:.0f} s{_last_line(log)}"}, False
+        return {REASON: f"{STOPPED} {limit_s:.0f} s{_last_line(log)}"}, False
     except (EOFError, ConnectionError):
         code = exit_code()
         how = signal.Signals(-code).name if isinstance(code, int) and code < 0 else f"exit code {code}"

@@ -94,7 +94,7 @@ def _tests(rows: list[Row], reasons: _Reasons, full: bool) -> Table:
     cells = []
     for row in rows:
         counts = [f"{row[name]}" for name in ("passed", "failed", "skipped")] if REASON not in row else []
-        cells.append([row.get("file", "none"), *(counts or [reasons.cell(row), "", ""])])
+        cells.append([row.get("file", "none") + _older(row), *(counts or [reasons.cell(row), "", ""])])
         cells += [
             [f"  {failure[: 300 if full else 110]}", "", "", ""]
             for failure in row.get("failures", [])[: 12 if full else 5]
@@ -119,7 +119,9 @@ def _steps(rows: list[Row], reasons: _Reasons, full: bool) -> Table:
 
 
 def _step(row: Row, rows: list[Row], reasons: _Reasons, full: bool) -> list[str]:
+    # A round that an earlier call left is no drift of this one.
     again = [r for r in rows if _same(r, row) and r["round"] > 1 and REASON not in r]
+    again = [r for r in again if r.get("commit") == row.get("commit")]
     empty = [""] * (2 if full else 0)
     if REASON in row:
         return [_mode(row), str(row["sampling_steps"]), reasons.cell(row), *empty, "", "", _predicted(row)]
@@ -139,7 +141,12 @@ def _mode(row: Row) -> str:
     told += [f"{row['algo'].upper()} {row['layers']} x {row['hidden']}"] if row.get("algo") else []
     told += [f"width {row['hidden']}"] if row.get("hidden") and not row.get("algo") else []
     told += [f"{row['seeds']} seeds"] if row["seeds"] > 1 else []
-    return ", ".join(told if row["graph"] else [*told, "not captured"])
+    return ", ".join(told if row["graph"] else [*told, "not captured"]) + _older(row)
+
+
+def _older(row: Row) -> str:
+    """Return the commit of a row that an earlier call measured and a later one did not reach."""
+    return f" ({row['commit']})" if row.get("commit") else ""
 
 
 def _of_rivals(row: Row, rows: list[Row]) -> str:
@@ -169,7 +176,7 @@ def _kernels(rows: list[Row], reasons: _Reasons) -> Table:
     cells = []
     for row in rows:
         shapes = ", ".join(f"{name} {value}" for name, value in row["shapes"].items()) or "default"
-        head = [f"{row['precision']} x {row['seeds']}", shapes]
+        head = [f"{row['precision']} x {row['seeds']}", shapes + _older(row)]
         if REASON in row:
             cells.append([*head, reasons.cell(row), *[""] * (1 + len(names))])
             continue
