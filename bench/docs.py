@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import beside, evaluation, loading, minari_sets, phases, returns, saves, sizes, sweep, table
+from bench.gpu import tables
 
 ROOT = Path(__file__).parent.parent
 Tables = dict[str, Callable[[dict[str, Any]], str]]
@@ -23,6 +24,7 @@ PAGES: dict[str, Tables] = {
         "cpu-loading.json": loading.markdown,
         "cpu-minari.json": minari_sets.markdown,
         "cpu-sweep.json": sweep.markdown,
+        "nvidia-h200.json": tables.section,
     },
     "docs/reliability.md": {"cpu-saves.json": saves.markdown},
     "docs/results.md": {

@@ -8,11 +8,9 @@ import torch
 
 from bench.gpu.timing import captured, per_unit
 
-MODEL = {"node_gap": 1.0}  # us
-
 
 def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
-    """Return one constant, with the model's figure where there is one.
+    """Return one constant in microseconds.
 
     node_gap: a graph of many kernels that add one to one number, each waiting for the last. graph_launch: graphs of one
     such kernel, one after another, which is what a step of one graph pays at least.
@@ -27,4 +25,4 @@ def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     replay = captured(work)
     times = per_unit(lambda n: [replay() for _ in range(n)], 1 if nodes > 1 else 10, dry)
     figures = {name: value / nodes for name, value in times.items()}
-    return figures | {"nodes": nodes} | ({"model_us": MODEL[row["what"]]} if row["what"] in MODEL else {})
+    return figures | {"nodes": nodes}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.gpu.supervise import REASON, Row
 
 STEPS_OF_PAPER = 2_000_000
 SHAPE = ("backend", "graph", "precision", "sampling_steps", "seeds", "algo", "hidden", "layers")
-# Microseconds of ten launches in a row on an H100, predicted from the machine code before any card was at hand.
-PREDICTED = {("tf32", 5): "200 - 209", ("tf32", 2): "150 - 159", ("bf16", 5): "138 - 147", ("bf16", 2): "108 - 117"}
 LINES = 90  # what the terminal's table may take
 
 
@@ -40,12 +39,18 @@ class Table:
 
 def markdown(results: dict[str, Any]) -> str:
     """Return the page that stands beside the JSON file."""
+    return f"# {results['machine']['device']}\n\n{section(results, '##')}"
+
+
+def section(results: dict[str, Any], mark: str = "###") -> str:
+    """Return the page without its title, as a section of another: every table under a heading that begins with mark."""
     found, reasons = _tables(results, full=True)
-    lines = [f"# {results['machine']['device']}", "", *(f"{line}  " for line in _heading(results)), ""]
+    lines = [*(f"{line}  " for line in _heading(results)), ""]
     for table in found:
         rule = ["---"] * len(table.head)
         cells = [table.head, rule, *table.rows]
-        lines += [f"## {table.title}", "", *("| " + " | ".join(row) + " |" for row in cells), ""]
+        lines += [f"{mark} {table.title[0].upper()}{table.title[1:]}", ""]
+        lines += [*("| " + " | ".join(row) + " |" for row in cells), ""]
     lines += [f"- [{i}] {text}" for i, text in enumerate(reasons, start=1)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -75,17 +80,26 @@ def _heading(results: dict[str, Any]) -> list[str]:
 
 def _tables(results: dict[str, Any], full: bool) -> tuple[list[Table], list[str]]:
     reasons = _Reasons()
-    rows = {name: part["rows"] for name, part in results["parts"].items()}
+    parts = results["parts"]
+    several = len({part["commit"] for part in parts.values()}) > 1
+
+    def table(make: Callable[..., Table], *names: str, **more: Any) -> Table:
+        """Return the table of some parts, with their commit where parts have different ones."""
+        found = [parts[name] for name in names if name in parts]
+        made = make([row for part in found for row in part["rows"]], reasons, **more)
+        commits = dict.fromkeys(part["commit"] for part in found)
+        return replace(made, title=f"{made.title} ({', '.join(commits)})") if several else made
+
     found = [
-        _tests([*rows.get("tests", []), *rows.get("tests-graph", [])], reasons, full),
-        _steps(rows.get("steps", []), reasons, full),
-        _kernels(rows.get("kernels", []), reasons),
-        _latency(rows.get("latency", []), reasons),
-        _learning(rows.get("learning", []), reasons),
-        _sanitizer(rows.get("sanitizer", []), reasons),
-        _counters(rows.get("counters", []), reasons),
-        _floor(rows.get("floor", []), reasons),
-        _compiled(rows.get("compile", []), reasons),
+        table(_tests, "tests", "tests-graph", full=full),
+        table(_steps, "steps", full=full),
+        table(_kernels, "kernels"),
+        table(_latency, "latency"),
+        table(_learning, "learning"),
+        table(_sanitizer, "sanitizer"),
+        table(_counters, "counters"),
+        table(_floor, "floor"),
+        table(_compiled, "compile"),
     ]
     return [table for table in found if table.rows], reasons.texts
 
@@ -124,11 +138,11 @@ def _step(row: Row, rows: list[Row], reasons: _Reasons, full: bool) -> list[str]
     again = [r for r in again if r.get("commit") == row.get("commit")]
     empty = [""] * (2 if full else 0)
     if REASON in row:
-        return [_mode(row), str(row["sampling_steps"]), reasons.cell(row), *empty, "", "", _predicted(row)]
+        return [_mode(row), str(row["sampling_steps"]), reasons.cell(row), *empty, "", ""]
     spread = [f"{row['p20']:.1f} - {row['p80']:.1f}", f"{row['memory_mib']:.0f}"] if full else []
     us = " / ".join(f"{r['us']:.1f}" for r in (row, *again))
     minutes = f"{row['us'] / row['seeds'] * STEPS_OF_PAPER / 60e6:.3g}"
-    return [_mode(row), str(row["sampling_steps"]), us, *spread, minutes, _of_rivals(row, rows), _predicted(row)]
+    return [_mode(row), str(row["sampling_steps"]), us, *spread, minutes, _of_rivals(row, rows)]
 
 
 def _same(row: Row, other: Row) -> bool:
@@ -162,11 +176,6 @@ def _of_rivals(row: Row, rows: list[Row]) -> str:
 
 def _ratio(ratio: float, rival: str) -> str:
     return f"{ratio:.2f} of {rival}" + (" (slower)" if ratio > 1 else "")
-
-
-def _predicted(row: Row) -> str:
-    plain = row["backend"] == "fused" and row["seeds"] == 1 and not row.get("hidden")
-    return PREDICTED.get((row["precision"], row["sampling_steps"]), "") if plain else ""
 
 
 def _kernels(rows: list[Row], reasons: _Reasons) -> Table:
@@ -247,8 +256,7 @@ def _counters(rows: list[Row], reasons: _Reasons) -> Table:
 
 
 def _floor(rows: list[Row], reasons: _Reasons) -> Table:
-    cells = [[row["what"], _figure(row, "us", reasons, ".2f"), f"{row.get('model_us', '')}"] for row in rows]
-    return Table("floor", ["constant", "us", "model us"], cells)
+    return Table("floor", ["constant", "us"], [[row["what"], _figure(row, "us", reasons, ".2f")] for row in rows])
 
 
 def _compiled(rows: list[Row], reasons: _Reasons) -> Table:
