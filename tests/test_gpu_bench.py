@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -258,3 +259,28 @@ def test_the_dry_run_goes_through_every_part_and_keeps_no_figure(tmp_path):
     assert not list(path.parent.glob("*.log")) or all("tests" in log.name for log in path.parent.glob("*.log"))
     assert len(text(results).splitlines()) <= LINES
     assert sorted((ROOT / "bench").glob("results/*")) == kept
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("whole", "faulty", "part", "said"),
+    [
+        # A name that no one has: the compiler's message, and here the interpreter's, stands in the log whole.
+        ("fixed = tl.zeros((BM, H)", "fixed = no_such_name + tl.zeros((BM, H)", "compile", "no_such_name"),
+        # A wrong constant compiles and runs: the step is held to the losses of eager, and not timed.
+        ("reward + gamma * bootstrap", "reward + 2.0 * gamma * bootstrap", "steps", "losses differ from eager fp32 by"),
+    ],
+    ids=["missing-name", "wrong-constant"],
+)
+def test_a_fault_in_a_kernel_shows_in_the_results_with_its_whole_message(tmp_path, whole, faulty, part, said):
+    tree = tmp_path / "tree"
+    for name in ("bench", "gtp_fast", "kernels", "configs", "tests"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (broken,) = [p for p in tree.glob("kernels/gtp_kernels/*.py") if whole in p.read_text()]
+    broken.write_text(broken.read_text().replace(whole, faulty))
+    command = [sys.executable, "-m", "bench.gpu", "--dry", "--parts", part]
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": f"{tree}{os.pathsep}{tree / 'kernels'}"}
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    assert said in done.stdout, done.stdout + done.stderr
+    (log,) = tmp_path.glob(f"gtp-gpu-dry-*/cpu-{part}.log")
+    assert "Traceback (most recent call last)" in log.read_text() and said in log.read_text()

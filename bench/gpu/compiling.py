@@ -121,7 +121,9 @@ def _launches(key: str, dry: bool) -> tuple[Launch, ...]:
 
 def _compile(launch: Launch) -> None:
     """Compile for this GPU what the launch would run; interpreted kernels, which have no compiler, are run."""
-    if hasattr(launch.kernel, "warmup"):
-        launch.kernel.warmup(**launch.args, grid=launch.grid, num_warps=launch.warps, num_stages=launch.stages)
-    else:
+    from gtp_kernels.launch import INTERPRETED
+
+    if INTERPRETED:
         launch()
+    else:
+        launch.kernel.warmup(**launch.args, grid=launch.grid, num_warps=launch.warps, num_stages=launch.stages)

@@ -120,15 +120,8 @@ def _tests(rows: list[Row], reasons: _Reasons, full: bool) -> Table:
 def _steps(rows: list[Row], reasons: _Reasons, full: bool) -> Table:
     """One line a kind of step: both rounds, what 2M steps of each seed take, and the ratio to its rivals."""
     first = [row for row in rows if row.get("round") == 1]
-    heads = [
-        "step",
-        "K",
-        "us / step",
-        *(["p20 - p80", "MiB"] if full else []),
-        "2M steps, min",
-        "of rival",
-        "predicted",
-    ]
+    more = ["p20 - p80", "MiB"] if full else []
+    heads = ["step", "K", "us / step", *more, "2M steps, min", "of rival"]
     return Table("train steps", heads, [_step(row, rows, reasons, full) for row in first])
 
 
