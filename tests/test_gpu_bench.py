@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from bench.gpu import checks, counters, plan, settings
-from bench.gpu.__main__ import tests_failed
+from bench.gpu.__main__ import _machine, tests_failed
 from bench.gpu.results import Results
-from bench.gpu.supervise import NO_TIME, REASON, keep_log, measured, told
+from bench.gpu.supervise import NO_TIME, REASON, STOPPED, keep_log, measured, told
 from bench.gpu.tables import LINES, markdown, text
 from bench.training import config, training
 from gtp_fast import device
@@ -225,6 +225,14 @@ def test_a_row_that_was_not_reached_keeps_its_former_figures_and_a_failure_does_
         {"commit": "aaa", "what": "launch", "us": 1.0},
         {"what": "other", REASON: "RuntimeError: broken"},
     ]
+
+
+def test_a_first_import_that_takes_too_long_is_tried_once_more(monkeypatch):
+    answers = iter([{REASON: f"{STOPPED} 60 s"}, {"device": "Some GPU"}])
+    monkeypatch.setattr("bench.gpu.__main__.measured", lambda *_: answers)
+    assert _machine(False) == {"device": "Some GPU"}
+    answers = iter([{REASON: f"{STOPPED} 60 s"}, {REASON: NO_TIME}, {"device": "never asked"}])
+    assert _machine(False) == {REASON: NO_TIME}
 
 
 @pytest.mark.parametrize(
