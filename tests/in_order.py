@@ -15,8 +15,8 @@ from itertools import groupby
 
 import pytest
 
-# Files by what they show, without `test_` and `.py`. A `test_promise_...` is of the first kind wherever it
-# stands; a file that is not here is of the last.
+# Files by what they show, without `test_` and `.py`. A `test_promise_...` is of the first kind wherever it stands; a
+# file that is not here is of the last.
 WORTH = (
     "checkpoint crash disk durability formats fuzz guards metrics resume rundir signals soak",  # what a run promises
     # kernels interpreted and compiled, steps through the compiler, and what may be captured
@@ -28,7 +28,7 @@ WORTH = (
 RANKS = {name: rank for rank, names in enumerate(WORTH) for name in names.split()}
 NO_TIME = "no time was left for it"
 OUTCOMES = ("failed", "error", "passed", "skipped", "xfailed", "xpassed")
-LEEWAY_S = 420.0  # for what was begun, on a machine where the slowest promise takes six minutes
+LEEWAY_S = 420.0  # for what was begun: at a fifteenth of the usual speed the slowest promise takes ten minutes
 KEPT = "gtp-fast/outcome"  # in pytest's cache, for tools/ci.py
 
 
@@ -43,6 +43,7 @@ def worth(item: pytest.Item) -> tuple[int, bool]:
     return rank, item.get_closest_marker("slow") is None
 
 
+@pytest.hookimpl(trylast=True)  # once what `-m` and `-k` leave out is gone: it would shift the cut between the piles
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=worth)
     items[:] = dealt(items, getattr(config, "workerinput", {"workercount": 1})["workercount"])

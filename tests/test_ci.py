@@ -127,9 +127,11 @@ def test_tests_are_begun_for_an_hour_and_for_a_quarter_where_installing_took_the
 @pytest.mark.slow
 def test_a_test_that_hangs_fails_and_costs_no_other_test(tmp_path, monkeypatch):
     monkeypatch.setattr(ci, "TEST_S", 3)
+    monkeypatch.delenv("TEST_FLAGS", raising=False)  # which make passes on
     (tmp_path / "test_it.py").write_text("def test_hangs(): __import__('time').sleep(600)\ndef test_passes(): pass\n")
     flags = ["-p", "in_order", "-n", "2", *ci.test_flags(time.time() + 600).split()]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
     command = [sys.executable, "-m", "pytest", "-q", *flags, str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1

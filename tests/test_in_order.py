@@ -62,10 +62,12 @@ import time, pytest
 @pytest.mark.parametrize("i", range(4))
 def test_wait(i): time.sleep(0.3)
 """
+GONE = "import pytest\n@pytest.mark.parametrize('i', range(9))\ndef test_gone(i): pass\n"
 
 
 def test_each_worker_begins_with_what_is_worth_most_and_keeps_its_files(tmp_path):
-    _, said = _pytest(tmp_path, "-v", *MAKE_TEST, test_crash=WAITS, test_disk=WAITS)
+    more = {"test_crash": WAITS, "test_disk": WAITS, "test_fuzz": GONE}
+    _, said = _pytest(tmp_path, "-v", "-k", "not gone", *MAKE_TEST, **more)
     ended = re.findall(r"\[(gw\d)\].* PASSED test_(\w+)\.py", said)
     of_worker = {worker: [file for w, file in ended if w == worker][:4] for worker in ("gw0", "gw1")}
     assert of_worker == {"gw0": ["crash"] * 4, "gw1": ["disk"] * 4}, said
