@@ -20,6 +20,8 @@ if not torch.cuda.is_available():
 settings.register_profile("gtp-fast", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("gtp-fast")
 
+pytest_plugins = ["in_order"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
@@ -27,8 +29,7 @@ def _one_thread():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow tests, so that none is left at the end; skip what needs a GPU where there is none."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Skip what needs a GPU where there is none."""
     if torch.cuda.is_available():
         return
     for item in items:
