@@ -17,6 +17,7 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from gtp_kernels.launch import INTERPRETED, Launch
@@ -103,7 +104,7 @@ def _usage(compiled: Any) -> tuple[int, int]:
 
 def _spilled(compiled: Any, capability: int) -> int:
     """Return the bytes that a thread spills, stores and loads together."""
-    assembler = _BINARIES / ("ptxas-blackwell" if capability >= 100 else "ptxas")
+    assembler = Path(get_ptxas(capability).path)  # which of its two Triton takes from sm_90 on differs by version
     architecture = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
     # Triton passes this flag itself from 3.7 on.
     newer = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 7)
