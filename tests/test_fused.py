@@ -30,7 +30,7 @@ VARIANTS = [
 # How far the fused and the eager state may end apart, as a share of the way. Interpreted, only the order of sums
 # differs: 2.8e-4 at most here. A GPU errs by 2 ulp in exp and division, by 2^-23 in sqrt and 2^-22.4 in rsqrt, by 1 ulp
 # in log (PTX ISA: ex2.approx, div.full, sqrt.approx, rsqrt.approx), and in exp by half an ulp of its argument times
-# log2(e). Such errors, drawn in the interpreter with 6 seeds for each variant and 10 for the 20 steps, with another
+# log2(e). Such errors, drawn in the interpreter with 6 seeds for each variant and 9 for the 20 steps, with another
 # order of sums and without, and all of one sign: 7.1e-4 of moments and metrics. Adam's first steps are signs: of some
 # 6,000 parameters one whose gradient vanishes turns and counts up to 2e-2 alone; 5.4e-3 was the largest of parameters.
 # On an H200 all stayed below 1e-3 (2026-11-26).
