@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from gtp_fast import catalog
 from gtp_fast.data_spec import with_references
@@ -48,7 +48,11 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--sampling-steps", type=int, nargs="+", default=[5, 2])
     asked = parser.parse_args()
-    print("\n".join(scored(asked.file, asked.episodes, tuple(asked.sampling_steps))))
+    try:
+        lines = scored(asked.file, asked.episodes, tuple(asked.sampling_steps))
+    except (OSError, SafetensorError, TypeError, KeyError) as error:
+        parser.error(f"{asked.file} holds no policies that make gpu wrote ({error}); name a policies-*.safetensors")
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
