@@ -23,7 +23,7 @@ import torch
 from bench.gpu import machine as described
 from bench.gpu.results import commit, rounded
 from bench.table import keep, slug
-from gtp_fast import dataset
+from gtp_fast import dataset, files
 from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig
 from gtp_fast.data_spec import DataSpec
@@ -73,7 +73,7 @@ def load(path: Path) -> dict[str, float]:
     data = phase("successors", lambda: build_transitions(arrays, spec.name, str(path), clipped))
     phase("pack", lambda: ReplayBuffer.from_transitions(data, cfg, DEVICE).rows[0].cpu())
     whole = {"seconds": sum(seconds.values()), "cpu_seconds": time.process_time() - cpu}
-    phase("hash", lambda: dataset._sha256(path))  # once more, alone: a part of the first phase
+    phase("hash", lambda: files.sha256_of(path))  # once more, alone: a part of the first phase
     return {**whole, **seconds, "peak_bytes": largest_bytes() - memory}
 
 

@@ -16,7 +16,7 @@ import torch
 from bench.gpu import machine as described
 from bench.gpu.results import commit, rounded
 from bench.table import keep, slug
-from gtp_fast.config_files import merge
+from gtp_fast.catalog import run_settings
 from gtp_fast.profile_run import profile_run
 from gtp_fast.profiling import PHASES
 
@@ -32,7 +32,7 @@ def measure() -> dict[str, Any]:
     """Profile each setting on one thread, uncaptured."""
     version, rows = commit(), []
     for setting in SETTINGS:
-        cfg = merge({"env": ENV, "steps": 2_000_000, "graph": False, "threads": 1, "eta": 5.0} | setting)
+        cfg = run_settings({"env": ENV, "steps": 2_000_000, "graph": False, "threads": 1, "eta": 5.0} | setting)
         with tempfile.TemporaryDirectory() as folder:
             found = profile_run(cfg, Path(folder), STEPS)
         times = {name.removesuffix(" us"): value for name, value in found.items() if name.endswith(" us")}

@@ -22,7 +22,7 @@ from bench.gpu import machine as described
 from bench.gpu.results import commit, rounded
 from bench.table import keep
 from gtp_fast import checkpoint, device, loop
-from gtp_fast.config_files import merge
+from gtp_fast.catalog import run_settings
 from gtp_fast.rundir import RunDir
 from gtp_fast.saving import Saving
 
@@ -69,7 +69,7 @@ def stalls(folder: Path) -> dict[str, list[float]]:
     for (owner, name), part in parts.items():
         setattr(owner, name, timed(part, getattr(owner, name)))
     try:
-        loop.train(merge(settings(folder, "stalls")))
+        loop.train(run_settings(settings(folder, "stalls")))
     finally:
         for (owner, name), call in original.items():
             setattr(owner, name, call)
@@ -128,7 +128,7 @@ def _row(what: str, unit: str, values: list[float], bar: float | None) -> dict[s
 def main() -> None:
     """Measure, write both and print the table."""
     version = commit()
-    device.prepare(merge({"env": "hopper-demo-v0", "threads": 1, "backend": "eager"}))
+    device.prepare(run_settings({"env": "hopper-demo-v0", "threads": 1, "backend": "eager"}))
     with tempfile.TemporaryDirectory() as folder:
         saves = stalls(Path(folder))
         rows = [

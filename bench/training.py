@@ -15,8 +15,8 @@ import numpy as np
 from gtp_fast import algorithms
 from gtp_fast.algorithms import gtp, pieces
 from gtp_fast.buffer import ReplayBuffer
+from gtp_fast.catalog import run_settings
 from gtp_fast.config import TrainConfig
-from gtp_fast.config_files import merge
 from gtp_fast.graph import stepper
 from gtp_fast.policy import Policy
 from gtp_fast.policy_config import of_run
@@ -37,7 +37,7 @@ def config(**changes: Any) -> TrainConfig:
     """
     defaults = {"env": "bench", "steps": 2_000_000, "device": "cpu", "backend": "eager", "precision": "fp32"}
     algo = changes.get("algo", "gtp")
-    own = {"eta": 5.0} if algo == "gtp" else asdict(merge({"env": "HalfCheetah-v5", "algo": algo}))
+    own = {"eta": 5.0} if algo == "gtp" else asdict(run_settings({"env": "HalfCheetah-v5", "algo": algo}))
     return TrainConfig(**(own | defaults | changes))
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gtp_fast.version import __version__
+
 if TYPE_CHECKING:
     from gtp_fast.load import load_policy
     from gtp_fast.loop import Result
 
-__version__ = "0.1.0"
-__all__ = ["load_policy", "train"]
+__all__ = ["__version__", "load_policy", "train"]
 
 
 def train(**settings: Any) -> Result:
@@ -23,10 +24,10 @@ def train(**settings: Any) -> Result:
     Args: the fields of `gtp_fast.config.TrainConfig`, for example env="hopper-demo-v0", steps=20_000, seeds=4.
     Raises: a GtpError (gtp_fast.errors) that says what to do.
     """
-    from gtp_fast.config_files import merge
+    from gtp_fast.catalog import run_settings
     from gtp_fast.loop import train as run
 
-    return run(merge(settings))
+    return run(run_settings(settings))
 
 
 def __getattr__(name: str) -> Any:

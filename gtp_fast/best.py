@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from gtp_fast import checkpoint
-from gtp_fast.evaluate import EvalResult
+from gtp_fast.results import EvalResult
 from gtp_fast.rundir import RunDir
 
 

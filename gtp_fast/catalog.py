@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from gtp_fast import config_files as presets
 from gtp_fast import d4rl_names, minari_names, ogbench_names
+from gtp_fast.config import TrainConfig
 from gtp_fast.data_spec import DataSpec, EvalEnv, scored_on
 from gtp_fast.errors import UsageError
 
@@ -75,6 +79,15 @@ def resolve(name: str) -> DataSpec:
     near = difflib.get_close_matches(name, known_names(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"for example {', '.join(list(_NAMED)[:3])}."
     raise UsageError(f"--env: no data set is called '{name}'; {hint} `gtp-fast data list` shows every name.")
+
+
+def run_settings(flags: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
+    """Return the settings of a run: its explicit flags, a YAML file below them, and below that the presets of its task.
+
+    Raises: UsageError for unknown names, wrong types, values out of range, with the nearest match.
+    """
+    typed = presets.typed_settings(flags, file)
+    return presets.merge(typed, resolve(typed["env"]).task if typed.get("env") else None)
 
 
 def known_names() -> list[str]:

@@ -21,7 +21,8 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from gtp_fast.errors import CheckpointError
-from gtp_fast.rundir import RunDir, publish_directory
+from gtp_fast.files import publish_directory, sha256_of
+from gtp_fast.rundir import RunDir
 
 FORMAT = 1
 STATE, POLICY, META, MANIFEST, PENDING = (
@@ -91,13 +92,10 @@ def _write_policy(directory: Path, policy: Mapping[str, Tensor], meta: Mapping[s
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.items()}
     (directory / POLICY).write_bytes(save_bytes(host))
     (directory / META).write_text(json.dumps({"format": FORMAT, **meta}, indent=2, sort_keys=True) + "\n")
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(directory.iterdir())}
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(directory.iterdir())
+    }
     (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load(path: Path) -> Checkpoint:

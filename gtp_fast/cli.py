@@ -15,11 +15,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gtp_fast import __version__
 from gtp_fast.cli_sweep import add_sweep, run_sweep
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import GtpError, UsageError
 from gtp_fast.flags import add_eval, add_export, add_reproduce, add_settings
+from gtp_fast.version import __version__
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,11 +101,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(arguments: argparse.Namespace) -> TrainConfig:
-    from gtp_fast.config_files import merge
+    from gtp_fast.catalog import run_settings
 
     names = {field.name for field in fields(TrainConfig)}
     typed = {name: value for name, value in vars(arguments).items() if name in names}
-    return merge(typed, getattr(arguments, "config", None))
+    return run_settings(typed, getattr(arguments, "config", None))
 
 
 def _train(arguments: argparse.Namespace) -> None:

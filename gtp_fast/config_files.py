@@ -19,33 +19,39 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from gtp_fast import catalog
 from gtp_fast.config import TrainConfig, flag, setting_types, shown, validate
 from gtp_fast.errors import UsageError
 
 FLOW_TIMES = {"sigma_max": 1.0, "rho": 1.0}  # of --process flow: even steps from 0 to 1
 
 
-def merge(flags: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
-    """Return the settings of a run from its explicit flags and an optional YAML file.
+def typed_settings(flags: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
+    """Return what was typed: the lines of a YAML file, and above them the explicit flags.
+
+    Raises: UsageError for unknown names and wrong types, with the nearest match.
+    """
+    return (read_yaml(file) if file else {}) | checked(flags, "the flags")
+
+
+def merge(typed: Mapping[str, Any], task: str | None) -> TrainConfig:
+    """Return the settings of a run from what was typed and the presets below it.
 
     A run that `--resume PATH` names brings its own settings in place of the presets.
-    Raises: UsageError for unknown names, wrong types, values out of range, with the nearest match.
+    Args: task, the data set's stem of configs/tasks, None where it has none.
+    Raises: UsageError for values out of range and settings that do not go together.
     """
-    typed = (read_yaml(file) if file else {}) | checked(flags, "the flags")
     saved = _saved(typed.get("resume", TrainConfig.resume))
-    return validate(replace(TrainConfig(), **_implied((saved or _presets(typed)) | typed, typed)))
+    return validate(replace(TrainConfig(), **_implied((saved or _presets(typed, task)) | dict(typed), typed)))
 
 
-def _presets(typed: Mapping[str, Any]) -> dict[str, Any]:
+def _presets(typed: Mapping[str, Any], task: str | None) -> dict[str, Any]:
     """Return the settings of GTP's preset, above them of the data set's task, and above those of another algorithm."""
-    spec = catalog.resolve(typed["env"]) if typed.get("env") else None
-    task = read_yaml(_root() / "tasks" / f"{spec.task}.yaml") if spec and spec.task else {}
-    preset = typed.get("preset", task.get("preset", TrainConfig.preset))
+    tasks = read_yaml(_root() / "tasks" / f"{task}.yaml") if task else {}
+    preset = typed.get("preset", tasks.get("preset", TrainConfig.preset))
     algo = typed.get("algo", TrainConfig.algo)
-    own = {} if algo == TrainConfig.algo else algorithm_settings(algo, spec.task if spec else None)
+    own = {} if algo == TrainConfig.algo else algorithm_settings(algo, task)
     process = FLOW_TIMES if typed.get("process") == "flow" else {}
-    return read_yaml(_root() / "presets" / f"{preset}.yaml") | task | own | process | {"preset": preset}
+    return read_yaml(_root() / "presets" / f"{preset}.yaml") | tasks | own | process | {"preset": preset}
 
 
 def algorithm_settings(algo: str, task: str | None) -> dict[str, Any]:

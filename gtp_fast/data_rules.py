@@ -12,9 +12,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from gtp_fast.data_spec import DataSpec
+from gtp_fast.data_spec import DataSpec, are_frames
 from gtp_fast.errors import DataError
-from gtp_fast.frame_data import SMALLEST, are_frames
+from gtp_fast.frame_data import SMALLEST
 
 FLOATS = ("observations", "actions", "rewards")
 ENDS = ("terminals", "timeouts")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]  # low, high of each action
+ObsShape = int | tuple[int, int, int]  # how many numbers, or height, width and channels of (stacked) frames
 Source = Literal["embedded", "d4rl", "minari", "ogbench", "file"]
 
 
@@ -87,3 +88,8 @@ def with_references(spec: DataSpec, references: Sequence[float] | None) -> DataS
     if references is None or spec.ref_random is not None or spec.ref_expert is not None:
         return spec
     return replace(spec, ref_random=references[0], ref_expert=references[1])
+
+
+def are_frames(array: np.ndarray) -> bool:
+    """Say whether observations are pictures: uint8 with four axes (N, H, W, C)."""
+    return array.dtype == np.uint8 and array.ndim == 4

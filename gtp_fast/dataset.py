@@ -6,7 +6,6 @@ no transition crosses an episode end. Legend: N transitions, D observation, A ac
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +21,7 @@ from gtp_fast.data_rules import ENDS, FLOATS, LAST, Columns, Fault, rowwise
 from gtp_fast.data_spec import DataSpec, with_references
 from gtp_fast.episodes import Arrays, Transitions, build_transitions, split_jumps_, validate
 from gtp_fast.errors import DataError, UsageError
+from gtp_fast.files import sha256_of
 
 LAYOUT = "D4RL's layout needs observations, actions, rewards, terminals and timeouts"
 
@@ -103,7 +103,7 @@ def read_hdf5(path: Path) -> Arrays:
         timeout=columns["timeouts"],
         next_obs=columns.get("next_observations"),
         last_obs=columns.get(LAST),
-        sha256=_sha256(path),
+        sha256=sha256_of(path),
     )
 
 
@@ -200,11 +200,6 @@ def _unreadable(path: Path, error: Exception) -> str:
         f"{path} is truncated or damaged: it cannot be read to its end ({size:,} bytes; {error}); delete it and "
         "fetch or write it again"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def info(data: Transitions) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from gtp_fast import __version__, published_at
+from gtp_fast import published_at
 from gtp_fast.config import TrainConfig
 from gtp_fast.device import COMPILE_FROM_STEPS, missing_for_compile, missing_for_fused, resolve
+from gtp_fast.version import __version__
 
 EXTRAS = {
     "sweep": ("ray",),

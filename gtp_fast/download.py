@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import logging
 import re
@@ -23,8 +22,8 @@ from typing import Any
 
 from gtp_fast.data_spec import DataSpec
 from gtp_fast.errors import DataError, DiskError
+from gtp_fast.files import publish_file, sha256_of
 from gtp_fast.published_at import PLACES, addresses, cache_path
-from gtp_fast.rundir import publish_file
 
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server says so
 
@@ -85,8 +84,7 @@ def _download(spec: DataSpec, path: Path, progress: Progress | None) -> None:
     size = part.stat().st_size
     wrong = None if expected in (None, size) else f"{size:,} bytes, expected {expected:,}"
     if not wrong and published and spec.sha256:
-        with part.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(part)
         wrong = None if found == spec.sha256 else f"SHA-256 {found}, expected {spec.sha256}"
     if wrong:
         _forget(part)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-ObsShape = int | tuple[int, int, int]  # how many numbers, or height, width and channels of (stacked) frames
+from gtp_fast.data_spec import ObsShape
+
 STACKS = (16, 32, 32)  # channels
 FEATURES = 512
 CONVOLUTIONS = 3  # of a stack: into it, and two of its residual block

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gtp_fast.data_spec import Bounds, DataSpec, EvalEnv
-from gtp_fast.encoder import ObsShape
+from gtp_fast.data_spec import Bounds, DataSpec, EvalEnv, ObsShape
 from gtp_fast.errors import DataError, UsageError
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gtp_fast.data_rules import LAST, Columns, faults
-from gtp_fast.data_spec import Bounds, DataSpec
+from gtp_fast.data_spec import Bounds, DataSpec, are_frames
 from gtp_fast.errors import DataError
-from gtp_fast.frame_data import are_frames, number_frames
+from gtp_fast.frame_data import number_frames
 
 # An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze); D4RL's antmaze-v0 files miss the marks of
 # some resets, which show as jumps of up to 21 m.

@@ -12,8 +12,9 @@ from gtp_fast.config import TrainConfig, check_range
 from gtp_fast.config_files import read_settings, settings_file
 from gtp_fast.data_spec import with_references
 from gtp_fast.errors import CheckpointError, UsageError
-from gtp_fast.evaluate import EvalResult, evaluate_policy, record_video
+from gtp_fast.evaluate import evaluate_policy, record_video
 from gtp_fast.load import load_policy
+from gtp_fast.results import EvalResult
 from gtp_fast.rundir import RunDir
 
 # A flag of eval, and the setting whose range it has.

@@ -6,12 +6,10 @@ Legend: S members (seeds), E episodes, D observation, A action.
 from __future__ import annotations
 
 import io
-import operator
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,83 +20,14 @@ from gtp_fast.data_spec import DataSpec, EvalEnv, normalised_score
 from gtp_fast.device import cores
 from gtp_fast.environments import check_environment, make_env
 from gtp_fast.errors import UsageError
+from gtp_fast.files import publish
 from gtp_fast.policy import Policy
+from gtp_fast.results import EvalResult
 from gtp_fast.rollout import GROUP, Played, one_thread, play, spread
-from gtp_fast.rundir import publish
 
 if TYPE_CHECKING:
     import gymnasium
     from PIL.Image import Image
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """What a policy scored: returns and lengths (S, E), scores (S, E) or None where no reference is known.
-
-    `diverged_SE` marks episodes that ended because an observation or reward was not finite, after as many steps as
-    `lengths_SE` says; they count with their return up to there. `success_SE` marks those of which a step reported
-    success; it is None where the environment reports none.
-    """
-
-    step: int
-    returns_SE: np.ndarray
-    lengths_SE: np.ndarray
-    scores_SE: np.ndarray | None
-    diverged_SE: np.ndarray
-    success_SE: np.ndarray | None
-    env_id: str
-    seeds: tuple[int, ...]
-    sampling_steps: int
-    candidates: int
-    select: str
-    seconds: float = field(compare=False)
-
-    @property
-    def figures(self) -> list[float]:
-        """One figure a member, to rank by: the mean score, or the mean return where there is no reference."""
-        return np.asarray(self.returns_SE if self.scores_SE is None else self.scores_SE).mean(axis=1).tolist()
-
-    @property
-    def notes(self) -> list[str]:
-        """What a user should know of these figures: a sentence for each episode that diverged."""
-        return [
-            f"{self.env_id}, seed {self.seeds[member]}, episode {episode}: an observation or reward was not finite "
-            f"after {self.lengths_SE[member, episode]} steps; the episode counts with its return up to there"
-            for member, episode in np.argwhere(self.diverged_SE)
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values; arrays as nested lists."""
-        values = asdict(self)
-        for name in ("returns_SE", "lengths_SE", "scores_SE", "diverged_SE", "success_SE"):
-            array = values.pop(name)
-            values[name[:-3]] = None if array is None else array.tolist()
-        return values | {"seeds": list(self.seeds), "episodes": int(self.returns_SE.shape[1])}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> EvalResult:
-        """Read `to_json`'s values. Raises: ValueError, KeyError or TypeError for what is none of them."""
-        arrays = ("returns", "lengths", "scores", "diverged", "success", "seeds", "episodes")
-        values = {"diverged": None, "success": None} | values  # older files lack them
-        known = {k: v for k, v in values.items() if k not in arrays}
-        known["step"] = operator.index(values["step"])
-        shape, seeds = np.shape(values["returns"]), tuple(map(operator.index, values["seeds"]))
-        if len(shape) != 2 or shape[0] != len(seeds) or not shape[1]:
-            raise ValueError(f"returns have shape {shape}, expected one row of episodes for each of {len(seeds)} seeds")
-
-        def read(name: str, kind: type) -> np.ndarray | None:
-            return None if values[name] is None else np.array(values[name], dtype=kind).reshape(shape)
-
-        diverged = read("diverged", bool)
-        return cls(
-            returns_SE=np.array(values["returns"], dtype=np.float64),
-            lengths_SE=np.array(values["lengths"], dtype=np.int64).reshape(shape),
-            scores_SE=read("scores", float),
-            diverged_SE=np.zeros(shape, bool) if diverged is None else diverged,
-            success_SE=read("success", bool),
-            seeds=seeds,
-            **known,
-        )
 
 
 def evaluate_policy(

@@ -27,8 +27,9 @@ from gtp_fast.config import TrainConfig
 from gtp_fast.data_spec import DataSpec, EvalEnv
 from gtp_fast.device import cores
 from gtp_fast.errors import GtpError
-from gtp_fast.evaluate import EvalResult, evaluate_policy
+from gtp_fast.evaluate import evaluate_policy
 from gtp_fast.policy import Policy, PolicyConfig
+from gtp_fast.results import EvalResult
 from gtp_fast.rollout import ProcessLostError
 
 NICE = 5  # a worker yields to training where they share cores

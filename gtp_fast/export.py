@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gtp_fast import __version__
 from gtp_fast.errors import GtpError, UsageError
+from gtp_fast.files import publish
 from gtp_fast.load import load_policy
 from gtp_fast.obs_scale import scaled_tensor
 from gtp_fast.policy import Policy
 from gtp_fast.policy_config import PolicyConfig
-from gtp_fast.rundir import publish
+from gtp_fast.version import __version__
 
 OPSET = 18  # of ONNX: what torch's exporter writes without conversion
 FORMATS = {"onnx": (".onnx", ("onnx", "onnxruntime", "onnxscript")), "pt2": (".pt2", ())}

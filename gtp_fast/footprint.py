@@ -9,7 +9,7 @@ from gtp_fast.config import TrainConfig
 from gtp_fast.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
-    from gtp_fast.encoder import ObsShape
+    from gtp_fast.data_spec import ObsShape
 
 FLOATS_A_PARAMETER = 8  # itself, two moments, slow copy, gradient, and what an update holds for a moment
 # How many times --hidden floats a row of the batch takes at the peak of an eager step, measured (2026-11-21): the step

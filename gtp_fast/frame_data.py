@@ -16,11 +16,6 @@ if TYPE_CHECKING:
 SMALLEST = 8  # pixels a side: the encoder halves them three times
 
 
-def are_frames(array: np.ndarray) -> bool:
-    """Say whether observations are pictures: uint8 with four axes (N, H, W, C)."""
-    return array.dtype == np.uint8 and array.ndim == 4
-
-
 def number_frames(data: Arrays) -> tuple[np.ndarray, Arrays]:
     """Return all frames, and the data with an observation's numbers in its place.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from gtp_fast import rng, stream
 from gtp_fast.buffer import Batch, ReplayBuffer
 from gtp_fast.config import TrainConfig, member_seeds
-from gtp_fast.encoder import ObsShape
+from gtp_fast.data_spec import ObsShape
 from gtp_fast.episodes import ROW_ALIGN
 from gtp_fast.errors import UsageError
 

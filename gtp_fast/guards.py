@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gtp_fast.errors import DivergedError
-from gtp_fast.rundir import publish_json
+from gtp_fast.files import publish_json
 
 ADVICE = "lower --lr or --eta, raise the clipping (--grad-norm), or keep --weight-cap above 0"
 

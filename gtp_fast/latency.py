@@ -21,9 +21,9 @@ from gtp_fast.config_files import read_settings, settings_file
 from gtp_fast.device import processor
 from gtp_fast.errors import UsageError
 from gtp_fast.figures import latency_lines
+from gtp_fast.files import publish, publish_json
 from gtp_fast.load import load_policy
 from gtp_fast.policy import Policy
-from gtp_fast.rundir import publish, publish_json
 
 STEPS, FEWER_STEPS = tuple(range(1, 11)), (1, 2, 5, 10)
 BATCHES, CANDIDATES = (1, 256), (1, 50)

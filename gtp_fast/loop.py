@@ -40,12 +40,13 @@ from gtp_fast.errors import DiskError
 from gtp_fast.evaluate import check_environment
 from gtp_fast.evaluator import Evaluator, workers_beside
 from gtp_fast.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
+from gtp_fast.files import publish_json
 from gtp_fast.frames import buffer_of, bytes_on_device, check_settings, obs_shape
 from gtp_fast.graph import stepper
 from gtp_fast.memory import tells_of_memory
 from gtp_fast.policy_config import PolicyConfig
 from gtp_fast.resume import describe, open_run, starting_point
-from gtp_fast.rundir import RunDir, publish_json
+from gtp_fast.rundir import RunDir
 from gtp_fast.saving import Saving
 from gtp_fast.signals import Interrupt, listen
 from gtp_fast.state import TrainState

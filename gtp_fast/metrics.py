@@ -16,7 +16,8 @@ from typing import Any
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
 from gtp_fast.events import Evaluated, Event, Started, Warned
-from gtp_fast.rundir import RunDir, publish, sync
+from gtp_fast.files import publish, sync
+from gtp_fast.rundir import RunDir
 
 
 def means(sums_SQ: list[list[float]], names: tuple[str, ...], steps: int) -> dict[str, list[float]]:

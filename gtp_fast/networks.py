@@ -15,7 +15,8 @@ import torch
 from gtp_kernels.reference import mish, philox4x32, uniform_from_bits
 from torch import Tensor
 
-from gtp_fast.encoder import ObsShape, encoder_shapes, input_width
+from gtp_fast.data_spec import ObsShape
+from gtp_fast.encoder import encoder_shapes, input_width
 from gtp_fast.rng import INIT, seed_keys
 
 TIME_WIDTH, TIME_HIDDEN = 16, 32

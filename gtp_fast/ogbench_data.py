@@ -7,7 +7,6 @@ Legend: N rows, D observation, A action, (H, W, C) a frame.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import tokenize
@@ -23,6 +22,7 @@ from gtp_fast import ogbench_names, ogbench_tasks
 from gtp_fast.data_spec import DataSpec
 from gtp_fast.episodes import Arrays
 from gtp_fast.errors import DataError, UsageError
+from gtp_fast.files import sha256_of
 
 ROWS = ("observations", "actions", "terminals")
 
@@ -63,7 +63,7 @@ def _arrays(
     path: Path, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, success: np.ndarray, ends: np.ndarray
 ) -> Arrays:
     """Pair observations with their successors, unless they are frames, which are too large to be kept twice."""
-    where, sha256 = str(path), _sha256(path)
+    where, sha256 = str(path), sha256_of(path)
     keep = ~ends
     rows, ended = int(keep.sum()), int(success[keep].sum())
     note = (
@@ -195,8 +195,3 @@ def _flags(path: Path, values: np.ndarray) -> np.ndarray:
     if not flags[-1]:
         raise DataError(f"{path}: its last row ends no trajectory (terminals is 0 there); it was cut: fetch it again")
     return flags
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

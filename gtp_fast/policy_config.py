@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gtp_fast.config import DETERMINISTIC, TrainConfig, member_seeds
-from gtp_fast.encoder import ObsShape
+from gtp_fast.data_spec import ObsShape
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.networks import Layout
 from gtp_fast.obs_scale import Scale

@@ -15,7 +15,7 @@ import numpy as np
 from gtp_fast import catalog, paper
 from gtp_fast.aggregate import claim
 from gtp_fast.config import RUN_ONLY_FIELDS
-from gtp_fast.rundir import publish, publish_json
+from gtp_fast.files import publish, publish_json
 from gtp_fast.runs import Run, members_apart, read_run
 
 # What runs of one setting may differ in: their seeds, and the machine they ran on.

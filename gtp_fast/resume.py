@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from gtp_fast import __version__, checkpoint
+from gtp_fast import checkpoint
 from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6
 from gtp_fast.config_files import dump_yaml, read_yaml
 from gtp_fast.dataset import Transitions
 from gtp_fast.device import processor
 from gtp_fast.disk import told_of
 from gtp_fast.errors import CheckpointError, UsageError
-from gtp_fast.rundir import RunDir, new_run_path, publish, publish_json
+from gtp_fast.files import publish, publish_json
+from gtp_fast.rundir import RunDir, new_run_path
+from gtp_fast.version import __version__
 
 RUNS = Path("runs")
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from gtp_fast import trial as one
-from gtp_fast.rundir import RunDir, holder
+from gtp_fast.files import holder
+from gtp_fast.rundir import RunDir
 from gtp_fast.signals import Interrupt, InterruptedRunError, listen
 from gtp_fast.trial import BUSY, DIVERGED, Outcome, Process, Trial
 

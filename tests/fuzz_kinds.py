@@ -177,11 +177,11 @@ def foreign(folder: Path) -> Kind:
 
 def settings(folder: Path) -> Kind:
     """A file of settings."""
-    from gtp_fast.config_files import merge
+    from gtp_fast.catalog import run_settings
 
     file = folder / "settings.yaml"
     file.write_text("env: hopper-demo-v0\nsteps: 2000\neta: 5.0\nlr: 3e-4\nbc: false\nseeds: 2\nrun_dir: runs/a\n")
-    return [file], lambda _: merge({}, file)
+    return [file], lambda _: run_settings({}, file)
 
 
 def sweep(folder: Path) -> Kind:

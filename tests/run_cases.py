@@ -7,8 +7,8 @@ from typing import Any
 
 from data_cases import columns, write
 
+from gtp_fast.catalog import run_settings
 from gtp_fast.config import TrainConfig
-from gtp_fast.config_files import merge
 
 
 def tiny(folder: Path, **changes: Any) -> TrainConfig:
@@ -34,4 +34,4 @@ def tiny(folder: Path, **changes: Any) -> TrainConfig:
         "backend": "eager",
         "threads": 1,
     }
-    return merge(settings | changes)
+    return run_settings(settings | changes)

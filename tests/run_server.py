@@ -15,7 +15,7 @@ from pathlib import Path
 import kill_points
 import torch
 
-from gtp_fast.config_files import merge
+from gtp_fast.catalog import run_settings
 from gtp_fast.errors import GtpError
 from gtp_fast.loop import train
 
@@ -24,7 +24,7 @@ def child(settings: dict) -> int:
     torch.set_num_threads(1)
     kill_points.prepare(settings.pop("faults", {}), Path(settings["run_dir"]))
     try:
-        train(merge(settings))
+        train(run_settings(settings))
     except GtpError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -15,7 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 from gtp_fast import catalog
 from gtp_fast.antmaze import HORIZON, MAZES, AntMazeEnv, build_model
-from gtp_fast.config_files import merge
+from gtp_fast.catalog import run_settings
 from gtp_fast.environments import make_env
 
 ANT_FILE = Path(__file__).parents[2] / "shared" / "data" / "antmaze_umaze.hdf5"
@@ -100,7 +100,7 @@ def test_every_name_is_scored_in_its_maze_over_100_episodes(name):
     spec = catalog.resolve(name)
     env = make_env(spec.eval_env)
     assert env.unwrapped._maze == name.split("-")[1] and (spec.ref_random, spec.ref_expert) == (0.0, 1.0)
-    assert merge({"env": name}).eval_episodes == 100
+    assert run_settings({"env": name}).eval_episodes == 100
     assert (env.observation_space.shape, env.action_space.shape) == ((spec.obs_dim,), (spec.action_dim,))
 
 

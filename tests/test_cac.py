@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from gtp_fast import catalog, checkpoint, dataset, networks, report
 from gtp_fast.algorithms import cac
 from gtp_fast.buffer import ReplayBuffer
+from gtp_fast.catalog import run_settings
 from gtp_fast.config import TrainConfig
-from gtp_fast.config_files import merge
 from gtp_fast.load import load_policy
 from gtp_fast.loop import train
 from gtp_fast.policy_config import PolicyConfig, of_run
@@ -204,7 +204,7 @@ def test_its_policy_acts_with_one_and_with_fifty_candidates(trained: Path, candi
 
 def test_cloning_the_four_goals_lowers_the_loss():
     settings = {"env": "multigoal-v0", "algo": "cac", "bc": True, "device": "cpu", "hidden": 64, "ema_start": 0}
-    cfg = merge(settings)
+    cfg = run_settings(settings)
     state = cac.init_state(cfg, 2, 2, "cpu")
     data = dataset.load(catalog.resolve(cfg.env), None)
     step = cac.make_step(cfg, state, ReplayBuffer.from_transitions(data, cfg, "cpu"))

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtp_fast import catalog, config
+from gtp_fast.catalog import run_settings
 from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6, member_values, validate
-from gtp_fast.config_files import dump_yaml, merge, read_yaml
+from gtp_fast.config_files import dump_yaml, read_yaml
 from gtp_fast.errors import UsageError
 from gtp_fast.field_help import FIELD_HELP
 
@@ -25,7 +26,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 def test_flags_beat_the_file_the_task_the_preset_and_the_defaults(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("eta: 2.5\ngrad_norm: 3\nlr: 0.01\n")
-    cfg = merge({"env": "halfcheetah-medium-v2", "preset": "paper", "lr": 0.02}, file)
+    cfg = run_settings({"env": "halfcheetah-medium-v2", "preset": "paper", "lr": 0.02}, file)
     assert (cfg.lr, cfg.eta, cfg.grad_norm) == (0.02, 2.5, 3.0)  # flag, file over task, file over task
     assert (cfg.s1, cfg.steps, cfg.gamma) == (1280, 2_000_000, 0.99)  # preset, task, default
 
@@ -35,14 +36,14 @@ def test_flags_beat_the_file_the_task_the_preset_and_the_defaults(tmp_path: Path
     [("paper", ("paper", 80.0, 1280, 5, 1000)), ("stable", ("stable", 10.0, 160, 1, 0))],
 )
 def test_presets_are_those_of_the_specification(preset, expected):
-    cfg = merge({"env": "hopper-medium-v2", "preset": preset})
+    cfg = run_settings({"env": "hopper-medium-v2", "preset": preset})
     assert (cfg.weighting, cfg.sigma_max, cfg.s1, cfg.ema_every, cfg.ema_start) == expected
 
 
 def test_the_task_table_of_the_paper_is_carried():
     found = {}
     for name in ("halfcheetah-medium-v2", "hopper-medium-v2", "walker2d-medium-v2", "antmaze-medium-play-v0"):
-        cfg = merge({"env": name})
+        cfg = run_settings({"env": name})
         found[name] = (cfg.eta, cfg.grad_norm, cfg.lr, cfg.max_q_backup, cfg.steps)
     assert found == {
         "halfcheetah-medium-v2": (5.0, 9.0, 3e-4, False, 2_000_000),
@@ -54,7 +55,7 @@ def test_the_task_table_of_the_paper_is_carried():
 
 @pytest.mark.parametrize("name", [row["name"] for row in catalog.listing() if row["source"] in ("d4rl", "embedded")])
 def test_every_named_data_set_has_settings_that_validate(name):
-    assert merge({"env": name}).env == name
+    assert run_settings({"env": name}).env == name
 
 
 # (eta, T, gradient norm, learning rate, max-Q backup) of each task, as published: offline.py of Consistency-AC, main.py
@@ -79,7 +80,7 @@ PUBLISHED = {
 
 
 def test_a_baseline_has_its_published_settings_for_each_task():
-    found = {task: [merge({"env": task, "algo": algo}) for algo in ("cac", "dql")] for task in PUBLISHED}
+    found = {task: [run_settings({"env": task, "algo": algo}) for algo in ("cac", "dql")] for task in PUBLISHED}
     assert {
         task: [(c.eta, c.sampling_steps, c.grad_norm, c.lr, c.max_q_backup) for c in both]
         for task, both in found.items()
@@ -95,7 +96,7 @@ def test_every_task_that_an_algorithm_names_is_one(algo):
 def test_flags_and_files_beat_what_an_algorithm_sets_for_a_task(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("sampling_steps: 3\n")
-    cfg = merge({"env": "walker2d-medium-replay-v2", "algo": "cac", "eta": 0.7}, file)
+    cfg = run_settings({"env": "walker2d-medium-replay-v2", "algo": "cac", "eta": 0.7}, file)
     assert (cfg.eta, cfg.sampling_steps) == (0.7, 3)
 
 
@@ -106,7 +107,7 @@ def test_a_file_of_ones_own_has_no_settings_by_task(tmp_path: Path):
 
 
 def test_behaviour_cloning_sets_eta_to_zero():
-    assert merge({"env": "hopper-medium-v2", "bc": True}).eta == 0.0
+    assert run_settings({"env": "hopper-medium-v2", "bc": True}).eta == 0.0
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_behaviour_cloning_sets_eta_to_zero():
 )
 def test_what_cannot_be_run_is_refused_with_what_to_do(settings, words):
     with pytest.raises(UsageError, match=words) as error:
-        merge(settings)
+        run_settings(settings)
     assert error.value.exit_code == 2
 
 
@@ -145,7 +146,7 @@ HINTS = get_type_hints(TrainConfig)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_no_number_may_be_other_than_finite(name, value):
     with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} {value} is outside"):
-        merge({"env": "hopper-medium-v2", name: value})
+        run_settings({"env": "hopper-medium-v2", name: value})
 
 
 def test_every_number_has_a_range():
@@ -154,24 +155,28 @@ def test_every_number_has_a_range():
 
 @pytest.mark.parametrize("eta", [5, 5.0, np.int64(5), np.float32(5)], ids=lambda eta: type(eta).__name__)
 def test_a_number_is_one_setting_in_whatever_type_it_comes(eta):
-    cfg = merge({"env": np.str_("hopper-medium-v2"), "eta": eta, "steps": np.int32(7), "dataset": Path("x.hdf5")})
-    plain = merge({"env": "hopper-medium-v2", "eta": 5.0, "steps": 7, "dataset": "x.hdf5"})
+    cfg = run_settings(
+        {"env": np.str_("hopper-medium-v2"), "eta": eta, "steps": np.int32(7), "dataset": Path("x.hdf5")}
+    )
+    plain = run_settings({"env": "hopper-medium-v2", "eta": 5.0, "steps": 7, "dataset": "x.hdf5"})
     assert repr(cfg) == repr(plain) and hash6(cfg) == hash6(plain) and dump_yaml(cfg) == dump_yaml(plain)
 
 
 def test_zero_has_one_sign():
-    assert hash6(merge({"env": "hopper-medium-v2", "eta": -0.0})) == hash6(merge({"env": "hopper-medium-v2", "eta": 0}))
+    assert hash6(run_settings({"env": "hopper-medium-v2", "eta": -0.0})) == hash6(
+        run_settings({"env": "hopper-medium-v2", "eta": 0})
+    )
 
 
 @pytest.mark.parametrize("text", ["3e-4", "3E-4", "+.0003", "'0.0003'", "0.0003", "30e-5"])
 def test_a_file_takes_numbers_as_a_float_parser_does(tmp_path: Path, text):
     (tmp_path / "mine.yaml").write_text(f"lr: {text}\n")
-    assert merge({"env": "hopper-medium-v2"}, tmp_path / "mine.yaml").lr == 3e-4
+    assert run_settings({"env": "hopper-medium-v2"}, tmp_path / "mine.yaml").lr == 3e-4
 
 
 def test_python_takes_no_text_for_a_number():
     with pytest.raises(UsageError, match="--lr is '3e-4', expected float"):
-        merge({"env": "hopper-medium-v2", "lr": "3e-4"})
+        run_settings({"env": "hopper-medium-v2", "lr": "3e-4"})
 
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
@@ -213,7 +218,7 @@ def test_a_file_that_is_no_settings_is_refused_by_name(tmp_path: Path, text, wor
     file = tmp_path / "mine.yaml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UsageError, match=words) as error:
-        merge({"env": "hopper-medium-v2"}, file)
+        run_settings({"env": "hopper-medium-v2"}, file)
     assert str(file) in str(error.value) or "is outside" in words
     assert len(str(error.value)) < 1000
 
@@ -221,16 +226,16 @@ def test_a_file_that_is_no_settings_is_refused_by_name(tmp_path: Path, text, wor
 def test_a_value_of_nested_aliases_is_shown_in_few_letters(tmp_path: Path):
     (tmp_path / "mine.yaml").write_text(f"env:\n  - {LAUGHS.replace(chr(10), chr(10) + '    ')}")
     with pytest.raises(UsageError, match="expected str") as error:
-        merge({}, tmp_path / "mine.yaml")
+        run_settings({}, tmp_path / "mine.yaml")
     assert len(str(error.value)) < 100_000
 
 
 def test_a_directory_and_a_file_that_may_not_be_read_are_named(tmp_path: Path):
     with pytest.raises(UsageError, match=r"cannot be read \(Is a directory\)"):
-        merge({"env": "hopper-medium-v2"}, tmp_path)
+        run_settings({"env": "hopper-medium-v2"}, tmp_path)
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")  # of any user, root too
     with pytest.raises(UsageError, match=r"loop\.yaml cannot be read \(Too many levels"):
-        merge({"env": "hopper-medium-v2"}, tmp_path / "loop.yaml")
+        run_settings({"env": "hopper-medium-v2"}, tmp_path / "loop.yaml")
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.binary(max_size=4)
@@ -240,7 +245,7 @@ NAMES = st.sampled_from([field.name for field in fields(TrainConfig)]) | st.text
 
 def _merges_or_refuses(flags, file: Path | None = None) -> None:
     try:
-        cfg = merge(flags, file)
+        cfg = run_settings(flags, file)
     except UsageError as error:
         assert str(error)
     else:
@@ -267,22 +272,22 @@ def test_no_file_ends_in_an_error_without_advice(tmp_path_factory, text):
 
 @pytest.mark.parametrize("named", ["run", "run/ckpt/step-00000010"])
 def test_a_run_that_resume_names_brings_its_own_settings(tmp_path: Path, named):
-    first = merge({"env": "hopper-medium-v2", "preset": "paper", "eta": 7, "steps": 30, "run_dir": "elsewhere"})
+    first = run_settings({"env": "hopper-medium-v2", "preset": "paper", "eta": 7, "steps": 30, "run_dir": "elsewhere"})
     (tmp_path / "run/ckpt/step-00000010").mkdir(parents=True)
     (tmp_path / "run/config.yaml").write_text(dump_yaml(first))
-    again = merge({"resume": tmp_path / named, "log_every": 5})
+    again = run_settings({"resume": tmp_path / named, "log_every": 5})
     assert again == replace(first, resume=str(tmp_path / named), run_dir=None, log_every=5)
     assert hash6(again) == hash6(first)
 
 
 @pytest.mark.parametrize("resume", ["x" * 5000, "a\0b", "no/such/run"], ids=["too long", "NUL", "absent"])
 def test_a_run_that_is_not_there_leaves_the_presets(resume):
-    assert merge({"env": "hopper-medium-v2", "resume": resume}).grad_norm == 9.0
+    assert run_settings({"env": "hopper-medium-v2", "resume": resume}).grad_norm == 9.0
 
 
 def test_an_absent_file_is_named(tmp_path: Path):
     with pytest.raises(UsageError, match=r"absent\.yaml does not exist"):
-        merge({"env": "hopper-medium-v2"}, tmp_path / "absent.yaml")
+        run_settings({"env": "hopper-medium-v2"}, tmp_path / "absent.yaml")
 
 
 @given(
@@ -316,7 +321,7 @@ def test_the_list_of_flags_is_frozen():
 
 
 def test_defaults_are_those_of_the_default_preset():
-    default = merge({"env": "HalfCheetah-v5"})
+    default = run_settings({"env": "HalfCheetah-v5"})
     assert default.preset == TrainConfig.preset
     assert validate(default) == default
 

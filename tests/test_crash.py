@@ -236,12 +236,12 @@ def test_promise_3_a_second_signal_ends_at_once(server, settings, tmp_path):
 def test_promise_6_a_second_process_is_told_who_holds_the_run(server, settings, tmp_path, capfd):
     first = server.start(settings("shared", steps=100_000))
     _wait_for_a_checkpoint(tmp_path / "shared")
-    from gtp_fast.config_files import merge
+    from gtp_fast.catalog import run_settings
     from gtp_fast.errors import BusyError
     from gtp_fast.loop import train
 
     with pytest.raises(BusyError, match=f"process {first} on"):
-        train(merge(settings("shared", steps=100_000)))
+        train(run_settings(settings("shared", steps=100_000)))
     os.kill(first, signal.SIGKILL)
     server.wait(first)
 

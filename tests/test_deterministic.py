@@ -14,8 +14,8 @@ from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config
 
 import gtp_fast
 from gtp_fast import algorithms, checkpoint, device, networks, report
+from gtp_fast.catalog import run_settings
 from gtp_fast.config import DETERMINISTIC
-from gtp_fast.config_files import merge
 from gtp_fast.errors import UsageError
 from gtp_fast.graph import stepper
 from gtp_fast.rundir import RunDir
@@ -63,12 +63,12 @@ def test_promise_9_the_step_stays_on_the_device(algo, changes):
 )
 def test_what_a_policy_of_one_action_has_not_is_refused(algo, changes, words):
     with pytest.raises(UsageError, match=words):
-        merge({"env": "multigoal-v0", "algo": algo} | changes)
+        run_settings({"env": "multigoal-v0", "algo": algo} | changes)
 
 
 def test_the_fused_backend_is_refused_by_name(algo):
     with pytest.raises(UsageError, match=f"the step of {algo} is not fused"):
-        device.resolve(merge({"env": "multigoal-v0", "algo": algo, "backend": "fused"}))
+        device.resolve(run_settings({"env": "multigoal-v0", "algo": algo, "backend": "fused"}))
 
 
 def _run(folder: Path, algo, bc):

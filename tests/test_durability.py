@@ -13,7 +13,8 @@ from crash_states import Recording, record
 
 from gtp_fast import checkpoint
 from gtp_fast.errors import CheckpointError
-from gtp_fast.rundir import RunDir, publish
+from gtp_fast.files import publish
+from gtp_fast.rundir import RunDir
 
 
 def found(recording: Recording, read: Callable[[Path], object], place: Path, after: int = 0) -> set[object]:

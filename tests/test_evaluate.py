@@ -16,8 +16,9 @@ from gtp_fast import catalog, results
 from gtp_fast.data_spec import EvalEnv
 from gtp_fast.environments import _without_notices, make_env
 from gtp_fast.errors import DataError, GtpError, UsageError
-from gtp_fast.evaluate import EvalResult, evaluate_policy
+from gtp_fast.evaluate import evaluate_policy
 from gtp_fast.policy import Policy
+from gtp_fast.results import EvalResult
 from gtp_fast.rundir import RunDir
 
 COUNTING = replace(spec("Counting"), ref_random=0.0, ref_expert=10.0)

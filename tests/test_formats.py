@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from gtp_fast import checkpoint, load_policy
-from gtp_fast.config_files import merge, read_yaml
+from gtp_fast.catalog import run_settings
+from gtp_fast.config_files import read_yaml
 from gtp_fast.loop import train
 
 FORMATS = sorted((Path(__file__).parent / "formats").iterdir())
@@ -37,7 +38,7 @@ def test_a_policy_of_every_released_format_acts_as_it_did(written: Path):
 def test_a_run_of_every_released_format_goes_on(written: Path, tmp_path: Path, monkeypatch):
     shutil.copytree(written, tmp_path / "old")
     monkeypatch.chdir(tmp_path / "old")  # its settings name files from there
-    result = train(merge(read_yaml(Path("run/config.yaml"))))
+    result = train(run_settings(read_yaml(Path("run/config.yaml"))))
     assert result.steps == 30 and result.steps_per_second > 0
     first = [json.loads(line)["step"] for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert first == [10, 20, 30]

@@ -16,7 +16,7 @@ from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config, transition
 import gtp_fast
 from gtp_fast import checkpoint, embedded, networks, report
 from gtp_fast.algorithms import fql, pieces
-from gtp_fast.config_files import merge
+from gtp_fast.catalog import run_settings
 from gtp_fast.errors import UsageError
 from gtp_fast.graph import stepper
 from gtp_fast.policy_config import PolicyConfig
@@ -149,11 +149,11 @@ def test_promise_9_the_step_stays_on_the_device(changes):
 @pytest.mark.parametrize("changes", [{"etas": "1,2"}, {"max_q_backup": True}], ids=str)
 def test_what_fql_has_not_is_refused(changes):
     with pytest.raises(UsageError, match="is none of fql's"):
-        merge({"env": "multigoal-v0", "algo": "fql", "bc": False, "seeds": 2} | changes)
+        run_settings({"env": "multigoal-v0", "algo": "fql", "bc": False, "seeds": 2} | changes)
 
 
 def test_a_task_of_gtp_brings_its_rewards_but_not_its_guidance():
-    cfg = merge({"env": "antmaze-medium-play-v0", "algo": "fql"})
+    cfg = run_settings({"env": "antmaze-medium-play-v0", "algo": "fql"})
     assert (cfg.hidden, cfg.layers, cfg.sampling_steps, cfg.grad_norm, cfg.lr) == (512, 4, 10, 0.0, 3e-4)
     assert not cfg.max_q_backup and cfg.reward_scale == 4.0
 

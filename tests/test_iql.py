@@ -13,7 +13,7 @@ from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config, transition
 
 from gtp_fast import networks
 from gtp_fast.algorithms import iql, pieces
-from gtp_fast.config_files import merge
+from gtp_fast.catalog import run_settings
 from gtp_fast.graph import stepper
 
 
@@ -110,6 +110,6 @@ def test_the_policy_prefers_the_actions_of_value():
 
 
 def test_the_published_settings_stand_above_those_of_a_task():
-    cfg = merge({"env": "antmaze-medium-play-v0", "algo": "iql"})
+    cfg = run_settings({"env": "antmaze-medium-play-v0", "algo": "iql"})
     assert (cfg.eta, cfg.expectile, cfg.weight_cap, cfg.lr, cfg.grad_norm) == (3.0, 0.7, 100.0, 3e-4, 0.0)
     assert cfg.lr_schedule == "cosine" and not cfg.max_q_backup and cfg.sampling_steps == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gtp_fast.config_files import merge
+from gtp_fast.catalog import run_settings
 from gtp_fast.loop import train
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -24,5 +24,5 @@ def test_a_clone_of_the_real_controller_finds_the_goal(name, tmp_path):
         pytest.skip(f"the real file {file} is not beside this checkout")
     common = {"bc": True, "lr": 1e-3, "lr_schedule": "cosine", "backend": "eager", "device": "cpu", "threads": 1}
     last = {"eval_every": settings["steps"], "eval_episodes": 20, "save_every": 0, "run_dir": str(tmp_path / "run")}
-    result = train(merge({"env": name, "dataset": str(SHARED / file), **common, **last, **settings}))
+    result = train(run_settings({"env": name, "dataset": str(SHARED / file), **common, **last, **settings}))
     assert result.return_last is not None and result.return_last[0] >= asked

@@ -14,7 +14,7 @@ from data_cases import columns, write
 
 from gtp_fast import catalog, dataset
 from gtp_fast.buffer import ReplayBuffer
-from gtp_fast.config_files import merge
+from gtp_fast.catalog import run_settings
 from gtp_fast.environments import make_env
 from gtp_fast.errors import UsageError
 
@@ -85,7 +85,7 @@ def test_a_goal_in_mid_trajectory_cuts_the_bootstrap_there_and_nothing_else(tmp_
     at_goal = data.reward_N == 1.0
     assert np.array_equal(data.terminal_N, at_goal) and at_goal.sum() == 2
     assert np.abs(data.next_obs_ND[~data.terminal_N] - data.obs_ND[~data.terminal_N]).max() < 0.11
-    cfg = merge({"env": "antmaze-umaze-v0"})
+    cfg = run_settings({"env": "antmaze-umaze-v0"})
     rows = ReplayBuffer.from_transitions(data, cfg, "cpu").gather(torch.arange(len(at_goal))[None])
     assert np.array_equal(rows.bootstrap_SB[0].numpy(), 1.0 - at_goal)
     assert np.array_equal(rows.reward_SB[0].numpy(), np.where(at_goal, 2.0, -2.0))
@@ -113,7 +113,7 @@ TABLE4 = {  # eta, gradient norm, learning rate, max-Q backup
 @pytest.mark.parametrize("version", ["v0", "v2"])
 @pytest.mark.parametrize("maze", TABLE4)
 def test_the_settings_of_the_papers_mazes(maze, version):
-    cfg = merge({"env": f"antmaze-{maze}-{version}"})
+    cfg = run_settings({"env": f"antmaze-{maze}-{version}"})
     assert (cfg.eta, cfg.grad_norm, cfg.lr, cfg.max_q_backup) == TABLE4[maze]
     assert (cfg.reward_shift, cfg.reward_scale, cfg.steps) == (-0.5, 4.0, 1_000_000)
 

@@ -15,8 +15,8 @@ from frame_cases import ACTION_DIM, SEEK, SIDE, seek_file
 
 from gtp_fast import checkpoint, device, export
 from gtp_fast.buffer import Batch
+from gtp_fast.catalog import run_settings
 from gtp_fast.config import TrainConfig
-from gtp_fast.config_files import merge
 from gtp_fast.data_spec import DataSpec, EvalEnv
 from gtp_fast.dataset import load
 from gtp_fast.environments import check_environment, make_env
@@ -44,7 +44,7 @@ def settings(tmp_path_factory) -> Settings:
             "eta": 1.0, "log_every": 4, "save_every": 4, "eval_every": 0, "ema_start": 2, "ema_every": 1,
             "device": "cpu", "backend": "eager", "threads": 1,
         }  # fmt: skip
-        return merge(wanted | changes)
+        return run_settings(wanted | changes)
 
     return make
 

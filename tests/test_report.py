@@ -15,7 +15,7 @@ from PIL import Image
 from run_cases import tiny
 
 from gtp_fast import aggregate, embedded, figures, paper, report
-from gtp_fast.config_files import merge
+from gtp_fast.catalog import run_settings
 from gtp_fast.errors import UsageError
 from gtp_fast.loop import train
 from gtp_fast.published import PUBLISHED
@@ -23,7 +23,7 @@ from gtp_fast.published import PUBLISHED
 
 def _run(env: str, sha256: str | None, source: str | None = "/data/hopper_medium-v2.hdf5", **changes) -> report.Run:
     environment = {"data_sha256": sha256, "data_source": source}
-    settings = vars(merge({"env": env})) | changes
+    settings = vars(run_settings({"env": env})) | changes
     return report.Run(Path("run"), settings, environment, *([np.zeros(0)] * 3), False, {})
 
 
@@ -184,7 +184,7 @@ def test_mode_masses_count_what_lies_in_each_mode():
 @pytest.mark.slow
 def test_a_run_on_the_four_goals_draws_their_picture(tmp_path: Path):
     train(
-        merge(
+        run_settings(
             {"env": "multigoal-v0", "steps": 20, "hidden": 16, "batch_size": 16, "run_dir": str(tmp_path / "run")}
             | {"eval_every": 0, "device": "cpu", "backend": "eager", "threads": 1}
         )

@@ -19,8 +19,8 @@ from PIL import Image
 
 from bench import reproduce_docs
 from gtp_fast import aggregate, paper
+from gtp_fast.catalog import run_settings
 from gtp_fast.config import TrainConfig
-from gtp_fast.config_files import merge
 from gtp_fast.errors import DataError, UsageError
 from gtp_fast.reproduce import bench, data, items, page, pictures, run, scores
 from gtp_fast.reproduce.run import ReproduceConfig, plan, reproduce
@@ -254,6 +254,6 @@ def test_the_docs_show_the_committed_reports_and_a_changed_one_is_seen(monkeypat
 
 
 def test_names_of_runs_fit_a_file_system():
-    cfg, published = merge({"env": "multigoal-v0", "lr": 0.5}), merge({"env": "multigoal-v0"})
+    cfg, published = run_settings({"env": "multigoal-v0", "lr": 0.5}), run_settings({"env": "multigoal-v0"})
     assert run._name(cfg, published) == "gtp-bc-lr-0.5"
     assert "/" not in run._name(TrainConfig(env="a/b", etas="1,2/3"), TrainConfig(env="a/b"))

@@ -14,8 +14,8 @@ from data_cases import columns, write
 from run_cases import tiny
 
 from gtp_fast import catalog, checkpoint, dataset, device, rundir
+from gtp_fast.catalog import run_settings
 from gtp_fast.config import TrainConfig
-from gtp_fast.config_files import merge
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.events import Progress, Started
 from gtp_fast.loop import train
@@ -210,7 +210,7 @@ def test_a_named_checkpoint_that_is_damaged_removes_nothing(tmp_path: Path):
 def test_a_run_that_is_named_continues_without_its_settings_being_typed(tmp_path: Path):
     train(tiny(tmp_path))
     _back_to(RunDir(tmp_path / "run"), 10)
-    result = train(merge({"resume": str(tmp_path / "run")}))
+    result = train(run_settings({"resume": str(tmp_path / "run")}))
     assert Path(result.run_dir) == tmp_path / "run" and checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20, 30]
 
 

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gtp_fast.errors import BusyError
-from gtp_fast.rundir import PARTIAL, RunDir, new_run_path, publish, publish_directory
+from gtp_fast.files import PARTIAL, publish, publish_directory
+from gtp_fast.rundir import RunDir, new_run_path
 
 
 def test_published_bytes_are_there_and_nothing_else_is(tmp_path: Path):

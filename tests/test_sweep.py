@@ -20,7 +20,8 @@ import pytest
 
 from gtp_fast import cli
 from gtp_fast.errors import UsageError
-from gtp_fast.rundir import RunDir, holder
+from gtp_fast.files import holder
+from gtp_fast.rundir import RunDir
 from gtp_fast.sweep import asked, plan, run
 from gtp_fast.sweep.asked import SweepConfig
 from gtp_fast.sweep.table import Table, lines

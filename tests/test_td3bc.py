@@ -12,7 +12,7 @@ from td3bc_oracle import Trainer
 
 from gtp_fast import networks
 from gtp_fast.algorithms import td3bc
-from gtp_fast.config_files import merge
+from gtp_fast.catalog import run_settings
 from gtp_fast.graph import stepper
 
 
@@ -101,6 +101,6 @@ def test_the_policy_climbs_the_value_that_behaviour_does_not_know():
 
 
 def test_the_published_settings_stand_above_those_of_a_task():
-    cfg = merge({"env": "antmaze-medium-play-v0", "algo": "td3bc"})
+    cfg = run_settings({"env": "antmaze-medium-play-v0", "algo": "td3bc"})
     assert (cfg.alpha, cfg.lr, cfg.grad_norm, cfg.tau, cfg.sampling_steps) == (2.5, 3e-4, 0.0, 0.005, 1)
     assert not cfg.max_q_backup and cfg.reward_scale == 4.0

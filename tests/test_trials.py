@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from gtp_fast.rundir import RunDir, holder
+from gtp_fast.files import holder
+from gtp_fast.rundir import RunDir
 from gtp_fast.trial import HowFar, Trial, how_far
 from gtp_fast.trials import run_trials
 

@@ -17,8 +17,8 @@ from variants_oracle import VariantTrainer
 from gtp_fast import device, losses, networks, policy, trajectory
 from gtp_fast.act_cpu import CpuSampler
 from gtp_fast.algorithms import gtp, gtp_losses
+from gtp_fast.catalog import run_settings
 from gtp_fast.config import TrainConfig, validate
-from gtp_fast.config_files import merge
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.graph import stepper
 from gtp_fast.load import load_policy
@@ -295,9 +295,9 @@ def test_a_variant_that_cannot_be_run_or_changes_nothing_is_refused(changes, wor
 
 
 def test_a_flow_may_take_another_grid():
-    assert merge({"env": "HalfCheetah-v5", "process": "flow", "rho": 3}).rho == 3.0
+    assert run_settings({"env": "HalfCheetah-v5", "process": "flow", "rho": 3}).rho == 3.0
     with pytest.raises(UsageError, match="pass --sigma-max 1"):
-        merge({"env": "HalfCheetah-v5", "process": "flow", "sigma_max": 5})
+        run_settings({"env": "HalfCheetah-v5", "process": "flow", "sigma_max": 5})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from bench.gpu.plan import VARIABLES
-from gtp_fast import algorithms, catalog, checkpoint, config_files, dataset, device
+from gtp_fast import algorithms, catalog, checkpoint, dataset, device
 from gtp_fast.buffer import ReplayBuffer
 from gtp_fast.config import TrainConfig
 from gtp_fast.graph import stepper
@@ -57,7 +57,7 @@ def _settings(row: dict[str, Any], dry: bool) -> TrainConfig:
     if data := os.environ.get(VARIABLES["data"]):
         flags["dataset"] = data
     small = {"hidden": 32, "batch_size": 16, "threads": 1, "device": "cpu", "backend": "eager"} if dry else {}
-    return device.resolve(config_files.merge(flags | small))[0]
+    return device.resolve(catalog.run_settings(flags | small))[0]
 
 
 def _left_s() -> float:

@@ -25,7 +25,8 @@ from gtp_fast import losses, optimizer, rng
 from gtp_fast.algorithms import pieces
 from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.encoder import ObsShape, encoder_shapes, input_width, see
+from gtp_fast.data_spec import ObsShape
+from gtp_fast.encoder import encoder_shapes, input_width, see
 from gtp_fast.frames import Buffer
 from gtp_fast.networks import Layout, dense, dense_shapes, gelu, layout_of, norm_shapes, views
 from gtp_fast.policy_config import PolicyConfig

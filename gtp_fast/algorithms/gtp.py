@@ -18,7 +18,8 @@ from gtp_fast.algorithms import pieces
 from gtp_fast.algorithms.gtp_losses import ACTOR_LOSSES, Drawn, policy_q
 from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.encoder import ObsShape, see
+from gtp_fast.data_spec import ObsShape
+from gtp_fast.encoder import see
 from gtp_fast.frames import Buffer
 from gtp_fast.networks import Layout, actor_layout, critic_layout, q_values, state_values, value_layout, views
 from gtp_fast.policy_config import PolicyConfig

@@ -26,7 +26,8 @@ from gtp_fast import losses, optimizer, rng
 from gtp_fast.algorithms import pieces
 from gtp_fast.buffer import Batch
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.encoder import ObsShape, see
+from gtp_fast.data_spec import ObsShape
+from gtp_fast.encoder import see
 from gtp_fast.frames import Buffer
 from gtp_fast.networks import (
     Layout,

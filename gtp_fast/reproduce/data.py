@@ -9,6 +9,7 @@ from typing import Any
 
 from gtp_fast import catalog, dataset
 from gtp_fast.errors import DataError, UsageError
+from gtp_fast.files import file_name
 from gtp_fast.reproduce.items import ABLATED, Budget, Item
 
 Progress = Callable[[int, int | None], None]
@@ -58,7 +59,7 @@ def _looked_at(item: Item, env: str, file: Path | None, progress: Progress | Non
         ) from None
     name = file.stem if file is not None else spec.name
     known = file is None and spec.sha256 in (None, data.sha256)
-    folder = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).lstrip(".") or "_"
+    folder = file_name(name)
     absent = _absent(spec, name, data.sha256)
     return Source(
         flags={"env": env} | ({} if file is None else {"dataset": str(file)}),

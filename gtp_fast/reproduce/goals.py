@@ -11,10 +11,10 @@ import torch
 
 from gtp_fast import embedded
 from gtp_fast.figures import GOAL_SAMPLES
+from gtp_fast.files import publish_json
 from gtp_fast.latency import interleaved, spread
 from gtp_fast.load import load_policy
 from gtp_fast.policy import Policy
-from gtp_fast.rundir import publish_json
 
 SECONDS = 0.3  # of timing each sampler
 

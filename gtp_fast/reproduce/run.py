@@ -10,15 +10,15 @@ from typing import Any
 import yaml
 
 from gtp_fast import paper
+from gtp_fast.catalog import run_settings
 from gtp_fast.config import TrainConfig, check_range, hash6
-from gtp_fast.config_files import merge
 from gtp_fast.device import cores, resolve
 from gtp_fast.errors import UsageError
+from gtp_fast.files import file_name, publish, publish_json
 from gtp_fast.reproduce import bench, data, items, scores
 from gtp_fast.reproduce.data import Source
 from gtp_fast.reproduce.items import Budget, Item, Row
 from gtp_fast.reproduce.page import page
-from gtp_fast.rundir import publish, publish_json
 from gtp_fast.trial import Outcome, Trial
 from gtp_fast.trials import run_trials
 
@@ -83,10 +83,10 @@ def _planned(item: Item, asked: ReproduceConfig, source: Source, row: Row) -> Pl
     count = items.SEEDS[asked.budget] if asked.seeds is None else asked.seeds
     shared = source.flags | items.common(item, asked.budget, asked.steps) | {"seeds": count} | _own(asked.set)
     settings = shared | dict(row.settings) | _own(asked.set)
-    cfg = merge(settings)
+    cfg = run_settings(settings)
     if not _on_cuda(cfg) and "threads" not in settings:
         settings["threads"] = 1
-    name = _name(cfg, merge(shared | {"algo": cfg.algo, "bc": cfg.bc}))
+    name = _name(cfg, run_settings(shared | {"algo": cfg.algo, "bc": cfg.bc}))
     path = asked.runs / asked.budget / source.folder / f"{name}-{hash6(cfg)}"
     return Planned(source, row, Trial(f"{source.name} {name}", settings, path, cfg.steps), cfg)
 
@@ -95,7 +95,7 @@ def _name(cfg: TrainConfig, published: TrainConfig) -> str:
     """Name a run by its algorithm and by what it sets apart from the published settings, fit for a file system."""
     own = {name: value for name, value in vars(cfg).items() if value != vars(published)[name] and name not in UNNAMED}
     parts = [cfg.algo + ("-bc" if cfg.bc else "")] + [f"{name}-{value}" for name, value in own.items()]
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in "-".join(parts))
+    return file_name("-".join(parts), filler="-")
 
 
 def _own(texts: tuple[str, ...]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import numpy as np
 
 from gtp_fast.aggregate import claim, interquartile_mean, stratified_interval
 from gtp_fast.eval_run import EvalConfig, eval_run
-from gtp_fast.evaluate import EvalResult
-from gtp_fast.rundir import RunDir, publish_json
+from gtp_fast.files import publish_json
+from gtp_fast.results import EvalResult
+from gtp_fast.rundir import RunDir
 from gtp_fast.runs import read_run
 
 _SPEED = re.compile(r"step [\d,]+ ([\d.]+) steps/s")

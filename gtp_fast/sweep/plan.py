@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gtp_fast.catalog import run_settings
 from gtp_fast.config import TrainConfig, hash6, validate
-from gtp_fast.config_files import merge
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
-from gtp_fast.rundir import RunDir, holder
+from gtp_fast.files import file_name, holder
+from gtp_fast.rundir import RunDir
 from gtp_fast.sweep.asked import SweepConfig
 from gtp_fast.trial import Outcome, Trial, outcome_of
 
@@ -64,7 +65,7 @@ def points(asked: SweepConfig) -> list[tuple[dict[str, Any], TrainConfig]]:
             point = dict(zip(asked.grid, values, strict=True))
             settings = {"env": env, **asked.set, **point, "seeds": asked.seeds}
             try:
-                cfg = merge(settings)
+                cfg = run_settings(settings)
             except UsageError as error:
                 words = [env, *(f"{name}={_text(value)}" for name, value in point.items())]
                 raise UsageError(f"{' '.join(words)}: {error}" if point else str(error)) from None
@@ -109,12 +110,8 @@ def _path(asked: SweepConfig, cfg: TrainConfig) -> Path:
     point = sorted((name, getattr(cfg, name)) for name in asked.grid)
     digits = hashlib.sha256(repr((hash6(cfg), cfg.dataset, point)).encode()).hexdigest()[:8]
     parts = [cfg.algo, *(f"{name}-{_text(value)}" for name, value in point if name != "algo")]
-    name = f"{_safe('-'.join(parts))[:NAME_LENGTH]}-s{cfg.seed}x{cfg.seeds}-{digits}"
-    return asked.out / (_safe(cfg.env).lstrip(".") or "_") / name
-
-
-def _safe(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
+    name = f"{file_name('-'.join(parts))[:NAME_LENGTH]}-s{cfg.seed}x{cfg.seeds}-{digits}"
+    return asked.out / file_name(cfg.env) / name
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from gtp_fast.rundir import publish_json
+from gtp_fast.files import publish_json
 from gtp_fast.sweep import on_ray
 from gtp_fast.sweep.asked import SweepConfig
 from gtp_fast.sweep.plan import Plan, plan, points, rows

@@ -1,0 +1,133 @@
+"""Files that outlive a crash: what is published is the old file or the whole new one, whatever is killed and when.
+
+`publish` and its kin are the only durable writes of the project, `locked` its only lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gtp_fast.errors import BusyError
+
+PARTIAL = ".partial-"  # prefix of what is being written; leftovers of a killed process are swept on the next claim
+REPLACED = PARTIAL + "old-"  # prefix of a directory that steps aside for its successor; put back if none came
+
+
+def publish(path: Path, data: bytes | Callable[[Path], None]) -> None:
+    """Write a file durably: beside its place, fsync, rename, fsync of the directory.
+
+    Args: data is the content, or a function that writes it to the path that it is given.
+    Raises: OSError from the file system; then `path` is as it was.
+    """
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    try:
+        if isinstance(data, bytes):
+            partial.write_bytes(data)
+        else:
+            data(partial)
+        publish_file(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def publish_json(path: Path, value: object) -> None:
+    """Publish a value as indented JSON with sorted keys."""
+    publish(path, (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode())
+
+
+def publish_file(part: Path, path: Path) -> None:
+    """Move a finished file of the same directory into place, durably."""
+    sync(part)
+    os.replace(part, path)
+    sync(path.parent)
+
+
+def publish_directory(path: Path, fill: Callable[[Path], None]) -> None:
+    """Write a directory durably: filled beside its place, every file fsynced, renamed, parent fsynced.
+
+    A directory that stands in the place already is replaced. That takes two renames, and a kill between them leaves the
+    old one under another name: the next claim puts it back.
+    """
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    old = path.with_name(REPLACED + path.name)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        fill(partial)
+        for file in sorted(partial.iterdir()):
+            sync(file)
+        sync(partial)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(path, old)
+        os.replace(partial, path)
+        sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Return when the content of a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel releases it when the process ends, however it ends.
+
+    Raises: BusyError naming the holder when another process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "an unknown process"
+            raise BusyError(f"{what} is in use by {holder}; wait for it to end, or choose another") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+        file.flush()
+        yield
+
+
+def holder(path: Path) -> str | None:
+    """Return who holds the lock of a file that `locked` takes, None where nobody does."""
+    try:
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file closes
+            except BlockingIOError:
+                return file.read().strip() or "an unknown process"
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_name(text: str, filler: str = "_") -> str:
+    """Return a text as the name of a file: what is neither letter nor digit nor one of `-_.` becomes the filler."""
+    return "".join(c if c.isalnum() or c in "-_." else filler for c in text).lstrip(".") or "_"
