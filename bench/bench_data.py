@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from bench.training import config
-from gtp_fast.buffer import ReplayBuffer, packed
-from gtp_fast.dataset import read_hdf5
-from gtp_fast.episodes import build_transitions
-from gtp_fast.stream import Stager, window_steps
+from gtp_fast.data.dataset import read_hdf5
+from gtp_fast.data.replay import ReplayBuffer, packed
+from gtp_fast.data.streaming import Stager, window_steps
+from gtp_fast.data.transitions import build_transitions
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS, EPISODE = 100_000, 1_000

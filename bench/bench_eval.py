@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bench.training import config, policy
-from gtp_fast import catalog
 from gtp_fast.algorithms import gtp
-from gtp_fast.evaluate import evaluate_policy
+from gtp_fast.data import catalog
+from gtp_fast.evaluation.evaluate import evaluate_policy
 
 EPISODES = 10
 

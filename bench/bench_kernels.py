@@ -12,8 +12,8 @@ import torch
 from gtp_kernels import reference
 
 from bench.training import ACTION_DIM, OBS_DIM, config, transitions
-from gtp_fast import networks, optimizer, trajectory
-from gtp_fast.buffer import ReplayBuffer
+from gtp_fast.algorithms import equations, networks, optimizer
+from gtp_fast.data.replay import ReplayBuffer
 
 pytestmark = pytest.mark.benchmark(warmup=False)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -67,11 +67,11 @@ def bench_chain(benchmark, timed, ceiling):
     flat = networks.init_flat(layout, [0]).to(DEVICE)
     p, exact = networks.views(flat, layout), networks.views(flat.double(), layout)
     obs, z = torch.randn(1, 2 * BATCH, OBS_DIM, device=DEVICE), torch.randn(1, 2 * BATCH, ACTION_DIM, device=DEVICE)
-    grid = trajectory.sampling_grid(K, 0.002, 80.0, 7.0, DEVICE)
+    grid = equations.sampling_grid(K, 0.002, 80.0, 7.0, DEVICE)
 
     @torch.inference_mode()
     def chain(p: Any = p, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return trajectory.sample_actions(p, obs.to(dtype), z.to(dtype), grid.to(dtype), 0.5, 0.002)
+        return equations.sample_actions(p, obs.to(dtype), z.to(dtype), grid.to(dtype), 0.5, 0.002)
 
     assert (chain() - chain(exact, torch.float64)).abs().max() < 2e-5  # 80 z at the start, 24 bits
     taken = timed(_times(chain), 5, ROUNDS, shape=f"2 x {BATCH} rows, K = {K}", precision="fp32")

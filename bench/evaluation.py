@@ -25,13 +25,13 @@ from bench.gpu import machine as described
 from bench.gpu.results import commit, rounded
 from bench.table import keep, slug
 from bench.training import config, policy
-from gtp_fast import catalog
 from gtp_fast.algorithms import gtp
-from gtp_fast.data_spec import DataSpec, EvalEnv
+from gtp_fast.data import catalog
+from gtp_fast.data.spec import DataSpec, EvalEnv
 from gtp_fast.device import cores
-from gtp_fast.environments import make_env
-from gtp_fast.evaluate import evaluate_policy
-from gtp_fast.rollout import one_thread, spread
+from gtp_fast.evaluation.environments import make_env
+from gtp_fast.evaluation.evaluate import evaluate_policy
+from gtp_fast.evaluation.rollout import one_thread, spread
 
 TASKS = (("HalfCheetah-v5", 10, 5), ("HalfCheetah-v5", 10, 2), ("antmaze-umaze-v0", 100, 5))  # episodes, K
 

@@ -23,11 +23,12 @@ import torch
 from bench.gpu import machine as described
 from bench.gpu.results import commit, rounded
 from bench.table import keep, slug
-from gtp_fast import dataset, files
-from gtp_fast.buffer import ReplayBuffer
+from gtp_fast import files
 from gtp_fast.config import TrainConfig
-from gtp_fast.data_spec import DataSpec
-from gtp_fast.episodes import build_transitions, validate
+from gtp_fast.data import dataset
+from gtp_fast.data.replay import ReplayBuffer
+from gtp_fast.data.spec import DataSpec
+from gtp_fast.data.transitions import build_transitions, validate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROWS, EPISODE = 1_000_000, 1_000

@@ -24,8 +24,8 @@ from minari.data_collector import EpisodeBuffer
 from bench import loading
 from bench.gpu import machine as described
 from bench.gpu.results import commit, rounded
-from gtp_fast import dataset
-from gtp_fast.data_spec import DataSpec
+from gtp_fast.data import dataset
+from gtp_fast.data.spec import DataSpec
 
 SETS = ((1_000, 1_000, False), (10_000, 100, False), (13_333, 75, True))  # episodes, steps of each, goals
 

@@ -16,9 +16,9 @@ import torch
 from bench.gpu import machine as described
 from bench.gpu.results import commit, rounded
 from bench.table import keep, slug
-from gtp_fast.catalog import run_settings
-from gtp_fast.profile_run import profile_run
+from gtp_fast.data.catalog import run_settings
 from gtp_fast.profiling import PHASES
+from gtp_fast.training.profile import profile_run
 
 GPU = torch.cuda.is_available()
 ENV = "hopper-demo-v0"

@@ -11,9 +11,9 @@ import json
 import re
 from pathlib import Path
 
+from gtp_fast.experiments.reproduce.items import NAMES
+from gtp_fast.experiments.reproduce.page import body
 from gtp_fast.files import publish, publish_json
-from gtp_fast.reproduce.items import NAMES
-from gtp_fast.reproduce.page import body
 
 ROOT = Path(__file__).parent.parent
 PAGE, RESULTS, IMAGES = ROOT / "docs" / "reproduce.md", ROOT / "bench" / "results", ROOT / "docs" / "images"

@@ -47,9 +47,9 @@ def acting_launches(precision: str, capability: int, **changes: Any) -> list[Lau
     from gtp_kernels.launch import tuned_for
 
     from bench.training import ACTION_DIM, OBS_DIM, config
-    from gtp_fast import networks
-    from gtp_fast.act_cuda import CudaSampler, _Call
-    from gtp_fast.policy_config import of_run
+    from gtp_fast.algorithms import networks
+    from gtp_fast.algorithms.policy_config import of_run
+    from gtp_fast.policy.cuda_sampler import CudaSampler, _Call
 
     described = replace(of_run(config(), OBS_DIM, ACTION_DIM), **({"candidates": 50, "select": "argmax"} | changes))
     sizes = described.obs_dim, described.action_dim, described.hidden

@@ -16,8 +16,8 @@ import numpy as np
 
 from bench.gpu.results import rounded
 from bench.table import keep
-from gtp_fast.report import label
-from gtp_fast.runs import read_run
+from gtp_fast.experiments.report import label
+from gtp_fast.runs.records import read_run
 
 
 def row(file: Path) -> dict[str, Any]:

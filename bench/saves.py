@@ -21,10 +21,12 @@ import numpy as np
 from bench.gpu import machine as described
 from bench.gpu.results import commit, rounded
 from bench.table import keep
-from gtp_fast import checkpoint, device, loop
-from gtp_fast.catalog import run_settings
-from gtp_fast.rundir import RunDir
-from gtp_fast.saving import Saving
+from gtp_fast import device
+from gtp_fast.data.catalog import run_settings
+from gtp_fast.runs import checkpoint
+from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.saving import Saving
+from gtp_fast.training import train
 
 ROWS, SAVES, SIGNALS = 10_000, 40, 5
 RESULTS = Path(__file__).parent / "results"
@@ -64,12 +66,12 @@ def stalls(folder: Path) -> dict[str, list[float]]:
 
         return wrapped
 
-    parts = {(loop._Training, "save"): "save", (Saving, "settle"): "settle", (checkpoint, "save"): "write"}
+    parts = {(train._Training, "save"): "save", (Saving, "settle"): "settle", (checkpoint, "save"): "write"}
     original = {(owner, name): getattr(owner, name) for owner, name in parts}
     for (owner, name), part in parts.items():
         setattr(owner, name, timed(part, getattr(owner, name)))
     try:
-        loop.train(run_settings(settings(folder, "stalls")))
+        train.train(run_settings(settings(folder, "stalls")))
     finally:
         for (owner, name), call in original.items():
             setattr(owner, name, call)

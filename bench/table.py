@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.gpu.machine import GPU_FIELDS
 from bench.gpu.results import replace_file, rounded
-from gtp_fast import paper
+from gtp_fast.experiments import paper
 
 Row = dict[str, Any]
 STEPS_OF_PAPER = 2_000_000

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gtp_fast import algorithms
-from gtp_fast.algorithms import gtp, pieces
-from gtp_fast.buffer import ReplayBuffer
-from gtp_fast.catalog import run_settings
+from gtp_fast.algorithms import gtp, updates
+from gtp_fast.algorithms.backends import stepper
+from gtp_fast.algorithms.policy_config import of_run
+from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig
-from gtp_fast.graph import stepper
-from gtp_fast.policy import Policy
-from gtp_fast.policy_config import of_run
-from gtp_fast.state import TrainState
+from gtp_fast.data.catalog import run_settings
+from gtp_fast.data.replay import ReplayBuffer
+from gtp_fast.policy.policy import Policy
 
 if TYPE_CHECKING:
     from gtp_kernels.launch import Tuning
@@ -82,4 +82,4 @@ def fused_step(cfg: TrainConfig, shapes: Tuning | None) -> FusedStep:
 
 def policy(cfg: TrainConfig, state: TrainState, obs_dim: int, action_dim: int) -> Policy:
     """Return the policy that acts with a state's EMA actors, on their device."""
-    return Policy(of_run(cfg, obs_dim, action_dim), pieces.policy_tensors(state), state.step.device)
+    return Policy(of_run(cfg, obs_dim, action_dim), updates.policy_tensors(state), state.step.device)

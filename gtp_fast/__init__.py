@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from gtp_fast.version import __version__
 
 if TYPE_CHECKING:
-    from gtp_fast.load import load_policy
-    from gtp_fast.loop import Result
+    from gtp_fast.policy.load import load_policy
+    from gtp_fast.training.train import Result
 
 __all__ = ["__version__", "load_policy", "train"]
 
@@ -24,8 +24,8 @@ def train(**settings: Any) -> Result:
     Args: the fields of `gtp_fast.config.TrainConfig`, for example env="hopper-demo-v0", steps=20_000, seeds=4.
     Raises: a GtpError (gtp_fast.errors) that says what to do.
     """
-    from gtp_fast.catalog import run_settings
-    from gtp_fast.loop import train as run
+    from gtp_fast.data.catalog import run_settings
+    from gtp_fast.training.train import train as run
 
     return run(run_settings(settings))
 
@@ -33,7 +33,7 @@ def train(**settings: Any) -> Result:
 def __getattr__(name: str) -> Any:
     # torch is imported with the policy, not with the package.
     if name == "load_policy":
-        from gtp_fast.load import load_policy
+        from gtp_fast.policy.load import load_policy
 
         return load_policy
     raise AttributeError(f"module 'gtp_fast' has no attribute {name!r}")

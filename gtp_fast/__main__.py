@@ -1,5 +1,5 @@
 """`python -m gtp_fast` is `gtp-fast`."""
 
-from gtp_fast.cli import main
+from gtp_fast.cli.main import main
 
 main()

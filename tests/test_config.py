@@ -12,15 +12,17 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from places import ROOT
 
-from gtp_fast import catalog, config
-from gtp_fast.catalog import run_settings
+from gtp_fast import config
 from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6, member_values, validate
-from gtp_fast.config_files import dump_yaml, read_yaml
+from gtp_fast.data import catalog
+from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import UsageError
 from gtp_fast.field_help import FIELD_HELP
+from gtp_fast.presets import dump_yaml, read_yaml
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = ROOT / "configs"
 
 
 def test_flags_beat_the_file_the_task_the_preset_and_the_defaults(tmp_path: Path):

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from gtp_kernels.launch import tuned_for
+from places import SUPPORT
 from run_cases import tiny
 
 from gtp_fast import device, profiling
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
-from gtp_fast.profile_run import profile_run
+from gtp_fast.training.profile import profile_run
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="states what a machine without a GPU does")
 
@@ -119,7 +120,7 @@ import resource, sys
 import torch
 from dataclasses import replace
 from learn_cases import OBS_DIM, ACTION_DIM, buffer_of, small_config
-from gtp_fast import algorithms, device, footprint
+from gtp_fast import algorithms, device; from gtp_fast.training import memory as footprint
 torch.set_num_threads(1)
 cfg = replace(small_config(), seeds=1, batch_size=8192, hidden=128, **eval(sys.argv[1]))
 state = algorithms.of(cfg.algo).init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
@@ -137,7 +138,7 @@ print(taken / (footprint.widths_a_row(cfg) * cfg.batch_size * cfg.hidden * 4))
 @pytest.mark.parametrize("changes", [{}, {"algo": "dql", "sampling_steps": 8}, {"algo": "fql", "layers": 8}], ids=str)
 def test_the_memory_of_a_step_is_estimated_within_a_factor_of_two(changes):
     command = [sys.executable, "-c", PEAK, repr(changes)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 0.5 < float(done.stdout) < 2.0

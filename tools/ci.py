@@ -2,8 +2,9 @@
 
 A usual machine needs nine minutes. One was seen where a Python loop took 15 times as long as usual, importing torch two
 minutes and installing everything over an hour. So the machine is measured, a clock is kept, the tests run in the order
-of their worth (`tests/in_order.py`), and what no time is left for is left out and named in the last lines. A machine
-that is not slow may leave nothing out. Needs nothing but Python's own library: it runs before anything is installed.
+of their worth (`tests/support/in_order.py`), and what no time is left for is left out and named in the last lines. A
+machine that is not slow may leave nothing out. Needs nothing but Python's own library: it runs before anything is
+installed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 # Seconds since the start; all must end within 5,400.
 BEGIN_S = 3600  # no test is begun later,
 LEAST_S = 900  # but where installing left less than this, that long: importing torch and collecting take half of it,
-LAST_S = 4680  # and never later than this: what was begun may take seven minutes more (`tests/in_order.py`)
+LAST_S = 4680  # and never later than this: what was begun may take seven minutes more (`tests/support/in_order.py`)
 STOP_S = 5160  # what still runs is stopped, for the last lines to be written
 GRACE_S = 60  # a step that is stopped may say in this time what it had
 TEST_S = 1200  # a test that takes longer hangs: its process ends with a traceback, it fails, the other tests go on
@@ -34,7 +35,7 @@ SLOW = 3.0  # times as long as usual; the rehearsal's own limits are three times
 USUAL_S = {"a Python loop": 0.2, "a product of matrices": 0.08, "importing torch": 9.0}
 STEPS_S = {"lint": 10.0, "gpu-dry": 60.0}
 BIN = Path(os.environ.get("VENV", ".venv")) / "bin"
-KEPT = Path(".pytest_cache/v/gtp-fast/outcome")  # by tests/in_order.py
+KEPT = Path(".pytest_cache/v/gtp-fast/outcome")  # by tests/support/in_order.py
 
 
 def main() -> int:

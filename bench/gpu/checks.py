@@ -27,13 +27,13 @@ MARK = re.compile(r"mark\.gpu\b")
 
 def files() -> list[str]:
     """Return the test files that hold such a test. Others may import what this machine lacks, and are not read."""
-    names = sorted(ROOT.glob("tests/test_*.py"))
+    names = sorted(ROOT.glob("tests/**/test_*.py"))
     return [str(path.relative_to(ROOT)) for path in names if MARK.search(path.read_text(encoding="utf-8"))]
 
 
 def of_graphs(name: str) -> bool:
     """Say whether a file's tests capture and compile the other backends, which the second call is for."""
-    return "graph" in name or "stream" in name
+    return "backends" in name or "stream" in name
 
 
 def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:

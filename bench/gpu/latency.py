@@ -10,7 +10,7 @@ import torch
 from bench.gpu.timing import wall_us
 from bench.training import ACTION_DIM, OBS_DIM, config, policy
 from gtp_fast.algorithms import gtp
-from gtp_fast.policy import Policy
+from gtp_fast.policy.policy import Policy
 
 
 def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from bench.gpu.plan import VARIABLES
-from gtp_fast import algorithms, catalog, checkpoint, dataset, device
-from gtp_fast.buffer import ReplayBuffer
+from gtp_fast import algorithms, device
+from gtp_fast.algorithms.backends import stepper
 from gtp_fast.config import TrainConfig
-from gtp_fast.graph import stepper
-from gtp_fast.loop import train
+from gtp_fast.data import catalog, dataset
+from gtp_fast.data.replay import ReplayBuffer
+from gtp_fast.runs import checkpoint
+from gtp_fast.training.train import train
 
 if TYPE_CHECKING:
     from gtp_fast.algorithms.fused import FusedStep

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gtp_fast import catalog
-from gtp_fast.data_spec import with_references
-from gtp_fast.evaluate import evaluate_policy
-from gtp_fast.policy import Policy
-from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.algorithms.policy_config import PolicyConfig
+from gtp_fast.data import catalog
+from gtp_fast.data.spec import with_references
+from gtp_fast.evaluation.evaluate import evaluate_policy
+from gtp_fast.policy.policy import Policy
 
 RULES = ((1, "none"), (50, "softmax"), (50, "argmax"))
 

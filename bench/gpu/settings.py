@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from bench.training import config, training
-from gtp_fast import algorithms, config_files, device
+from gtp_fast import algorithms, device, presets
+from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
-from gtp_fast.state import TrainState
 
 NAMES = ("backend", "graph", "precision", "sampling_steps", "seeds", "algo", "hidden", "layers")
 COMPARED = ("actor_loss", "critic_loss")
@@ -38,7 +38,7 @@ def of_row(row: dict[str, Any], dry: bool) -> TrainConfig:
     Raises: UsageError for a backend or a precision that this version or this machine does not have.
     """
     changes = {name: row[name] for name in NAMES if name in row}
-    config_files.checked(changes, "make gpu")
+    presets.checked(changes, "make gpu")
     if row["backend"] == "compiled":
         _allow_many_compilations(dry)
     if dry:

@@ -20,13 +20,12 @@ from gtp_kernels.saved import Saved, actor_saved, critic_saved
 from gtp_kernels.update import gtp_update
 from torch import Tensor
 
-from gtp_fast import trajectory
-from gtp_fast.algorithms import gtp, pieces
-from gtp_fast.buffer import ReplayBuffer
+from gtp_fast.algorithms import equations, gtp, updates
+from gtp_fast.algorithms.networks import actor_layout, critic_layout
+from gtp_fast.algorithms.state import Net, TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.networks import actor_layout, critic_layout
+from gtp_fast.data.replay import ReplayBuffer
 from gtp_fast.rng import seed_keys
-from gtp_fast.state import Net, TrainState
 from gtp_fast.variants import grid_steps
 
 METRIC_COLUMNS = 16
@@ -55,10 +54,10 @@ class Binding:
             name: torch.tensor(saved.tiles(layouts[name].places, shapes.tile), dtype=torch.int32, device=device)
             for name, saved in self.saved.items()
         }
-        self.next_rows = cfg.batch_size * pieces.backup_samples(cfg)
+        self.next_rows = cfg.batch_size * updates.backup_samples(cfg)
         self.chain_rows = self.next_rows + cfg.batch_size * cfg.value_samples
-        self.times = trajectory.schedule(cfg.steps, *grid_steps(cfg), cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
-        self.grid = trajectory.sampling_grid(cfg.sampling_steps, cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
+        self.times = equations.schedule(cfg.steps, *grid_steps(cfg), cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
+        self.grid = equations.sampling_grid(cfg.sampling_steps, cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
         keys_S2 = seed_keys(member_seeds(cfg), device)
         self.seed = keys_S2[:, 0] | (keys_S2[:, 1] << 32)
         self.eta = torch.tensor(member_values(cfg, "eta"), device=device)
@@ -152,7 +151,7 @@ class Binding:
             "critic", gtp_critic, (blocks(cfg.batch_size, self.shapes.rows), 2, cfg.seeds), "critic.param",
             batch_ptr=self.scratch["batch"], next_q_ptr=self.scratch["next_q"], act_ptr=self.scratch["critic.acts"],
             slope_ptr=self.scratch["critic.slopes"], q_ptr=self.scratch["q"], target_ptr=self.scratch["target"],
-            gamma=cfg.gamma, BATCH=cfg.batch_size, SAMPLES=pieces.backup_samples(cfg),
+            gamma=cfg.gamma, BATCH=cfg.batch_size, SAMPLES=updates.backup_samples(cfg),
             COLUMNS=self.saved["critic"].width, X=self.saved["critic"].inputs,
         )  # fmt: skip
 

@@ -24,17 +24,17 @@ import torch
 from gtp_kernels.reference import integer_below
 from torch import Tensor
 
-from gtp_fast import losses, rng, trajectory
-from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import Batch
+from gtp_fast import rng
+from gtp_fast.algorithms import equations, losses, updates
+from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.networks import Layout, critic_layout, mlp_tail, noise_layout, q_values, time_embedding, views
+from gtp_fast.algorithms.policy_config import PolicyConfig
+from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.data_spec import ObsShape
-from gtp_fast.encoder import see
-from gtp_fast.frames import Buffer
-from gtp_fast.networks import Layout, critic_layout, mlp_tail, noise_layout, q_values, time_embedding, views
-from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.data.frames import Buffer
+from gtp_fast.data.replay import Batch
+from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
-from gtp_fast.state import TrainState
 
 STEPS_ARE_FREE, ACTOR_METRICS = True, ("actor_loss", "consistency_loss", "actor_grad_norm")
 LAST_LEVEL, WEIGHT = 2.0, 100.0  # of the published code: lowest level of sampling, factor of 1 / (t - u)
@@ -42,12 +42,12 @@ LAST_LEVEL, WEIGHT = 2.0, 100.0  # of the published code: lowest level of sampli
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
-    return ACTOR_METRICS if cfg.bc else (*ACTOR_METRICS, "q_loss", *pieces.CRITIC_METRICS)
+    return ACTOR_METRICS if cfg.bc else (*ACTOR_METRICS, "q_loss", *updates.CRITIC_METRICS)
 
 
 def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
+    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -134,7 +134,7 @@ class _Constants:
 
     keys_S2: Tensor
     plan: rng.Plan
-    schedule: trajectory.Schedule
+    schedule: equations.Schedule
     levels_T: Tensor
     eta_S: Tensor
     lr_S: Tensor
@@ -146,12 +146,12 @@ def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
     device, rows, columns = buffer.rows.device, cfg.batch_size, buffer.action_dim * cfg.sampling_steps
     counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
     if not cfg.bc:
-        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * pieces.backup_samples(cfg), columns)
+        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * updates.backup_samples(cfg), columns)
         counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows, columns)
     return _Constants(
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
         plan=rng.plan(counts, device),
-        schedule=trajectory.schedule(cfg.steps, cfg.s0, cfg.s1, cfg.sigma_min, cfg.sigma_max, cfg.rho, device),
+        schedule=equations.schedule(cfg.steps, cfg.s0, cfg.s1, cfg.sigma_min, cfg.sigma_max, cfg.rho, device),
         levels_T=sampling_levels(cfg, device),
         eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
         lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
@@ -174,12 +174,12 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
             with phase("chain"):
                 next_SBA = _next_actions(cfg, const, state, batch, words)
             with phase("critic"):
-                metrics = pieces.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+                metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
         with phase("actor"):
             metrics = _update_actor(cfg, const, state, batch, words) + metrics
         with phase("average"):
-            pieces.average(cfg, state)
-            pieces.record(state, torch.stack(metrics, dim=-1))
+            updates.average(cfg, state)
+            updates.record(state, torch.stack(metrics, dim=-1))
 
     return step
 
@@ -188,7 +188,7 @@ def _next_actions(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
 ) -> Tensor:
     """Sample the EMA actor at o', (S, samples B, A); several samples of a state follow in blocks of B rows."""
-    samples = pieces.backup_samples(cfg)
+    samples = updates.backup_samples(cfg)
     columns = batch.action_SBA.shape[-1] * cfg.sampling_steps
     z = rng.normals(words[rng.TARGET_NOISE], cfg.batch_size * samples, columns)
     slow = views(state.actor.slow, const.actor)
@@ -201,12 +201,12 @@ def _update_actor(
 ) -> list[Tensor]:
     """Descend L = mean w || f(a_t, t) - sg f^-(a_u, u) ||^2 + eta q_loss; return their metrics."""
     action, bits = batch.action_SBA, words[rng.INDEX]
-    t, u, _ = trajectory.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
+    t, u, _ = equations.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
     z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, action.shape[-1])
-    a_t, a_u = trajectory.perturb(action, t, z), trajectory.perturb(action, u, z)
+    a_t, a_u = equations.perturb(action, t, z), equations.perturb(action, u, z)
     slow = views(state.actor.slow, const.actor)
     target = consistency_map(slow, a_u, u, see(slow, batch.obs_SBD), cfg)
-    params, more = pieces.leaves(state.actor, const.actor), []
+    params, more = updates.leaves(state.actor, const.actor), []
     with torch.enable_grad():
         own_obs = see(params, batch.obs_SBD)
         student = consistency_map(params, a_t, t, own_obs, cfg)
@@ -218,7 +218,7 @@ def _update_actor(
             guide_S = _guidance(cfg, const, state, batch, words, actions)
             loss_S = consistency_S + const.eta_S * guide_S
             more = [guide_S.detach()]
-    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), consistency_S.detach(), norm_S, *more]
 
 

@@ -20,13 +20,9 @@ from gtp_kernels.reference import integer_below
 from torch import Tensor
 
 from gtp_fast import rng
-from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import Batch
-from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.data_spec import ObsShape
-from gtp_fast.encoder import see
-from gtp_fast.frames import Buffer
-from gtp_fast.networks import (
+from gtp_fast.algorithms import updates
+from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.networks import (
     TIME_WIDTH,
     Layout,
     critic_layout,
@@ -36,9 +32,13 @@ from gtp_fast.networks import (
     step_embeddings,
     views,
 )
-from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.algorithms.policy_config import PolicyConfig
+from gtp_fast.algorithms.state import TrainState
+from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.data.frames import Buffer
+from gtp_fast.data.replay import Batch
+from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
-from gtp_fast.state import TrainState
 
 STEPS_ARE_FREE = False  # the schedule of the noise is that of T
 BETA_MIN, BETA_MAX = 0.1, 10.0  # of the variance-preserving schedule
@@ -47,12 +47,12 @@ ACTOR_METRICS = ("actor_loss", "denoising_loss", "actor_grad_norm")
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
-    return ACTOR_METRICS if cfg.bc else (*ACTOR_METRICS, "policy_q", *pieces.CRITIC_METRICS)
+    return ACTOR_METRICS if cfg.bc else (*ACTOR_METRICS, "policy_q", *updates.CRITIC_METRICS)
 
 
 def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
+    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -169,7 +169,7 @@ def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
     counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, columns)}
     if not cfg.bc:
         chain = columns * cfg.sampling_steps
-        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * pieces.backup_samples(cfg), chain)
+        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * updates.backup_samples(cfg), chain)
         counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows, chain)
     return _Constants(
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
@@ -196,18 +196,18 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
             with phase("chain"):
                 next_SBA = _next_actions(cfg, const, state, batch, words[rng.TARGET_NOISE])
             with phase("critic"):
-                metrics = pieces.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+                metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
         with phase("actor"):
             metrics = _update_actor(cfg, const, state, batch, words) + metrics
         with phase("average"):
-            pieces.average(cfg, state)
-            pieces.record(state, torch.stack(metrics, dim=-1))
+            updates.average(cfg, state)
+            updates.record(state, torch.stack(metrics, dim=-1))
 
     return step
 
 
 def _next_actions(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Tensor) -> Tensor:
-    samples = pieces.backup_samples(cfg)
+    samples = updates.backup_samples(cfg)
     z = rng.normals(words, cfg.batch_size * samples, batch.action_SBA.shape[-1] * cfg.sampling_steps)
     slow = views(state.actor.slow, const.actor)
     obs = see(slow, batch.next_obs_SBD).repeat(1, samples, 1)
@@ -221,7 +221,7 @@ def _update_actor(
     bits = words[rng.INDEX]
     t_SB = integer_below(bits[..., 1], cfg.sampling_steps)
     eps = rng.normals(words[rng.ACTION_NOISE], rows, columns)
-    params = pieces.leaves(state.actor, const.actor)
+    params = updates.leaves(state.actor, const.actor)
     with torch.enable_grad():
         own = replace(batch, obs_SBD=see(params, batch.obs_SBD))
         denoising_S = denoising_loss(params, own, t_SB, eps, const.diffusion)
@@ -235,5 +235,5 @@ def _update_actor(
             risen_S = torch.where(first_S, *q_S2.mean(-1).unbind(1))
             scale_S = torch.where(first_S, *q_S2.detach().abs().mean(-1).flip(1).unbind(1))
             loss_S, more = denoising_S - const.eta_S * risen_S / scale_S, [q_S2.detach().mean((1, 2))]
-    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), denoising_S.detach(), norm_S, *more]

@@ -21,17 +21,17 @@ from gtp_kernels.reference import integer_below, uniform_from_bits
 from torch import Tensor
 from torch.nn import functional
 
-from gtp_fast import losses, optimizer, rng
-from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import Batch
+from gtp_fast import rng
+from gtp_fast.algorithms import losses, optimizer, updates
+from gtp_fast.algorithms.encoder import encoder_shapes, input_width, see
+from gtp_fast.algorithms.networks import Layout, dense, dense_shapes, gelu, layout_of, norm_shapes, views
+from gtp_fast.algorithms.policy_config import PolicyConfig
+from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.data_spec import ObsShape
-from gtp_fast.encoder import encoder_shapes, input_width, see
-from gtp_fast.frames import Buffer
-from gtp_fast.networks import Layout, dense, dense_shapes, gelu, layout_of, norm_shapes, views
-from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.data.frames import Buffer
+from gtp_fast.data.replay import Batch
+from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
-from gtp_fast.state import TrainState
 
 FLOW, ONE_STEP, CRITIC = "flow.", "one.", ""  # what the names of each network's parameters begin with
 NORM_EPS = 1e-6  # flax's, where torch has 1e-5
@@ -43,12 +43,12 @@ POLICY_METRICS = ("actor_loss", "flow_loss", "distill_loss", "policy_q", "actor_
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
-    return ("actor_loss", "actor_grad_norm") if cfg.bc else POLICY_METRICS + pieces.CRITIC_METRICS
+    return ("actor_loss", "actor_grad_norm") if cfg.bc else POLICY_METRICS + updates.CRITIC_METRICS
 
 
 def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
+    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: Sizes, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -178,7 +178,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
             state.actor.slow.copy_(state.actor.param)  # FQL acts with the parameters as they are
             if state.critic is not None:
                 optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
-            pieces.record(state, torch.stack(metrics, dim=-1))
+            updates.record(state, torch.stack(metrics, dim=-1))
 
     return step
 
@@ -214,10 +214,10 @@ def _flow_loss(p: dict[str, Tensor], batch: Batch, words: Words, eye: str = FLOW
 
 
 def _update_flow(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Words) -> list[Tensor]:
-    params = pieces.leaves(state.actor, const.actor)
+    params = updates.leaves(state.actor, const.actor)
     with torch.enable_grad():
         loss_S = _flow_loss(params, batch, words, eye="")
-    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), norm_S]
 
 
@@ -229,23 +229,23 @@ def _update_actors(
     The action that Q sees is clamped, the action that is distilled is not, as published.
     """
     assert state.critic is not None
-    critic, params = views(state.critic.param, const.critic), pieces.leaves(state.actor, const.actor)
+    critic, params = views(state.critic.param, const.critic), updates.leaves(state.actor, const.actor)
     with torch.enable_grad():
         flow_S = _flow_loss(params, batch, words)
         action_SBA = one_step(params, see(params, batch.obs_SBD), _noise(words, rng.VALUE_NOISE, batch))
         distill_S = (action_SBA - taught_SBA).square().mean((1, 2))
         q_S = judge(critic, see(critic, batch.obs_SBD), action_SBA.clamp(-1.0, 1.0)).mean((1, 2))
         loss_S = flow_S + cfg.alpha * distill_S - q_S
-    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), flow_S.detach(), distill_S.detach(), q_S.detach(), norm_S]
 
 
 def _update_critic(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, y_SB: Tensor) -> list[Tensor]:
     """Regress both heads on y, their squares averaged over heads and batch; return CRITIC_METRICS."""
     assert state.critic is not None
-    params = pieces.leaves(state.critic, const.critic)
+    params = updates.leaves(state.critic, const.critic)
     with torch.enable_grad():
         q_S2B = judge(params, see(params, batch.obs_SBD), batch.action_SBA)
         loss_S = (q_S2B - y_SB[:, None]).square().mean((1, 2))
-    norm_S = pieces.descend(cfg, state.critic, const.critic, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.descend(cfg, state.critic, const.critic, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), q_S2B.detach().mean((1, 2)), y_SB.mean(-1), norm_S]

@@ -15,10 +15,10 @@ from gtp_kernels.launch import Launch, Tuning, tuned_for
 from torch import Tensor
 
 from gtp_fast.algorithms.binding import Binding
-from gtp_fast.buffer import ReplayBuffer
+from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig
+from gtp_fast.data.replay import ReplayBuffer
 from gtp_fast.profiling import phase
-from gtp_fast.state import TrainState
 
 
 @dataclass(frozen=True)

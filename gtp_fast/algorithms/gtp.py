@@ -13,18 +13,26 @@ import torch
 from gtp_kernels.reference import integer_below
 from torch import Tensor
 
-from gtp_fast import losses, rng, trajectory
-from gtp_fast.algorithms import pieces
-from gtp_fast.algorithms.gtp_losses import ACTOR_LOSSES, Drawn, policy_q
-from gtp_fast.buffer import Batch
+from gtp_fast import rng
+from gtp_fast.algorithms import equations, losses, updates
+from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.gtp_variants import ACTOR_LOSSES, Drawn, policy_q
+from gtp_fast.algorithms.networks import (
+    Layout,
+    actor_layout,
+    critic_layout,
+    q_values,
+    state_values,
+    value_layout,
+    views,
+)
+from gtp_fast.algorithms.policy_config import PolicyConfig
+from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.data_spec import ObsShape
-from gtp_fast.encoder import see
-from gtp_fast.frames import Buffer
-from gtp_fast.networks import Layout, actor_layout, critic_layout, q_values, state_values, value_layout, views
-from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.data.frames import Buffer
+from gtp_fast.data.replay import Batch
+from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
-from gtp_fast.state import TrainState
 from gtp_fast.variants import grid_steps
 
 STEPS_ARE_FREE = True  # the map takes any grid of times: a policy acts in any number of steps
@@ -37,14 +45,14 @@ def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     if cfg.bc:
         return ACTOR_METRICS
     if cfg.actor_loss == "linear-q":
-        return (*ACTOR_METRICS, "policy_q", *pieces.CRITIC_METRICS)
-    value = pieces.VALUE_METRICS if cfg.value == "expectile" else ()
-    return ACTOR_METRICS + pieces.CRITIC_METRICS + WEIGHT_METRICS + value
+        return (*ACTOR_METRICS, "policy_q", *updates.CRITIC_METRICS)
+    value = updates.VALUE_METRICS if cfg.value == "expectile" else ()
+    return ACTOR_METRICS + updates.CRITIC_METRICS + WEIGHT_METRICS + value
 
 
 def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
+    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -62,10 +70,10 @@ def noise_columns(config: PolicyConfig) -> int:
 
 def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
     """Return the points from noise to action, unclamped, each (S, R, A); z_SRN (S, R, noise_columns) ~ N(0, I)."""
-    grid = trajectory.sampling_grid(
+    grid = equations.sampling_grid(
         config.sampling_steps, config.sigma_min, config.sigma_max, config.rho, z_SRN.device
     ).to(z_SRN)
-    return trajectory.sample_path(p, obs_SRD, z_SRN, grid, config.sigma_data, config.sigma_min, config.process)
+    return equations.sample_path(p, obs_SRD, z_SRN, grid, config.sigma_data, config.sigma_min, config.process)
 
 
 judge = q_values  # both heads' values (S, 2, R) of observations (S, R, D) and actions (S, R, A)
@@ -77,7 +85,7 @@ class _Constants:
 
     keys_S2: Tensor
     plan: rng.Plan
-    schedule: trajectory.Schedule
+    schedule: equations.Schedule
     sampling_grid: Tensor
     eta_S: Tensor
     lr_S: Tensor
@@ -90,7 +98,7 @@ def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
     device, rows = buffer.rows.device, cfg.batch_size
     counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
     if not cfg.bc:
-        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * pieces.backup_samples(cfg), buffer.action_dim)
+        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * updates.backup_samples(cfg), buffer.action_dim)
         if samples := _value_samples(cfg) or (cfg.actor_loss == "linear-q"):
             counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows * samples, buffer.action_dim)
     nets = layouts(cfg, buffer.obs_shape, buffer.action_dim)
@@ -99,8 +107,8 @@ def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
     return _Constants(
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
         plan=rng.plan(counts, device),
-        schedule=trajectory.schedule(cfg.steps, *grid_steps(cfg), *levels, device, lognormal),
-        sampling_grid=trajectory.sampling_grid(cfg.sampling_steps, *levels, device),
+        schedule=equations.schedule(cfg.steps, *grid_steps(cfg), *levels, device, lognormal),
+        sampling_grid=equations.sampling_grid(cfg.sampling_steps, *levels, device),
         eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
         lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
         actor=nets["actor"],
@@ -130,7 +138,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
             with phase("chain"):
                 next_SBA, value_SBA = _policy_actions(cfg, const, state, batch, words)
             with phase("critic"):
-                metrics += pieces.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+                metrics += updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
             if cfg.actor_loss != "linear-q":
                 with phase("advantage"):
                     weight_SB, more = _advantage_weights(cfg, const, state, batch, value_SBA)
@@ -138,8 +146,8 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
         with phase("actor"):
             metrics = _update_actor(cfg, const, state, batch, words, weight_SB) + metrics
         with phase("average"):
-            pieces.average(cfg, state)
-            pieces.record(state, torch.stack(metrics, dim=-1))
+            updates.average(cfg, state)
+            updates.record(state, torch.stack(metrics, dim=-1))
 
     return step
 
@@ -152,7 +160,7 @@ def _policy_actions(
     Several samples of a state follow one another in blocks of B rows. Returns (S, samples B, A) for each.
     """
     assert batch.slow_obs_SBD is not None  # every step asks for it
-    backup, values, rows = pieces.backup_samples(cfg), _value_samples(cfg), cfg.batch_size
+    backup, values, rows = updates.backup_samples(cfg), _value_samples(cfg), cfg.batch_size
     columns = batch.action_SBA.shape[-1]
     slow = views(state.actor.slow, const.actor)
     obs = see(slow, batch.next_obs_SBD).repeat(1, backup, 1)
@@ -162,7 +170,7 @@ def _policy_actions(
         obs = torch.cat([obs, batch.slow_obs_SBD.repeat(1, values, 1)], dim=1)
         z = torch.cat([z, z_value], dim=1)
     levels = cfg.sigma_data, cfg.sigma_min, cfg.process
-    actions = trajectory.sample_actions(slow, obs, z, const.sampling_grid, *levels)
+    actions = equations.sample_actions(slow, obs, z, const.sampling_grid, *levels)
     next_SBA, value_SBA = actions.split([rows * backup, rows * values], dim=1)
     return next_SBA, value_SBA
 
@@ -195,7 +203,7 @@ def _advantages(
         return q_SB - q_SB.mean(-1, keepdim=True), []
     if cfg.value == "expectile":
         assert state.value is not None and const.value is not None
-        more = pieces.update_value(cfg, state, const.value, batch, q_SB, const.lr_S)
+        more = updates.update_value(cfg, state, const.value, batch, q_SB, const.lr_S)
         value = views(state.value.param, const.value)
         return q_SB - state_values(value, see(value, batch.obs_SBD)), more
     q_data, q_policy = q_SB.split([cfg.batch_size, cfg.batch_size * cfg.value_samples], dim=-1)
@@ -205,7 +213,7 @@ def _advantages(
 def _update_actor(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], weight_SB: Tensor
 ) -> list[Tensor]:
-    params, more = pieces.leaves(state.actor, const.actor), []
+    params, more = updates.leaves(state.actor, const.actor), []
     with torch.enable_grad():
         own = replace(batch, obs_SBD=see(params, batch.obs_SBD))
     drawn = _drawn(cfg, const, state, own, words, weight_SB)
@@ -218,7 +226,7 @@ def _update_actor(
             critic = views(state.critic.param, const.critic)
             q_S = policy_q(drawn, params, critic, see(critic, batch.obs_SBD), z, const.sampling_grid)
             loss_S, more = losses.linear_q(loss_S, q_S, cfg.lambda_q), [q_S.detach()]
-    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S, *more]
 
 
@@ -228,7 +236,7 @@ def _drawn(
     """Draw the times and the noise of the actor's loss; obs_SBD is what the actor sees."""
     assert batch.slow_obs_SBD is not None
     bits, back = words[rng.INDEX], cfg.solver_steps if cfg.actor_loss == "solver" else 1
-    places = trajectory.draw_places(const.schedule, state.step, bits[..., 1], bits[..., 2], back)
+    places = equations.draw_places(const.schedule, state.step, bits[..., 1], bits[..., 2], back)
     z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
     return Drawn(
         cfg=cfg,
@@ -236,7 +244,7 @@ def _drawn(
         obs_SBD=batch.obs_SBD,
         slow_obs_SBD=batch.slow_obs_SBD,
         action_SBA=batch.action_SBA,
-        direction_SBA=trajectory.direction(batch.action_SBA, z, cfg.process),
+        direction_SBA=equations.direction(batch.action_SBA, z, cfg.process),
         weight_SB=weight_SB,
         places=places,
         t_SB=places.at(places.n),

@@ -22,14 +22,10 @@ import torch
 from gtp_kernels.reference import integer_below
 from torch import Tensor
 
-from gtp_fast import losses, optimizer, rng
-from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import Batch
-from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.data_spec import ObsShape
-from gtp_fast.encoder import see
-from gtp_fast.frames import Buffer
-from gtp_fast.networks import (
+from gtp_fast import rng
+from gtp_fast.algorithms import losses, optimizer, updates
+from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.networks import (
     Layout,
     critic_layout,
     mean_actions,
@@ -39,9 +35,13 @@ from gtp_fast.networks import (
     value_layout,
     views,
 )
-from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.algorithms.policy_config import PolicyConfig
+from gtp_fast.algorithms.state import TrainState
+from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.data.frames import Buffer
+from gtp_fast.data.replay import Batch
+from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
-from gtp_fast.state import TrainState
 
 STEPS_ARE_FREE = False  # there is one
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the published code
@@ -51,13 +51,13 @@ WEIGHT_METRICS = ("advantage", "weight", "weight_max")
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
-    more = (*WEIGHT_METRICS, *pieces.VALUE_METRICS, *pieces.CRITIC_METRICS)
+    more = (*WEIGHT_METRICS, *updates.VALUE_METRICS, *updates.CRITIC_METRICS)
     return ACTOR_METRICS if cfg.bc else ACTOR_METRICS + more
 
 
 def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
+    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -135,12 +135,12 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
         if y_SB is not None:
             with phase("critic"):
                 critic = const.layouts["critic"]
-                metrics += pieces.regress_critic(const.steady, state, critic, batch, y_SB, const.lr_S)
+                metrics += updates.regress_critic(const.steady, state, critic, batch, y_SB, const.lr_S)
         with phase("average"):
             state.actor.slow.copy_(state.actor.param)  # IQL acts with the parameters as they are
             if state.critic is not None:
                 optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
-            pieces.record(state, torch.stack(metrics, dim=-1))
+            updates.record(state, torch.stack(metrics, dim=-1))
 
     return step
 
@@ -153,7 +153,7 @@ def _update_value(
     layout = const.layouts["value"]
     target_heads = views(state.critic.slow, const.layouts["critic"])
     q_SB = q_values(target_heads, see(target_heads, batch.obs_SBD), batch.action_SBA).amin(1)
-    learned = pieces.update_value(const.steady, state, layout, batch, q_SB, const.lr_S)
+    learned = updates.update_value(const.steady, state, layout, batch, q_SB, const.lr_S)
     value = views(state.value.param, layout)
     both = torch.cat([see(value, batch.obs_SBD), see(value, batch.next_obs_SBD)], dim=1)
     value_SB, next_SB = state_values(value, both).chunk(2, dim=1)
@@ -168,9 +168,9 @@ def _update_actor(
 ) -> list[Tensor]:
     """Descend -mean w log pi(a | o)."""
     layout = const.layouts["actor"]
-    params = pieces.leaves(state.actor, layout)
+    params = updates.leaves(state.actor, layout)
     with torch.enable_grad():
         loss_S = -(weight_SB * log_likelihood(params, see(params, batch.obs_SBD), batch.action_SBA)).mean(-1)
     log_std_S = params["policy.log_std"].detach().mean((1, 2))
-    norm_S = pieces.descend(cfg, state.actor, layout, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.descend(cfg, state.actor, layout, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), log_std_S, norm_S]

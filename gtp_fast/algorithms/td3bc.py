@@ -20,17 +20,25 @@ import torch
 from gtp_kernels.reference import integer_below
 from torch import Tensor
 
-from gtp_fast import optimizer, rng
-from gtp_fast.algorithms import pieces
-from gtp_fast.buffer import Batch
+from gtp_fast import rng
+from gtp_fast.algorithms import optimizer, updates
+from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.networks import (
+    Layout,
+    critic_layout,
+    mean_actions,
+    policy_layout,
+    q_values,
+    state_values,
+    views,
+)
+from gtp_fast.algorithms.policy_config import PolicyConfig
+from gtp_fast.algorithms.state import Net, TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.data_spec import ObsShape
-from gtp_fast.encoder import see
-from gtp_fast.frames import Buffer
-from gtp_fast.networks import Layout, critic_layout, mean_actions, policy_layout, q_values, state_values, views
-from gtp_fast.policy_config import PolicyConfig
+from gtp_fast.data.frames import Buffer
+from gtp_fast.data.replay import Batch
+from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
-from gtp_fast.state import Net, TrainState
 
 STEPS_ARE_FREE = False  # there is one
 NOISE, NOISE_CLIP = 0.2, 0.5  # of the target actions, in units of the actions
@@ -40,12 +48,12 @@ ACTOR_METRICS = ("actor_loss", "cloning_loss", "actor_grad_norm")
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`; the actor's are of every step, due or not."""
-    return ("actor_loss", "actor_grad_norm") if cfg.bc else (*ACTOR_METRICS, "policy_q", *pieces.CRITIC_METRICS)
+    return ("actor_loss", "actor_grad_norm") if cfg.bc else (*ACTOR_METRICS, "policy_q", *updates.CRITIC_METRICS)
 
 
 def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
-    return pieces.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
+    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -107,7 +115,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
             with phase("chain"):
                 next_SBA = _next_actions(const, state, batch, words[rng.TARGET_NOISE])
             with phase("critic"):
-                metrics = pieces.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+                metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
             due = (state.step + 1) % DELAY == 0
             with phase("actor"):
                 metrics = _update_actor(cfg, const, state, batch, due) + metrics
@@ -118,7 +126,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
                 rate = due.to(torch.float32) * cfg.tau
                 optimizer.average_(state.actor.slow, state.actor.param, rate)
                 optimizer.average_(state.critic.slow, state.critic.param, rate)
-            pieces.record(state, torch.stack(metrics, dim=-1))
+            updates.record(state, torch.stack(metrics, dim=-1))
 
     return step
 
@@ -132,10 +140,10 @@ def _next_actions(const: _Constants, state: TrainState, batch: Batch, words: Ten
 
 
 def _clone(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch) -> list[Tensor]:
-    params = pieces.leaves(state.actor, const.actor)
+    params = updates.leaves(state.actor, const.actor)
     with torch.enable_grad():
         loss_S = (mean_actions(params, see(params, batch.obs_SBD)) - batch.action_SBA).square().mean((1, 2))
-    norm_S = pieces.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), norm_S]
 
 
@@ -143,7 +151,7 @@ def _update_actor(cfg: TrainConfig, const: _Constants, state: TrainState, batch:
     """Descend -alpha mean Q_1 / mean |Q_1| + mean (pi(o) - a)^2 where `due`, bool (), under the heads just updated."""
     assert state.critic is not None
     first = views(state.critic.param.view(cfg.seeds, 2, -1)[:, 0], const.critic)
-    params = pieces.leaves(state.actor, const.actor)
+    params = updates.leaves(state.actor, const.actor)
     with torch.enable_grad():
         action_SBA = mean_actions(params, see(params, batch.obs_SBD))
         seen_and_done = torch.cat([see(first, batch.obs_SBD), action_SBA], dim=-1)
@@ -167,7 +175,7 @@ def _descend_where(
     parts = actor.param, actor.first, actor.second
     before = [part.clone() for part in parts]
     own = replace(cfg, steps=max(1, cfg.steps // DELAY))  # a cosine ends with the last of them
-    norm_S = pieces.descend(own, actor, const.actor, params, loss_S, const.lr_S, step // DELAY)
+    norm_S = updates.descend(own, actor, const.actor, params, loss_S, const.lr_S, step // DELAY)
     for part, kept in zip(parts, before, strict=True):
         part.copy_(torch.where(due, part, kept))
     return norm_S

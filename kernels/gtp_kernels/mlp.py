@@ -4,7 +4,7 @@ A block of ROWS rows passes through a whole network without leaving the chip: th
 BN hidden units, acc += mish(h0 W1[:, j] + b1[j]) W2[j, :], so that neither weight is ever needed whole.
 
 Every minimum and maximum of floats in the kernels passes NaN on, which a GPU's plain ones drop: what is no number must
-reach the metrics. `tests/test_ahead.py` holds the compiled code to it.
+reach the metrics. `tests/kernels/test_aot.py` holds the compiled code to it.
 
 Weights are (in, out), row-major. PREC is "fp32", "tf32" or "bf16": what the operands of the hidden pair are; sums are
 always float32. The thin layers around them are "tf32" where PREC is "bf16". INTERP is set under TRITON_INTERPRET=1,

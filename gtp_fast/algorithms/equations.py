@@ -1,0 +1,246 @@
+"""Time and the map: grids and schedule (SPEC 2), phi and Phi (SPEC 1), the surrogate teacher, K-step sampling (SPEC 6).
+
+Legend: S members, B batch rows, A action, D observation, K sampling steps. t > u >= s are noise levels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from gtp_kernels.reference import integer_below
+from torch import Tensor
+
+from gtp_fast.algorithms.networks import TIME_WIDTH, actor_network, mlp_tail, time_embedding
+from gtp_fast.errors import UsageError
+
+
+def karras_grid(points: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
+    """Return the ascending Karras grid, float64 (points,).
+
+    t_i = (smin^(1/rho) + i/(N-1) (smax^(1/rho) - smin^(1/rho)))^rho; the ends are exact.
+    """
+    ramp = torch.linspace(0.0, 1.0, points, dtype=torch.float64)
+    low, high = sigma_min ** (1.0 / rho), sigma_max ** (1.0 / rho)
+    grid = (low + ramp * (high - low)) ** rho
+    grid[0], grid[-1] = sigma_min, sigma_max
+    return grid
+
+
+def grid_points(step: int, total_steps: int, s0: int, s1: int) -> int:
+    """Return N(k) of Eq. 76: min(s0 2^floor(k/K'), s1) + 1, K' = floor(K_total / (log2 floor(s1/s0) + 1))."""
+    return min(s0 * 2 ** (step // _stage_length(total_steps, s0, s1)), s1) + 1
+
+
+def _stage_length(total_steps: int, s0: int, s1: int) -> int:
+    return max(1, math.floor(total_steps / (math.log2(s1 // s0) + 1)))  # a run shorter than its stages: one step each
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The grids of all stages on the device: `points` int64 (stages,), `grid` float32 (stages * width,).
+
+    `cumulative`, where n is not drawn uniformly: int64 (stages, width), 2^32 P(n <= 1), 2^32 P(n <= 2), ...
+    """
+
+    points: Tensor
+    grid: Tensor
+    width: int
+    stage_length: int
+    cumulative: Tensor | None = None
+
+
+def schedule(
+    total_steps: int,
+    s0: int,
+    s1: int,
+    sigma_min: float,
+    sigma_max: float,
+    rho: float,
+    device: torch.device | str,
+    lognormal: tuple[float, float] | None = None,
+) -> Schedule:
+    """Precompute every grid that a run of `total_steps` will use (Eq. 76); rows are padded with sigma_max.
+
+    lognormal: mean and standard deviation of ln t, where n is drawn as `lognormal_cumulative` says.
+    """
+    length = _stage_length(total_steps, s0, s1)
+    stages = math.ceil(math.log2(s1 / s0)) + 1
+    points = [grid_points(stage * length, total_steps, s0, s1) for stage in range(stages)]
+    grid = torch.full((stages, s1 + 1), sigma_max, dtype=torch.float32)
+    for row, count in zip(grid, points, strict=True):
+        row[:count] = karras_grid(count, sigma_min, sigma_max, rho).to(torch.float32)
+    cumulative = None
+    if lognormal:
+        rows = [lognormal_cumulative(row[:count], s1 + 1, *lognormal) for row, count in zip(grid, points, strict=True)]
+        cumulative = torch.stack(rows).to(device)
+    return Schedule(torch.tensor(points).to(device), grid.flatten().to(device), s1 + 1, length, cumulative)
+
+
+def lognormal_cumulative(grid: Tensor, width: int, mean: float, std: float) -> Tensor:
+    """Return 2^32 P(n <= i + 1), int64 (width,): n of an ascending grid falls as a log-normal time into (t_(n-1), t_n].
+
+    P(n) ~ erf((ln t_n - mean)/(sqrt 2 std)) - erf((ln t_(n-1) - mean)/(sqrt 2 std)), as improved consistency training
+    draws its levels. Raises: UsageError where no part of the distribution lies on the grid.
+    """
+    below = torch.erf((grid.double().log() - mean) / (math.sqrt(2.0) * std))
+    share = (below[1:] - below[:1]) / (below[-1] - below[0])
+    if not torch.isfinite(share).all():
+        raise UsageError(
+            f"--time-mean {mean} with --time-std {std} leaves no time between {grid[0]:g} and {grid[-1]:g}; "
+            "pass another mean, or a larger deviation"
+        )
+    cumulative = torch.full((width,), 2**32, dtype=torch.int64)
+    cumulative[: len(share)] = (share * 2.0**32).round().to(torch.int64)
+    return cumulative
+
+
+@dataclass(frozen=True)
+class Places:
+    """Drawn places on one stage's grid, int64: s at `j`, t at `n` above it; `row` is where the grid begins."""
+
+    grid: Tensor
+    row: Tensor
+    n: Tensor
+    j: Tensor
+
+    def at(self, place: Tensor) -> Tensor:
+        """Return the times, float32, at places of the grid."""
+        return self.grid[self.row + place]
+
+
+def draw_places(schedule: Schedule, step: Tensor, bits_n: Tensor, bits_j: Tensor, back: int = 1) -> Places:
+    """Draw n in {1..N-1} and j ~ U{0..max(n - back, 0)}; each shaped like the words given.
+
+    n is uniform, or as `schedule.cumulative` says. Args: step int64 () on the device; bits int64 in [0, 2^32).
+    """
+    stage = torch.clamp(step // schedule.stage_length, max=schedule.points.shape[0] - 1)
+    if schedule.cumulative is None:
+        # index_select, not []: indexing by a 0-d tensor would read it on the host.
+        points = schedule.points.index_select(0, stage.reshape(1))
+        n = 1 + integer_below(bits_n, points - 1)
+    else:
+        below = schedule.cumulative.index_select(0, stage.reshape(1))[0]
+        n = 1 + torch.searchsorted(below, bits_n.contiguous(), right=True)
+    j = integer_below(bits_j, n if back == 1 else (n - (back - 1)).clamp(min=1))
+    return Places(schedule.grid, stage * schedule.width, n, j)
+
+
+def draw_times(schedule: Schedule, step: Tensor, bits_n: Tensor, bits_j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw n ~ U{1..N-1}, t = t_n, u = t_(n-1), and j ~ U{0..n-1}, s = t_j; each shaped like the words given.
+
+    Args: step int64 () on the device; bits int64 in [0, 2^32). Returns t, u, s float32.
+    """
+    places = draw_places(schedule, step, bits_n, bits_j)
+    return places.at(places.n), places.at(places.n - 1), places.at(places.j)
+
+
+def direction(action_SBA: Tensor, z_SBA: Tensor, process: str) -> Tensor:
+    """Return the surrogate field (x_t - a) / t, the same at every t: z for `edm`, z - a for `flow`."""
+    return z_SBA - action_SBA if process == "flow" else z_SBA
+
+
+def perturb(action_SBA: Tensor, time_SB: Tensor, z_SBA: Tensor) -> Tensor:
+    """Return a_t = a + t z (Eq. 11): with one z, a_t and a_u lie on one line of the surrogate field (x_t - a) / t.
+
+    With `direction` of the flow process in place of z it is a_t = (1 - t) a + t z.
+    """
+    return torch.addcmul(action_SBA, time_SB[..., None], z_SBA)
+
+
+def scalings(t: Tensor, sigma_data: float, process: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return c_skip, c_out and c_in at times of any shape.
+
+    c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(t^2+sd^2), c_in = 1/sqrt(t^2+sd^2); 0, 1, 1 of the flow process.
+    """
+    if process == "flow":
+        return torch.zeros_like(t), torch.ones_like(t), torch.ones_like(t)
+    variance = t * t + sigma_data**2
+    c_in = variance.rsqrt()
+    return sigma_data**2 / variance, t * sigma_data * c_in, c_in
+
+
+def phi(
+    p: dict[str, Tensor],
+    x_SBA: Tensor,
+    t_SB: Tensor,
+    s_SB: Tensor,
+    obs_SBD: Tensor,
+    sigma_data: float,
+    sigma_min: float,
+    process: str = "edm",
+) -> Tensor:
+    """Return phi(x_t, t, s) = c_skip(t) x_t + c_out(t) F(c_in(t) x_t, emb(t), emb(s), o), (S, B, A) (Eq. 3, 5).
+
+    At s = t it is the denoiser E[a | x_t], of either process: in both x_t moves along (x_t - a) / t.
+    """
+    if process == "flow":  # c_skip 0, c_out and c_in 1
+        return actor_network(p, x_SBA, t_SB, s_SB, obs_SBD, sigma_min)
+    c_skip, c_out, c_in = scalings(t_SB[..., None], sigma_data, process)
+    return c_skip * x_SBA + c_out * actor_network(p, c_in * x_SBA, t_SB, s_SB, obs_SBD, sigma_min)
+
+
+def Phi(x_SBA: Tensor, phi_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:  # noqa: N802 (the paper's symbol)
+    """Return the solution map Phi(x_t, t, s) = (s/t) x_t + (1 - s/t) phi (Eq. 4); at s = t it is x_t itself."""
+    ratio = (s_SB / t_SB)[..., None]
+    return torch.where(ratio == 1.0, x_SBA, ratio * x_SBA + (1.0 - ratio) * phi_SBA)
+
+
+def sampling_grid(
+    sampling_steps: int, sigma_min: float, sigma_max: float, rho: float, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return the K + 1 descending noise levels of the sampler, float32; the last, sigma_min, is taken as 0."""
+    grid = karras_grid(sampling_steps + 1, sigma_min, sigma_max, rho).flip(0).to(torch.float32)
+    grid[-1] = 0.0
+    return grid.to(device)
+
+
+def sample_path(
+    p: dict[str, Tensor],
+    obs_SBD: Tensor,
+    z_SBA: Tensor,
+    grid: Tensor,
+    sigma_data: float,
+    sigma_min: float,
+    process: str = "edm",
+) -> list[Tensor]:
+    """Follow a <- Phi(a, t_i, t_(i+1)) from a_T = sigma_max z, z itself in the flow process.
+
+    Returns all K + 1 points, unclamped, each (S, B, A).
+
+    What does not change along the chain is computed once: the observation's share of the first layer is one product
+    for all steps, and a step's time embeddings, the same for every row, enter as one more row of the action's weight.
+    """
+    action_dim, steps = z_SBA.shape[-1], grid.shape[0] - 1
+    first_SIH = p["mlp0.w"]
+    w_action, w_times, w_obs = first_SIH.split([action_dim, 2 * TIME_WIDTH, obs_SBD.shape[-1]], dim=1)
+    fixed_SBH = torch.baddbmm(p["mlp0.b"], obs_SBD, w_obs)
+    times = grid.expand(z_SBA.shape[0], -1)
+    e_t = time_embedding(p, "t", times[:, :-1], sigma_min)
+    e_s = time_embedding(p, "s", times[:, 1:], sigma_min)
+    times_SKH = torch.bmm(torch.cat([e_t, e_s], dim=-1), w_times)
+    c_skip, c_out, c_in = scalings(grid, sigma_data, process)
+    ones_SB1 = torch.ones_like(z_SBA[..., :1])
+    path = [grid[0] * z_SBA]
+    for k in range(steps):
+        a_SBA = path[-1]
+        weight = torch.cat([w_action, times_SKH[:, k : k + 1]], dim=1)
+        hidden = torch.baddbmm(fixed_SBH, torch.cat([c_in[k] * a_SBA, ones_SB1], dim=-1), weight)
+        denoised = c_skip[k] * a_SBA + c_out[k] * mlp_tail(p, hidden)
+        ratio = grid[k + 1] / grid[k]
+        path.append(ratio * a_SBA + (1.0 - ratio) * denoised)
+    return path
+
+
+def sample_actions(
+    p: dict[str, Tensor],
+    obs_SBD: Tensor,
+    z_SBA: Tensor,
+    grid: Tensor,
+    sigma_data: float,
+    sigma_min: float,
+    process: str = "edm",
+) -> Tensor:
+    """Draw actions in K steps, (S, B, A) in [-1, 1]: `sample_path`'s end, clamped; deterministic given z ~ N(0, I)."""
+    return sample_path(p, obs_SBD, z_SBA, grid, sigma_data, sigma_min, process)[-1].clamp(-1.0, 1.0)

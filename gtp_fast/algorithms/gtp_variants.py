@@ -1,0 +1,195 @@
+"""The actor's losses of GTP, the published one and those that the paper compares it with: one function each.
+
+A function takes what was drawn and the parameters to be trained, and returns L_traj and L_inst of each member, (S,); it
+runs without gradients but where it says so. Targets are the EMA actor's, but for `meanflow`.
+
+Legend: S members (seeds), B batch rows, A action, D observation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gtp_fast.algorithms import equations, losses
+from gtp_fast.algorithms.networks import q_values
+from gtp_fast.config import TrainConfig
+
+Params = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One batch with its times and noise: a_t = a + t direction, and the weights w of its rows."""
+
+    cfg: TrainConfig
+    slow: Params  # of the EMA actor
+    obs_SBD: Tensor  # as the actor that is trained sees them, with its gradient
+    slow_obs_SBD: Tensor  # as the EMA actor sees them
+    action_SBA: Tensor
+    direction_SBA: Tensor
+    weight_SB: Tensor
+    places: equations.Places
+    t_SB: Tensor
+    s_SB: Tensor
+
+    def at(self, time_SB: Tensor) -> Tensor:
+        """Return the noised actions of a time (Eq. 11), (S, B, A)."""
+        return equations.perturb(self.action_SBA, time_SB, self.direction_SBA)
+
+    def phi(self, p: Params, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
+        """Return phi(x, t, s) of the actor that is trained; rows may be several times B, in blocks of B."""
+        return self._phi(p, self.obs_SBD, x_SBA, t_SB, s_SB)
+
+    def slow_phi(self, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
+        """Return the EMA actor's phi(x, t, s)."""
+        return self._phi(self.slow, self.slow_obs_SBD, x_SBA, t_SB, s_SB)
+
+    def _phi(self, p: Params, seen_SBD: Tensor, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
+        cfg, times = self.cfg, x_SBA.shape[1] // seen_SBD.shape[1]
+        obs = seen_SBD if times == 1 else seen_SBD.repeat(1, times, 1)
+        return equations.phi(p, x_SBA, t_SB, s_SB, obs, cfg.sigma_data, cfg.sigma_min, cfg.process)
+
+    def jump(self, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
+        """Return the EMA actor's Phi(x, t, s)."""
+        return equations.Phi(x_SBA, self.slow_phi(x_SBA, t_SB, s_SB), t_SB, s_SB)
+
+
+def gtp(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
+    """Both losses of Eq. 19; the target starts from a_u, one grid step below a_t on the surrogate's line (Eq. 11)."""
+    u = drawn.places.at(drawn.places.n - 1)
+    return _both(drawn, params, drawn.jump(drawn.at(u), u, drawn.s_SB), u)
+
+
+def consistency(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
+    """L_traj alone."""
+    u, t, s = drawn.places.at(drawn.places.n - 1), drawn.t_SB, drawn.s_SB
+    target = drawn.jump(drawn.at(u), u, s)
+    w_traj, _ = _time_weights(drawn, u)
+    a_t = drawn.at(t)
+    with torch.enable_grad():
+        student = equations.Phi(a_t, drawn.phi(params, a_t, t, s), t, s)
+        traj_S = _trajectory(drawn, student, target, w_traj)
+    return traj_S, torch.zeros_like(traj_S)
+
+
+def denoiser(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
+    """L_inst alone: phi(x, t, s) learns s = t, and sampling by Phi asks it for s < t."""
+    _, w_inst = _time_weights(drawn, drawn.places.at(drawn.places.n - 1))
+    a_t = drawn.at(drawn.t_SB)
+    with torch.enable_grad():
+        denoised = drawn.phi(params, a_t, drawn.t_SB, drawn.t_SB)
+        inst_S = losses.instantaneous_loss(drawn.action_SBA, denoised, drawn.weight_SB * w_inst)
+    return torch.zeros_like(inst_S), inst_S
+
+
+def solver(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
+    """Both losses; a_u is what a solver makes of a_t along the EMA actor's own field, `solver_steps` grid steps down.
+
+    Near time 0 the grid ends first: u is its lowest point, and the steps that are left have length 0.
+    """
+    cfg, n = drawn.cfg, drawn.places.n
+    ladder = [drawn.t_SB, *(drawn.places.at((n - i).clamp(min=0)) for i in range(1, cfg.solver_steps + 1))]
+    a_u = solve(lambda x, time: drawn.slow_phi(x, time, time), drawn.at(ladder[0]), ladder, cfg.solver == "heun")
+    return _both(drawn, params, drawn.jump(a_u, ladder[-1], drawn.s_SB), ladder[-1])
+
+
+def solve(denoise: Callable[[Tensor, Tensor], Tensor], x_SBA: Tensor, times: list[Tensor], heun: bool = True) -> Tensor:
+    """Integrate dx/dt = (x - denoise(x, t)) / t from times[0] through all of them, each (S, B) and above 0.
+
+    Heun's method, or Euler's. Equal times are a step of length 0.
+    """
+    for t_SB, to_SB in itertools.pairwise(times):
+        t_SB1, step_SB1 = t_SB[..., None], (to_SB - t_SB)[..., None]
+        slope = (x_SBA - denoise(x_SBA, t_SB)) / t_SB1
+        if heun:
+            ahead = torch.addcmul(x_SBA, step_SB1, slope)
+            slope = 0.5 * (slope + (ahead - denoise(ahead, to_SB)) / to_SB[..., None])
+        x_SBA = torch.addcmul(x_SBA, step_SB1, slope)
+    return x_SBA
+
+
+def shortcut(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
+    """Both losses; the target is two jumps from a_t itself, by way of the grid's midpoint m of t and s (Eq. 23).
+
+    Where t and s are neighbours m is s, and the second jump is none: only L_inst anchors them, as in shortcut models.
+    """
+    t, s, places = drawn.t_SB, drawn.s_SB, drawn.places
+    m = places.at((places.n + places.j) // 2)
+    return _both(drawn, params, drawn.jump(drawn.jump(drawn.at(t), t, m), m, s), m)
+
+
+def meanflow(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
+    """Both losses; phi(x, t, s) is regressed on what its own derivative along the path says it is (Eq. 31).
+
+    phi_inst is the surrogate's, the action itself, and f = direction: the target is linear in both, so that in the mean
+    over actions it is the one of E[a | x_t]. L_inst is Eq. 31 at s = t. Both losses are of phi, and have its weight.
+    """
+    t, s = drawn.t_SB, drawn.s_SB
+    a_t = drawn.at(t)
+    frozen = {name: p.detach() for name, p in params.items()}
+    phi, slope = torch.func.jvp(  # pyright: ignore[reportAssignmentType]
+        lambda x, time: drawn.phi(frozen, x, time, s), (a_t, t), (drawn.direction_SBA, torch.ones_like(t))
+    )
+    target = losses.average_map_target(t, s, drawn.action_SBA, phi, slope)
+    _, w_inst = _time_weights(drawn, s)
+    with torch.enable_grad():
+        both = drawn.phi(params, a_t.repeat(1, 2, 1), t.repeat(1, 2), torch.cat([s, t], dim=1))
+        average, denoised = both.split(a_t.shape[1], dim=1)
+        traj_S = losses.trajectory_loss(average, target, drawn.weight_SB * w_inst)
+        inst_S = losses.instantaneous_loss(drawn.action_SBA, denoised, drawn.weight_SB * w_inst)
+    return traj_S, inst_S
+
+
+ACTOR_LOSSES: dict[str, Callable[[Drawn, Params], tuple[Tensor, Tensor]]] = {
+    "gtp": gtp,
+    "consistency": consistency,
+    "denoiser": denoiser,
+    "solver": solver,
+    "linear-q": gtp,  # with `policy_q` beside it
+    "shortcut": shortcut,
+    "meanflow": meanflow,
+}
+
+
+def policy_q(
+    drawn: Drawn, params: Params, critic: Params, critic_obs_SBD: Tensor, z_SBA: Tensor, grid: Tensor
+) -> Tensor:
+    """Return mean Qmin(o, pi(o)), (S,), of K-step samples; gradients pass the whole chain, none enters the critic.
+
+    Eq. 69 does not say which head Q is. Qmin: it judges actions in Eq. 14 and 16 too, and one head alone, or the mean
+    of both, would draw the actor to what that head overrates.
+    """
+    cfg, obs = drawn.cfg, drawn.obs_SBD
+    actions = equations.sample_actions(params, obs, z_SBA, grid, cfg.sigma_data, cfg.sigma_min, cfg.process)
+    return q_values(critic, critic_obs_SBD, actions).amin(dim=1).mean(-1)
+
+
+def _both(drawn: Drawn, params: Params, target_SBA: Tensor, u_SB: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both losses from one forward of 2 B rows: (t, s) for the map, (t, t) for the denoiser."""
+    t, s, rows = drawn.t_SB, drawn.s_SB, drawn.action_SBA.shape[1]
+    w_traj, w_inst = _time_weights(drawn, u_SB)
+    a_t = drawn.at(t)
+    with torch.enable_grad():
+        both = drawn.phi(params, a_t.repeat(1, 2, 1), t.repeat(1, 2), torch.cat([s, t], dim=1))
+        student = equations.Phi(a_t, both[:, :rows], t, s)
+        traj_S = _trajectory(drawn, student, target_SBA, w_traj)
+        inst_S = losses.instantaneous_loss(drawn.action_SBA, both[:, rows:], drawn.weight_SB * w_inst)
+    return traj_S, inst_S
+
+
+def _trajectory(drawn: Drawn, student_SBA: Tensor, target_SBA: Tensor, w_traj_SB: Tensor) -> Tensor:
+    """Return L_traj; with `compare_at_zero` the EMA actor carries both sides from s to sigma_min, which is time 0."""
+    if drawn.cfg.compare_at_zero:
+        zero = torch.full_like(drawn.s_SB, drawn.cfg.sigma_min)
+        student_SBA, target_SBA = (drawn.jump(x, drawn.s_SB, zero) for x in (student_SBA, target_SBA))
+    return losses.trajectory_loss(student_SBA, target_SBA, drawn.weight_SB * w_traj_SB)
+
+
+def _time_weights(drawn: Drawn, u_SB: Tensor) -> tuple[Tensor, Tensor]:
+    cfg = drawn.cfg
+    return losses.time_weights(drawn.t_SB, u_SB, cfg.sigma_data, cfg.weighting, cfg.process)

@@ -1,0 +1,179 @@
+"""What a policy says of itself beside its parameters, and whether the parameters agree; SPEC 6's settings of acting."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gtp_fast.algorithms.networks import Layout
+from gtp_fast.config import DETERMINISTIC, TrainConfig, member_seeds
+from gtp_fast.data.obs_scale import Scale
+from gtp_fast.data.spec import ObsShape
+from gtp_fast.errors import CheckpointError, UsageError
+
+SELECTS = ("none", "softmax", "argmax")
+PROCESSES = ("edm", "flow")
+ALGORITHMS = ("gtp", "dql", "cac", "fql", "iql", "td3bc")
+_COUNTS = ("obs_dim", "action_dim", "hidden", "layers", "sampling_steps", "candidates", "frame_stack")
+# What a description without them meant.
+_LATER: dict[str, Any] = {
+    "algo": "gtp",
+    "bc": False,
+    "layers": 3,
+    "process": "edm",
+    "obs_mean": None,
+    "obs_std": None,
+    "frame_shape": None,
+    "frame_stack": 1,
+}
+_LEVELS = ("sigma_min", "sigma_max", "sigma_data", "rho")
+_ROWS = ("obs_mean", "obs_std", "frame_shape")  # of numbers, or none
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """What a policy needs to know beside its parameters; saved with every checkpoint."""
+
+    obs_dim: int
+    action_dim: int
+    hidden: int
+    sigma_min: float
+    sigma_max: float
+    sigma_data: float
+    rho: float
+    sampling_steps: int
+    candidates: int
+    select: str
+    seeds: tuple[int, ...]
+    algo: str = "gtp"
+    bc: bool = False
+    layers: int = 3
+    process: str = "edm"
+    obs_mean: tuple[float, ...] | None = None  # of --normalise-obs: the networks see (o - obs_mean) / obs_std
+    obs_std: tuple[float, ...] | None = None
+    frame_shape: tuple[int, int, int] | None = None  # height, width and channels where observations are pictures
+    frame_stack: int = 1  # frames in those channels
+
+    @property
+    def obs_shape(self) -> ObsShape:
+        """How many numbers an observation has, or its height, width and channels."""
+        return self.frame_shape or self.obs_dim
+
+    @property
+    def observation(self) -> tuple[int, ...]:
+        """The shape of one observation's array."""
+        return self.frame_shape or (self.obs_dim,)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> PolicyConfig:
+        """Read `to_json`'s values; raises CheckpointError when one is missing, of another kind or out of range."""
+        try:
+            known: dict[str, Any] = {
+                field.name: values[field.name] for field in fields(cls) if field.name not in _LATER
+            }
+            known |= {name: values.get(name, default) for name, default in _LATER.items()}
+            known["seeds"] = tuple(known["seeds"])
+            known |= {name: None if known[name] is None else tuple(known[name]) for name in _ROWS}
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint's policy description is incomplete ({error!r})") from None
+        wrong = [name for name in _COUNTS if type(known[name]) is not int or known[name] < 1]
+        wrong += [name for name in _LEVELS if type(known[name]) not in (int, float) or not 0 < known[name] < math.inf]
+        wrong += ["algo"] * (known["algo"] not in ALGORITHMS) + ["bc"] * (type(known["bc"]) is not bool)
+        wrong += ["frame_shape"] * (not _is_shape(known["frame_shape"], known["obs_dim"]))
+        wrong += ["process"] * (known["process"] not in PROCESSES)
+        wrong += ["select"] * (known["select"] not in SELECTS)
+        wrong += ["seeds"] * (not known["seeds"] or any(type(s) is not int or s < 0 for s in known["seeds"]))
+        wrong += _wrong_scale(known["obs_dim"], known["obs_mean"], known["obs_std"])
+        if wrong or known["sigma_max"] <= known["sigma_min"]:
+            seen = {name: known[name] for name in wrong or ("sigma_min", "sigma_max")}
+            raise CheckpointError(f"the checkpoint's policy description holds {seen}; use another checkpoint")
+        return cls(**known)
+
+
+def of_run(cfg: TrainConfig, obs: ObsShape, action_dim: int, scale: Scale | None = None) -> PolicyConfig:
+    """Describe the policy that a run of these settings trains; scale is what its observations are normalised by."""
+    return PolicyConfig(
+        obs_dim=obs if isinstance(obs, int) else math.prod(obs),
+        action_dim=action_dim,
+        hidden=cfg.hidden,
+        sigma_min=cfg.sigma_min,
+        sigma_max=cfg.sigma_max,
+        sigma_data=cfg.sigma_data,
+        rho=cfg.rho,
+        sampling_steps=cfg.sampling_steps,
+        candidates=cfg.candidates,
+        select=cfg.select,
+        seeds=tuple(member_seeds(cfg)),
+        algo=cfg.algo,
+        bc=cfg.bc,
+        layers=cfg.layers,
+        process=cfg.process,
+        obs_mean=scale[0] if scale else None,
+        obs_std=scale[1] if scale else None,
+        frame_shape=None if isinstance(obs, int) else obs,
+        frame_stack=cfg.frame_stack,
+    )
+
+
+def _is_shape(shape: Any, numbers: Any) -> bool:
+    """Say whether it is none, or three sizes whose product is `numbers`."""
+    if shape is None:
+        return True
+    return len(shape) == 3 and all(type(size) is int and size > 0 for size in shape) and math.prod(shape) == numbers
+
+
+def _wrong_scale(obs_dim: Any, mean: tuple[Any, ...] | None, std: tuple[Any, ...] | None) -> list[str]:
+    """Name what is no normalisation of observations: both or neither, one finite number a column, divisors above 0."""
+    if mean is None and std is None:
+        return []
+    rows = {"obs_mean": (mean, -math.inf), "obs_std": (std, 0.0)}
+    return [
+        name
+        for name, (row, low) in rows.items()
+        if row is None or len(row) != obs_dim or not all(type(x) in (int, float) and low < x < math.inf for x in row)
+    ]
+
+
+def check(config: PolicyConfig, tensors: dict[str, Tensor], layouts: dict[str, Layout]) -> None:
+    """Refuse settings that no sampler has, and parameters {"actor": (S, Pa), "critic": (2 S, Pc)} of another shape.
+
+    Raises: UsageError where candidates cannot be drawn or judged; CheckpointError where shapes do not fit.
+    """
+    for name, count in (("--sampling-steps", config.sampling_steps), ("--candidates", config.candidates)):
+        if count < 1:
+            raise UsageError(f"{name} {count} is below 1; pass 1 or more")
+    if config.select not in SELECTS:
+        raise UsageError(f"--select {config.select} is none of {', '.join(SELECTS)}")
+    if config.candidates > 1 and config.algo in DETERMINISTIC:
+        raise UsageError(
+            f"--candidates {config.candidates}: the policy of {config.algo} has one action for an observation; pass "
+            "--candidates 1"
+        )
+    if config.candidates > 1 and "critic" not in tensors:
+        raise UsageError("a behaviour-cloning policy has no critic to choose among candidates; pass --candidates 1")
+    if (config.candidates > 1) != (config.select != "none"):
+        raise UsageError(
+            f"--candidates {config.candidates} with --select {config.select}; several candidates need softmax or "
+            "argmax, one candidate needs none"
+        )
+    members = len(config.seeds)
+    expected = {"actor": (members, layouts["actor"].size)}
+    if config.candidates > 1:
+        expected["critic"] = (2 * members, layouts["critic"].size)
+    for name, shape in expected.items():
+        found = tensors.get(name, torch.empty(0))
+        if tuple(found.shape) != shape or found.dtype != torch.float32:
+            raise CheckpointError(
+                f"the policy's {name} is {found.dtype} {tuple(found.shape)}, expected torch.float32 {shape} by its "
+                "description; use another checkpoint"
+            )
+        if not torch.isfinite(found).all():
+            raise CheckpointError(f"the policy's {name} holds NaN or Inf; use another checkpoint")

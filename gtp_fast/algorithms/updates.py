@@ -1,0 +1,156 @@
+"""What every algorithm's step is made of: fresh networks, a clipped Adam step, the twin critic's regression, records.
+
+Legend: S members (seeds), B batch rows, M rows of a parameter buffer, D observation, A action, Q metrics.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gtp_fast.algorithms import losses, optimizer
+from gtp_fast.algorithms.encoder import EYE, see
+from gtp_fast.algorithms.networks import Layout, flat, init_flat, q_values, state_values, views
+from gtp_fast.algorithms.state import Net, TrainState
+from gtp_fast.config import TrainConfig, member_seeds
+from gtp_fast.data.replay import Batch
+
+BACKUP_SAMPLES = 10  # actions a state of max_q_backup, as in the lineage
+CRITIC_METRICS = ("critic_loss", "q", "td_target", "critic_grad_norm")
+VALUE_METRICS = ("value_loss", "value", "value_grad_norm")
+# By kind of device, a 1 that asks for gradients: what a leaf of a compiled step is made by where torch cannot trace
+# requires_grad_(). `graph.compile_step` fills it.
+ASKING: dict[str, Tensor] = {}
+
+
+def fresh_state(
+    cfg: TrainConfig, layouts: dict[str, Layout], metrics: tuple[str, ...], device: torch.device | str
+) -> TrainState:
+    """Return a fresh state for seeds cfg.seed, cfg.seed + 1, ..., without a critic for BC.
+
+    Each member depends on its own seed alone. layouts has "actor", "critic", one head of it, and "value" where V(o)
+    is learned.
+    """
+    seeds = member_seeds(cfg)
+    shape = (len(seeds), len(metrics))
+    heads = None if cfg.bc else init_flat(layouts["critic"], seeds, heads=2, network=1).to(device)
+    learns_value = "value" in layouts and not cfg.bc
+    value = init_flat(layouts["value"], seeds, network=2).to(device) if learns_value else None
+    return TrainState(
+        actor=Net.fresh(init_flat(layouts["actor"], seeds, network=0).to(device)),
+        critic=None if heads is None else Net.fresh(heads),
+        step=torch.zeros((), dtype=torch.int64, device=device),
+        metric_sums_SQ=torch.zeros(shape, device=device),
+        first_bad_SQ=torch.full(shape, -1, dtype=torch.int64, device=device),
+        value=None if value is None else Net.fresh(value),
+    )
+
+
+def parameter_count(cfg: TrainConfig, layouts: dict[str, Layout]) -> int:
+    """Return the trained parameters of one member: actor, and twin critic and V unless it is a BC run."""
+    if cfg.bc:
+        return layouts["actor"].parameters
+    value = layouts["value"].parameters if "value" in layouts else 0
+    shared = sum(math.prod(shape) for name, _, shape in layouts["critic"].entries if name.startswith(EYE))
+    return layouts["actor"].parameters + 2 * layouts["critic"].parameters - shared + value
+
+
+def policy_tensors(state: TrainState) -> dict[str, Tensor]:
+    """Return copies of what acting needs: the EMA actor (S, Pa) and, but for BC, the target critic (2 S, Pc)."""
+    tensors = {"actor": state.actor.slow.clone()}
+    return tensors if state.critic is None else tensors | {"critic": state.critic.slow.clone()}
+
+
+def backup_samples(cfg: TrainConfig) -> int:
+    """Return how many actions are drawn at each next observation."""
+    return BACKUP_SAMPLES if cfg.max_q_backup else 1
+
+
+def leaves(net: Net, layout: Layout) -> dict[str, Tensor]:
+    """Return the parameters as leaves that share the buffer's memory, so that gradients come one tensor each.
+
+    Where ASKING is filled, those of a compiled step are products with 1: copies of the same bits.
+    """
+    if torch.compiler.is_compiling() and ASKING:
+        with torch.enable_grad():
+            asking = ASKING[net.param.device.type]
+            return {name: view.detach() * asking for name, view in views(net.param, layout).items()}
+    return {name: view.detach().requires_grad_() for name, view in views(net.param, layout).items()}
+
+
+def descend(
+    cfg: TrainConfig,
+    net: Net,
+    layout: Layout,
+    params: dict[str, Tensor],
+    loss_S: Tensor,
+    lr_S: Tensor,
+    step: Tensor,
+) -> Tensor:
+    """Take one clipped Adam step on the sum of the members' losses, which share no parameter; return the norms (S,)."""
+    grads = torch.autograd.grad(loss_S, list(params.values()), grad_outputs=torch.ones_like(loss_S))
+    grad_MP = flat(grads, layout)
+    norm_S, scale_M1 = optimizer.clip_scale(grad_MP, cfg.seeds, cfg.grad_norm)
+    lr_S = optimizer.learning_rate(lr_S, step, cfg.steps, cfg.lr_schedule)
+    lr_M1 = lr_S.repeat_interleave(net.param.shape[0] // cfg.seeds)[:, None]
+    optimizer.adam_(net.param, grad_MP, net.first, net.second, step, lr_M1, scale_M1)
+    return norm_S
+
+
+def update_critic(
+    cfg: TrainConfig, state: TrainState, layout: Layout, batch: Batch, next_SBA: Tensor, lr_S: Tensor
+) -> list[Tensor]:
+    """Regress both heads on y = r + gamma (1 - terminal) min_j Q_j^-(o', a') (Eq. 16); return CRITIC_METRICS.
+
+    next_SBA (S, samples B, A): the policy's actions at o', samples of a state in blocks of B rows.
+    """
+    assert state.critic is not None
+    slow = views(state.critic.slow, layout)
+    next_obs = see(slow, batch.next_obs_SBD).repeat(1, backup_samples(cfg), 1)
+    next_q = losses.next_value(q_values(slow, next_obs, next_SBA), cfg.batch_size)
+    target_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, cfg.gamma)
+    return regress_critic(cfg, state, layout, batch, target_SB, lr_S)
+
+
+def regress_critic(
+    cfg: TrainConfig, state: TrainState, layout: Layout, batch: Batch, target_SB: Tensor, lr_S: Tensor
+) -> list[Tensor]:
+    """Regress both heads at the data's actions on target_SB (S, B); return CRITIC_METRICS."""
+    assert state.critic is not None
+    params = leaves(state.critic, layout)
+    with torch.enable_grad():
+        q_S2B = q_values(params, see(params, batch.obs_SBD), batch.action_SBA)
+        loss_S = losses.critic_loss(q_S2B, target_SB)
+    norm_S = descend(cfg, state.critic, layout, params, loss_S, lr_S, state.step)
+    return [loss_S.detach(), q_S2B.detach().mean((1, 2)), target_SB.mean(-1), norm_S]
+
+
+def update_value(
+    cfg: TrainConfig, state: TrainState, layout: Layout, batch: Batch, q_SB: Tensor, lr_S: Tensor
+) -> list[Tensor]:
+    """Regress V(o) on the `cfg.expectile` of Q over the batch's actions, q_SB (S, B); return VALUE_METRICS."""
+    assert state.value is not None
+    params = leaves(state.value, layout)
+    with torch.enable_grad():
+        value_SB = state_values(params, see(params, batch.obs_SBD))
+        loss_S = losses.expectile_loss(value_SB, q_SB, cfg.expectile)
+    norm_S = descend(cfg, state.value, layout, params, loss_S, lr_S, state.step)
+    return [loss_S.detach(), value_SB.detach().mean(-1), norm_S]
+
+
+def average(cfg: TrainConfig, state: TrainState) -> None:
+    """Move the EMA actor, on the steps that are due, and the target critic."""
+    rate = optimizer.ema_rate(state.step, cfg.ema_decay, cfg.ema_every, cfg.ema_start)
+    optimizer.average_(state.actor.slow, state.actor.param, rate)
+    if state.critic is not None:
+        optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
+
+
+def record(state: TrainState, metrics_SQ: Tensor) -> None:
+    """Add up the metrics, note the first step at which one was not finite, and count the step."""
+    bad = ~torch.isfinite(metrics_SQ) & (state.first_bad_SQ < 0)
+    state.first_bad_SQ.copy_(torch.where(bad, state.step, state.first_bad_SQ))
+    state.metric_sums_SQ.add_(metrics_SQ)
+    state.step.add_(1)

@@ -1,0 +1,94 @@
+"""`gtp-fast data`: list, describe, fetch and check data sets, in words or as one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from gtp_fast.data import catalog
+from gtp_fast.errors import DataError, UsageError
+
+
+def data_command(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Run `data list|info|download|check`; return what the command line still has to show, or None.
+
+    Raises: DataError, once the report is printed, when `check` finds data that are not ready.
+    """
+    if arguments.action == "list":
+        _list(arguments.json)
+        return None
+    if not arguments.name:
+        raise UsageError(f"gtp-fast data {arguments.action} needs a name; gtp-fast data list shows them")
+    if arguments.action == "check":
+        _check(arguments.name, arguments.env, arguments.json)
+        return None
+    from gtp_fast.cli.screen import download_bar
+    from gtp_fast.data import dataset, download
+    from gtp_fast.data.spec import DataSpec
+
+    if Path(arguments.name).exists():
+        path = Path(arguments.name)
+        spec = catalog.resolve(arguments.env) if arguments.env else DataSpec(path.name, "file")
+        return dataset.info(dataset.load(spec, path))
+    spec = catalog.resolve(arguments.name)
+    with download_bar(sys.stderr) as progress:
+        if arguments.action == "download" and spec.source in download.PLACES:
+            return {"name": spec.name, "path": str(download.fetch(spec, progress))}
+        return dataset.info(dataset.load(spec, progress=progress))
+
+
+def _list(as_json: bool) -> None:
+    rows = catalog.listing()
+    if as_json:
+        print(json.dumps({"datasets": rows}))
+        return
+    print("\n".join([catalog.HEAD, *map(catalog.line, rows)]))
+
+
+def _check(name: str, env: str | None, as_json: bool) -> None:
+    from gtp_fast.data import check
+
+    found = check.check(name, catalog.resolve(env) if env else None)
+    print(json.dumps(found) if as_json else "\n".join(_report(found)))
+    if found["faults"]:
+        more = len(found["faults"]) - 1
+        also = f" (and {more} more fault{'s' * (more > 1)}, listed above)" if more else ""
+        raise DataError(found["faults"][0]["message"] + also)
+
+
+def _report(found: dict[str, Any]) -> list[str]:
+    """Lay the answer of `data_check.check` out in lines: what is there, what is wrong, what is odd, the verdict."""
+    lines = [f"data      {found['source']}"]
+    if "rows" in found:
+        sizes = f"observations of {found.get('obs_dim', '?')}, actions of {found.get('action_dim', '?')} numbers"
+        lines.append(f"rows      {found['rows']:,}; {sizes}")
+    for name in ("observation", "action", "reward"):
+        if f"{name}_range" in found:
+            low, high = found[f"{name}_range"]
+            lines.append(f"{name:12}from {low:.6g} to {high:.6g}")
+    if "episode_length" in found:
+        length = found["episode_length"]
+        spread = f"{length['min']:,} / {length['median']:,.0f} / {length['max']:,} rows (least, median, most)"
+        lines.append(f"episodes  {found['episodes']:,}: {spread}; {found['terminals']:,} terminal")
+    if "return_mean" in found:
+        lines.append(f"returns   {found['return_mean']:,.1f} (std {found['return_std']:,.1f})")
+    lines += [f"note      {note}" for note in found.get("notes", [])]
+    for title in ("faults", "warnings"):
+        lines += [f"{title}:"] if found[title] else []
+        for number, fault in enumerate(found[title], start=1):
+            lines += [f"  {number}. {fault['file']}: {fault['seen']}", *_where(fault), f"     -> {fault['remedy']}"]
+    return [*lines, found["verdict"]]
+
+
+def _where(fault: dict[str, Any]) -> list[str]:
+    """Return the line of first rows and values, where a fault has rows."""
+    if not fault["rows"]:
+        return []
+    rows = fault["rows"]
+    values = [f" ({value:.6g})" if isinstance(value, float) else f" ({value})" for value in fault["values"]]
+    shown = [f"{row:,}{value}" for row, value in zip(rows, values or [""] * len(rows), strict=True)]
+    more = ", ..." if fault["count"] > len(rows) else ""
+    return [f"     row{'s' * (len(rows) > 1)} {', '.join(shown)}{more}; {fault['count']:,} in all"]

@@ -1,0 +1,244 @@
+"""The commands. The only place that prints or exits; torch is imported when a command needs it.
+
+Only what was typed is passed on, which is what the precedence defaults < presets < file < flags needs, and `--help`
+answers without loading anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gtp_fast.cli.flags import add_eval, add_export, add_reproduce, add_settings
+from gtp_fast.cli.sweep import add_sweep, run_sweep
+from gtp_fast.config import TrainConfig
+from gtp_fast.errors import GtpError, UsageError
+from gtp_fast.version import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors name the nearest match and leave by the one exit of `main`."""
+
+    def error(self, message: str) -> NoReturn:
+        typed = message.split("'")[1] if "invalid choice: '" in message else ""
+        choices = [choice for action in self._actions for choice in (action.choices or ())]
+        near = difflib.get_close_matches(typed, map(str, choices), n=1, cutoff=0.4) if typed else []
+        raise UsageError(message + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    try:
+        parser = _parser()
+        arguments, unknown = parser.parse_known_args(argv)
+        if unknown:
+            raise UsageError(_unknown(arguments.parser, unknown[0]))
+        arguments.run(arguments)
+    except GtpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def _unknown(parser: argparse.ArgumentParser, typed: str) -> str:
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(typed.split("=")[0], known, n=1)
+    return f"unknown argument {typed}; " + (f"did you mean {near[0]}?" if near else f"see {parser.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="gtp-fast", description="Train Generative Trajectory Policies for offline RL, fast.")
+    parser.add_argument("--version", action="version", version=f"gtp-fast {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=run, parser=sub)
+        return sub
+
+    train = command("train", _train, "train, evaluate and save a policy; run again to continue")
+    add_settings(train)
+    train.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, below the flags")
+    train.add_argument("--print-config", action="store_true", help="print the merged settings and stop")
+    train.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_eval(command("eval", _eval, "roll out a saved policy: raw and normalised score of each seed"))
+    latency = command("latency", _latency, "time an action against sampling steps, batch and candidates")
+    latency.add_argument("run_path", type=Path, metavar="RUN", help="a run directory or a checkpoint")
+    latency.add_argument("--seed", type=int, help="one member of the run (default: the first)")
+    latency.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    latency.add_argument("--seconds", type=float, default=0.2, help="spent on each point (default: 0.2)")
+    latency.add_argument("--out", type=Path, help="where to write (default: report/ of the run)")
+    latency.add_argument("--json", action="store_true", help="print one JSON object")
+    report = command("report", _report, "draw the learning curve, write the table and the model card")
+    report.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    report.add_argument("--out", type=Path, help="where to write (default: report/ of the run; of several: ./report)")
+    report.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    add_reproduce(command("reproduce", _reproduce, "run one table or figure of the paper: ours beside the paper's"))
+    add_sweep(command("sweep", run_sweep, "train a grid of data sets, settings and seeds; run again to continue"))
+    add_export(command("export", _export, "write a policy as one file that needs nothing of gtp-fast"))
+    data = command("data", _data, "list, describe, fetch or check data sets")
+    data.add_argument("action", choices=["list", "info", "download", "check"])
+    data.add_argument("name", nargs="?", help="a data set's name, or a file or directory")
+    data.add_argument("--env", help="info, check: the environment that the file is for")
+    data.add_argument("--json", action="store_true", help="print one JSON object")
+    doctor = command("doctor", _doctor, "say what was found here and which backend will be used")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    profile = command("profile", _profile, "time the phases of a train step and write a Chrome trace")
+    add_settings(profile)
+    profile.add_argument("--out", type=Path, default=Path("profile"), help="folder of the trace")
+    profile.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> TrainConfig:
+    from gtp_fast.data.catalog import run_settings
+
+    names = {field.name for field in fields(TrainConfig)}
+    typed = {name: value for name, value in vars(arguments).items() if name in names}
+    return run_settings(typed, getattr(arguments, "config", None))
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    cfg = _settings(arguments)
+    if arguments.print_config:
+        from gtp_fast.presets import dump_yaml
+
+        print(json.dumps(asdict(cfg)) if arguments.json else dump_yaml(cfg).rstrip())
+        return
+    from gtp_fast.cli.screen import Screen
+    from gtp_fast.training.train import train
+
+    with Screen(sys.stderr, cfg.steps) as screen:
+        result = train(cfg, screen.show)
+    from gtp_fast.experiments.report import draw_report
+
+    draw_report([Path(result.run_dir)], Path(result.run_dir) / "report")
+    if arguments.json:
+        print(json.dumps(asdict(result)))
+    else:
+        screen.summarise(result)
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from gtp_fast.evaluation.eval_run import EvalConfig, eval_run
+
+    asked = EvalConfig(**{field.name: getattr(arguments, field.name) for field in fields(EvalConfig)})
+    found = eval_run(arguments.run_path, asked)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps({"run": str(arguments.run_path), **found.to_json()}))
+        return
+    result = found.result
+    print(f"policy {found.checkpoint}, step {', '.join(f'{step:,}' for step in dict.fromkeys(found.steps))}")
+    how = f"K = {result.sampling_steps}, candidates {result.candidates} ({result.select})"
+    episodes = result.returns_SE.shape[1]
+    print(f"{result.env_id}, {episodes:,} episode{'s' * (episodes != 1)}, {how}")
+    for i, seed in enumerate(result.seeds):
+        row = result.returns_SE[i]
+        score = "" if result.scores_SE is None else f"   score {result.scores_SE[i].mean():.1f}"
+        success = "" if result.success_SE is None else f"   success {100 * result.success_SE[i].mean():.0f} %"
+        print(f"  seed {seed}: return {row.mean():.1f} (std {row.std():.1f}){score}{success}")
+    if asked.video is not None:
+        print(f"wrote {asked.video}")
+
+
+def _latency(arguments: argparse.Namespace) -> None:
+    from gtp_fast.experiments import latency
+
+    asked = latency.LatencyConfig(**{f.name: getattr(arguments, f.name) for f in fields(latency.LatencyConfig)})
+    found = latency.latency_run(arguments.run_path, asked)
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        print(f"{latency.table(found)}\nwrote {found['picture']} and latency.json beside it")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from gtp_fast.policy.export import ExportConfig, export_run
+
+    asked = ExportConfig(**{field.name: getattr(arguments, field.name) for field in fields(ExportConfig)})
+    found = export_run(arguments.run_path, asked)
+    if not arguments.json:  # the policy's description has two numbers for each of an observation; the file holds it
+        candidates = found.pop("policy")["candidates"]
+        rows = "B" if candidates == 1 else f"B * {candidates}"
+        found["inputs"] = [
+            f"{name} ({', '.join(map(str, ('B' if name == 'obs' else rows, *shape)))})"
+            for name, shape in found["inputs"].items()
+        ]
+    _show(found, arguments.json)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from gtp_fast.experiments.report import draw_report
+
+    default = arguments.runs[0] / "report" if len(arguments.runs) == 1 else Path("report")
+    out = draw_report(arguments.runs, arguments.out or default)
+    if arguments.json:
+        print((out / "summary.json").read_text(), end="")
+    else:
+        print(f"wrote {out / 'README.md'}, {out / 'curve.png'} and {out / 'summary.json'}")
+
+
+def _reproduce(arguments: argparse.Namespace) -> None:
+    from gtp_fast.cli.screen import download_bar
+    from gtp_fast.experiments.reproduce.page import body
+    from gtp_fast.experiments.reproduce.run import ReproduceConfig, reproduce
+
+    values: dict[str, Any] = {field.name: getattr(arguments, field.name) for field in fields(ReproduceConfig)}
+    values["set"] = tuple(arguments.set)
+    asked = ReproduceConfig(**values)
+    with download_bar(sys.stderr) as progress:
+        found = reproduce(asked, lambda line: print(line, file=sys.stderr, flush=True), progress)
+    print(json.dumps(found) if arguments.json else f"{body(found)}\nwrote {found['report']}/README.md")
+    if found["exit_code"]:
+        sys.exit(found["exit_code"])
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    from gtp_fast.cli.data import data_command
+
+    described = data_command(arguments)
+    if described is not None:
+        _show(described, arguments.json)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from gtp_fast.cli.doctor import examine
+
+    _show(examine(), arguments.json)
+
+
+def _profile(arguments: argparse.Namespace) -> None:
+    from gtp_fast.training.profile import profile_run
+
+    cfg = _settings(arguments)
+    with_out = profile_run(cfg, arguments.out)
+    _show(with_out, arguments.json)
+
+
+def _show(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values))
+        return
+    width = max(map(len, values))
+    for name, value in values.items():
+        print(f"{name:{width}}  {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 0.1 else f"{value:.2g}"
+    if isinstance(value, list):
+        return ", ".join(f"{one:.6g}" if isinstance(one, float) else str(one) for one in value) or "none"
+    return f"{value:,}" if type(value) is int else "-" if value is None else str(value)

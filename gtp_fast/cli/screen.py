@@ -1,0 +1,111 @@
+"""What a run looks like while it trains: a progress bar on a terminal, a line an interval elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, TextIO
+
+from tqdm import tqdm
+
+from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
+
+
+class Screen:
+    """Shows events on a stream; the caller owns the stream."""
+
+    def __init__(self, stream: TextIO, steps: int):
+        self._stream, self._score, self._steps = stream, "-", steps
+        self._bar: tqdm[NoReturn] | None = None
+        self._fetching: tqdm[NoReturn] | None = None
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for bar in (self._bar, self._fetching):
+            if bar is not None:
+                bar.close()
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case Started():
+                self._say(f"run    {event.run_dir}")
+                self._say(f"data   {event.source}: {event.transitions:,} transitions")
+                self._say(f"device {event.chosen}; {event.parameters:,} parameters a seed")
+                for note in event.notes:
+                    self._say(f"note   {note}")
+                if self._stream.isatty():
+                    self._bar = tqdm(
+                        total=self._steps, initial=event.step, unit="step", file=self._stream, dynamic_ncols=True
+                    )
+            case Progress():
+                self._progress(event)
+            case Downloading():
+                self._download(event)
+            case Evaluated():
+                kind = "score" if event.scored else "return"
+                self._score = " ".join(f"{figure:.1f}" for figure in event.figures)
+                self._say(f"step {event.step:>9,}  {kind} {self._score}")
+            case Warned():
+                self._say(f"warning: {event.message}")
+
+    def _download(self, event: Downloading) -> None:
+        if self._fetching is None:
+            quiet = not self._stream.isatty()
+            self._fetching = tqdm(unit="B", unit_scale=True, desc="fetching", file=self._stream, disable=quiet)
+        self._fetching.total = event.total
+        self._fetching.update(event.done - self._fetching.n)
+
+    def _progress(self, event: Progress) -> None:
+        shown = {
+            name: sum(row) / len(row) for name, row in event.means.items() if name in ("actor_loss", "critic_loss", "q")
+        }
+        if self._bar is not None:
+            self._bar.update(event.step - self._bar.n)
+            self._bar.set_postfix({**{n: f"{v:.3g}" for n, v in shown.items()}, "score": self._score})
+            return
+        left = (event.steps - event.step) / event.steps_per_second
+        values = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        self._say(
+            f"step {event.step:>9,} of {event.steps:,}  {event.steps_per_second:7.1f} steps/s  {values}  "
+            f"{_clock(left)} left"
+        )
+
+    def _say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.write(line, file=self._stream)
+        else:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    def summarise(self, result: Result) -> None:
+        """Show the result: last and best score of each seed, and where everything lies."""
+        for i, seed in enumerate(result.seeds):
+            if result.score_last and result.score_best:
+                self._stream.write(
+                    f"seed {seed}: score {result.score_last[i]:.1f} last, {result.score_best[i]:.1f} best\n"
+                )
+        spent = f"in {_clock(result.seconds)} ({result.steps_per_second:.1f} a second)"
+        self._stream.write(
+            f"{result.steps:,} steps {spent if result.steps_per_second else 'were done before'}\n"
+            f"run directory  {result.run_dir}\nlearning curve {result.run_dir}/report/curve.png\n"
+        )
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+@contextmanager
+def download_bar(stream: TextIO) -> Iterator[Callable[[int, int | None], None]]:
+    """Yield a progress callback for a download; silent where the stream is no terminal."""
+    with tqdm(unit="B", unit_scale=True, file=stream, disable=not stream.isatty()) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress

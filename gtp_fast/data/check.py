@@ -1,0 +1,178 @@
+"""`data check`: everything that keeps data from being trained on, and what is worth knowing of those that can be.
+
+In: a path or a name, and perhaps an environment. Out: one dictionary of plain values. The rules are those of training
+(`data_rules`); what they let pass is loaded as training does. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gtp_fast.data import catalog, dataset, hdf5, rules
+from gtp_fast.data.data_doubts import lengths, row_doubts, set_doubts
+from gtp_fast.data.rules import AXES, ENDS, FLOATS, Columns, Fault
+from gtp_fast.data.spec import DataSpec
+from gtp_fast.data.transitions import columns_of
+from gtp_fast.errors import DataError
+
+FILES = (".hdf5", ".h5", ".npz")
+
+
+@dataclass
+class _File:
+    """One file that was looked at: its columns, and what is wrong with them."""
+
+    where: str
+    columns: Columns = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    def sound(self) -> Columns:
+        wrong = {key for fault in self.faults for key in fault.key.split(", ") if not fault.clips}
+        return {key: array for key, array in self.columns.items() if key not in wrong}
+
+
+def check(name_or_path: str | Path, spec: DataSpec | None = None) -> dict[str, Any]:
+    """Look for every fault of a file, a directory of one's own, or a named data set, and describe it.
+
+    Args: spec holds a file to an environment's sizes; without it a file is held to the layout alone.
+    Returns: "ready", "verdict", "command", "faults" and "warnings" (each with file, key, rows, values, count, seen,
+    remedy, message), and what `dataset.info` tells, as far as it could be found out.
+    Raises: UsageError when it is neither a path nor a name.
+    """
+    path = Path(name_or_path)
+    own = path.exists() or path.suffix in FILES or spec is not None
+    if not own:
+        return _checked_name(catalog.resolve(str(name_or_path)))
+    held_to = spec or DataSpec(path.name, "file")
+    found: dict[str, Any] = {"name": held_to.name, "source": str(path)}
+    try:
+        files = [_looked_at(part, held_to) for part in hdf5.parts(path)]
+    except DataError as error:
+        return _verdict(found, [_unreadable(path, error)], [], None)
+    for number, fault in hdf5.faults([file.columns for file in files]):
+        files[number].faults.append(fault)
+    faults = [_told(fault, file.where) for file in files for fault in file.faults]
+    warnings = [_told(doubt, file.where) for file in files for doubt in row_doubts(file.sound())]
+    whole = _joined([file.sound() for file in files])
+    found |= _sizes(files[0].columns) | (_statistics(whole) if whole else {})
+    if whole:
+        warnings += [_told(doubt, str(path)) for doubt in set_doubts(whole)]
+    if all(fault.clips for file in files for fault in file.faults):
+        found, refused = _loaded(found, held_to, path, clip_actions=True)
+        faults += refused
+    fitting = [spec.name] if spec else _fitting(found)
+    environment = fitting[0] if fitting else "MODULE:ENVIRONMENT-v0"
+    command = f"gtp-fast train --env {environment} --dataset {path}"
+    return _verdict(found | {"environments": fitting}, faults, warnings, command)
+
+
+def _checked_name(spec: DataSpec) -> dict[str, Any]:
+    """Check what a name stands for; its data are refused at the first fault, as in training."""
+    found, faults = _loaded({"name": spec.name, "source": spec.source}, spec, None)
+    return _verdict(found, faults, [], f"gtp-fast train --env {spec.name}")
+
+
+def _looked_at(path: Path, spec: DataSpec) -> _File:
+    file = _File(str(path))
+    if path.is_dir() or path.suffix == ".npz":
+        file.columns = columns_of(dataset.read(path, spec))
+        file.columns["timeouts"] &= ~file.columns["terminals"]  # the reader's own marks, of which nobody wrote both
+    else:
+        file.columns = dataset.read_columns(path, file.faults.append)
+    file.faults += rules.faults(file.columns, spec)
+    return file
+
+
+def _loaded(
+    found: dict[str, Any], spec: DataSpec, path: Path | None, clip_actions: bool = False
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Load the data as training does, and describe them; or say why it was refused."""
+    try:
+        data = dataset.load(spec, path, clip_actions)
+    except DataError as error:
+        return found, [_unreadable(path or spec.name, error)]
+    rows = found.get("rows", len(data.reward_N))
+    told = {name: value for name, value in dataset.info(data).items() if name not in found or path is None}
+    return found | told | {"left_out": rows - len(data.reward_N)}, []
+
+
+def _joined(parts: list[Columns]) -> Columns:
+    """Put the columns of all files behind one another: those that every file has in one width, with as many rows."""
+    keys = [key for key in parts[0] if key in AXES and all(key in part for part in parts)]
+    whole = {
+        key: np.concatenate([part[key] for part in parts]) if len(parts) > 1 else parts[0][key]
+        for key in keys
+        if len({part[key].shape[1:] for part in parts}) == 1
+    }
+    return {key: array for key, array in whole.items() if len(array) == len(next(iter(whole.values()))) > 0}
+
+
+def _statistics(columns: Columns) -> dict[str, Any]:
+    """Describe what sound columns there are."""
+    found: dict[str, Any] = {"rows": len(next(iter(columns.values())))}
+    for key in FLOATS:
+        if key in columns:
+            found[f"{key[:-1]}_range"] = [float(columns[key].min()), float(columns[key].max())]
+    if set(ENDS) <= set(columns) and len(length := lengths(columns)):
+        found["episodes"] = len(length)
+        spread = {"min": int(length.min()), "median": float(np.median(length)), "max": int(length.max())}
+        found |= {"episode_length": spread, "terminals": int(columns["terminals"].sum())}
+        found["rows_after_last_end"] = found["rows"] - int(length.sum())
+    return found
+
+
+def _sizes(columns: Columns) -> dict[str, Any]:
+    named = {"obs_dim": columns.get("observations"), "action_dim": columns.get("actions")}
+    return {name: array.shape[1] for name, array in named.items() if array is not None and array.ndim == 2}
+
+
+def _fitting(found: dict[str, Any]) -> list[str]:
+    """Return the environments that have the data's sizes, newest version first."""
+    sizes = found.get("obs_dim"), found.get("action_dim")
+    names = sorted(catalog.OWN_DATA_ENVS, key=lambda name: (name[-1] < "5", name))
+    known = map(catalog.resolve, (*names, *catalog.POINT_MAZES))
+    return [spec.name for spec in known if (spec.obs_dim, spec.action_dim) == sizes]
+
+
+def _verdict(
+    found: dict[str, Any], faults: list[dict[str, Any]], warnings: list[dict[str, Any]], command: str | None
+) -> dict[str, Any]:
+    count, others = len(faults), found.get("environments", [])[1:]
+    if faults:
+        said = f"not ready: {count} fault{'s' * (count > 1)}"
+    else:
+        said = f"ready to train: {found['transitions']:,} transitions, {command}"
+        said += f" (or, of the same sizes, {', '.join(others)})" if others else ""
+    return {
+        "ready": not faults,
+        "verdict": said,
+        "command": None if faults else command,
+        "faults": faults,
+        "warnings": warnings,
+        **found,
+    }
+
+
+def _told(fault: Fault, where: str) -> dict[str, Any]:
+    values = asdict(fault)
+    plain = {name: values[name] for name in ("key", "seen", "remedy", "count")}
+    shown = [value if np.isfinite(value) else str(value) for value in fault.values]  # JSON has no NaN
+    return {"file": where, **plain, "rows": list(fault.rows), "values": shown, "message": fault.sentence(where)}
+
+
+def _unreadable(where: str | Path, error: DataError) -> dict[str, Any]:
+    seen, _, remedy = str(error).rpartition("; ")
+    return {
+        "file": str(where),
+        "key": "",
+        "seen": seen,
+        "remedy": remedy,
+        "count": 0,
+        "rows": [],
+        "values": [],
+        "message": str(error),
+    }

@@ -1,0 +1,163 @@
+"""Minari data sets: found or fetched, their spaces checked, their episodes as rows; metadata decides nothing that runs.
+
+What is taken of metadata.json: the spaces, which say how observations are laid out and how actions are scaled, the
+number of episodes, the format, and reference scores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gtp_fast.data import download, minari_names
+from gtp_fast.data.spec import Bounds
+from gtp_fast.data.transitions import Arrays
+from gtp_fast.errors import DataError
+
+
+def read_id(name: str) -> Arrays:
+    """Read a data set by id from Minari's own cache, downloading it first if it is not there.
+
+    Raises: DataError when it can neither be found nor fetched, or is none that a policy of vectors can be trained on.
+    """
+    folder = _cache() / name / "data"
+    if not folder.exists():
+        _fetch(name)
+    return _read(folder, name)
+
+
+def read_directory(path: Path) -> Arrays:
+    """Read a Minari data set from its directory (the one that holds data/).
+
+    Raises: DataError when there is none, or it is none that a policy of vectors can be trained on.
+    """
+    folder = path if (path / "metadata.json").exists() else path / "data"
+    if not (folder / "metadata.json").exists():
+        raise DataError(f"{path} is no Minari data set (no data/metadata.json); name its directory, or an .hdf5 file")
+    return _read(folder, str(path))
+
+
+def _cache() -> Path:
+    folder = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(folder) if folder else Path.home() / ".minari" / "datasets"
+
+
+def _fetch(name: str) -> None:
+    """Let Minari's client download a data set, if its server answers at all."""
+    near = [known for known in difflib.get_close_matches(name, minari_names.known(), n=2, cutoff=0.8) if known != name]
+    meant = f"did you mean {' or '.join(near)}? Else " if near else ""
+    try:
+        if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise OSError("HF_HUB_OFFLINE is set")
+        # Without a network the client tries for 26 s before it gives up; ask once first.
+        download.reach(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+        import minari
+
+        with contextlib.redirect_stdout(sys.stderr):  # it prints, and standard output belongs to --json
+            minari.download_dataset(name)
+    except Exception as error:  # the hub's client raises its transport's own exceptions
+        reason = getattr(error, "reason", None) or error
+        raise DataError(
+            f"the Minari data set {name} is not in {_cache()} and could not be fetched ({reason}); {meant}run `minari "
+            f"download {name}` where there is a network and copy it to {_cache() / name}, or pass --dataset DIRECTORY"
+        ) from None
+
+
+def _read(folder: Path, where: str) -> Arrays:
+    try:
+        from gtp_fast.data import minari_episodes, spaces
+
+        about = json.loads((folder / "metadata.json").read_bytes())
+        obs, action = _spaces(about, where)
+        columns = minari_episodes.columns(folder, where, about, obs, action)
+    except DataError:
+        raise
+    except ImportError as error:
+        if error.name in ("gymnasium", "minari"):
+            raise DataError(
+                f"{where} is read by the package {error.name}, which is not installed; pip install 'minari[hdf5]', or "
+                "write the data in D4RL's layout (docs/data.md)"
+            ) from None
+        raise DataError(f"{where} is in a format that needs another package ({error}); pip install pyarrow") from None
+    except Exception as error:  # damaged files surface as h5py's, JSON's or Minari's own exceptions
+        raise DataError(
+            f"{where} cannot be read as a Minari data set ({type(error).__name__}: {error}); delete it and download it "
+            "again"
+        ) from None
+    notes, bounds = (), spaces.bounds(action)
+    if len(parts := spaces.parts(obs)) > 1:
+        notes += (f"observations are laid out as {', '.join(parts)}: {spaces.size(obs)} numbers",)
+    if bounds is not None and spaces.wide(bounds):
+        columns["action"] = spaces.scale_actions(columns["action"], bounds)
+        notes += (f"actions are scaled to [-1, 1] from {_shown(bounds)}, in evaluations back again",)
+    return Arrays(
+        where=where,
+        **columns,
+        last_obs=None,
+        sha256=_sha256(columns.values()),
+        notes=notes,
+        action_bounds=bounds,
+        references=_references(about),
+    )
+
+
+def _spaces(about: dict[str, Any], where: str) -> tuple[Any, Any]:
+    """Return the spaces of observations and actions that metadata.json declares.
+
+    Raises: DataError for those that no policy of vectors can be trained on, or where they are not declared.
+    """
+    from gymnasium.spaces import Box
+    from minari.serialization import deserialize_space
+
+    from gtp_fast.data.spaces import no_vector, ordered
+
+    missing = [key for key in ("observation_space", "action_space") if key not in about]
+    if missing:  # Minari would make the environment that the file names, and look there
+        raise DataError(
+            f"{where}: metadata.json declares no {' and no '.join(missing)}, and no environment is made of what a file "
+            "names; write the data set again with its spaces"
+        )
+    obs, action = ordered(deserialize_space(about["observation_space"])), deserialize_space(about["action_space"])
+    if not isinstance(action, Box) or len(action.shape) != 1:
+        seen = f"a {type(action).__name__} space" + (f" of shape {action.shape}" if isinstance(action, Box) else "")
+        raise DataError(
+            f"{where}: actions are in {seen}, expected a Box of one axis; policies here are of continuous actions: "
+            "choose a data set of them, or write this one with each action as a vector of numbers"
+        )
+    if refused := no_vector(obs):
+        raise DataError(
+            f"{where}: observations hold {refused}; expected numbers: Box, Discrete, MultiDiscrete or MultiBinary, in "
+            "Dict and Tuple; leave that part out when writing the data set, or choose another"
+        )
+    return obs, action
+
+
+def _references(about: dict[str, Any]) -> tuple[float, float] | None:
+    """Return ref_min_score and ref_max_score where the metadata has them as two finite numbers in that order."""
+    found = [about.get(key) for key in ("ref_min_score", "ref_max_score")]
+    low, high = (float(x) if isinstance(x, (int, float)) and not isinstance(x, bool) else math.nan for x in found)
+    return (low, high) if math.isfinite(low) and math.isfinite(high) and low < high else None
+
+
+def _shown(bounds: Bounds) -> str:
+    """Return bounds as [-2, 2] where all actions share them, else one after the other."""
+    each = list(dict.fromkeys(f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True)))
+    return each[0] if len(each) == 1 else ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True))
+
+
+def _sha256(arrays: Iterable[np.ndarray]) -> str:
+    """Hash the content: a collection is many files, whose bytes say less than their rows."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()

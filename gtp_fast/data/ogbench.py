@@ -1,0 +1,197 @@
+"""OGBench's files: npz archives of trajectories, which keep their last observation as a row and hold no rewards.
+
+In: a file and the entry whose task rewards it. Out: `Arrays`. The end of a trajectory is a time limit; an episode ends
+where the task has succeeded. Nothing is unpickled, and what a file declares is checked before it is read.
+Legend: N rows, D observation, A action, (H, W, C) a frame.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+
+from gtp_fast.data import ogbench_names, ogbench_tasks
+from gtp_fast.data.spec import DataSpec
+from gtp_fast.data.transitions import Arrays
+from gtp_fast.errors import DataError, UsageError
+from gtp_fast.files import sha256_of
+
+ROWS = ("observations", "actions", "terminals")
+
+
+class _Declared(NamedTuple):
+    """What the header of one array says."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    nbytes: int
+
+
+def read(path: Path, spec: DataSpec) -> Arrays:
+    """Read a file of OGBench's layout and reward it for the entry's task.
+
+    Observations of frames stay uint8 (N, H, W, C) in the file's own rows, without successors beside them; those of
+    states become float32 pairs (observation, next observation) of the rows that have a successor.
+    Raises: DataError when the file is absent, damaged, lacks a key or is of another environment; UsageError when the
+    entry names no task of OGBench.
+    """
+    task = ogbench_names.task(spec)
+    if task is None:
+        raise UsageError(
+            f"{path} is an OGBench file, which is rewarded for a task, and '{spec.name}' names none; pass --env "
+            "cube-single-play-singletask-task1-v0, or whichever task is wanted"
+        )
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; check the path, or leave --dataset out to use the named data set")
+    columns = _columns(path, (*ROWS, *ogbench_tasks.needs(task[0])))
+    obs, action, ends = (columns.pop(key) for key in ROWS)
+    _check_observations(path, obs, spec)
+    ends = _flags(path, ends)
+    reward, success = ogbench_tasks.relabel(*task, columns, str(path))
+    return _arrays(path, obs, action.astype(np.float32, copy=False), reward, success, ends)
+
+
+def _arrays(
+    path: Path, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, success: np.ndarray, ends: np.ndarray
+) -> Arrays:
+    """Pair observations with their successors, unless they are frames, which are too large to be kept twice."""
+    where, sha256 = str(path), sha256_of(path)
+    keep = ~ends
+    rows, ended = int(keep.sum()), int(success[keep].sum())
+    note = (
+        f"{len(ends) - rows:,} trajectories, rewarded for the task: {ended:,} of {rows:,} rows are successes, each of "
+        "which ends an episode"
+    )
+    if obs.dtype == np.uint8:
+        return Arrays(where, obs, action, reward, success & keep, ends, None, None, sha256, (note,))
+    obs = obs.astype(np.float32, copy=False)
+    return Arrays(
+        where=where,
+        obs=obs[keep],
+        action=action[keep],
+        reward=reward[keep],
+        terminal=success[keep],
+        timeout=ends[1:][keep[:-1]],
+        next_obs=obs[1:][keep[:-1]],
+        last_obs=None,
+        sha256=sha256,
+        notes=(note,),
+    )
+
+
+def _columns(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Read arrays of one length out of the archive, after what all of them declare has been checked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = {name.removesuffix(".npy") for name in archive.namelist()}
+            missing = [key for key in keys if key not in held]
+            if missing:
+                raise DataError(
+                    f"{path} has no {', '.join(missing)}; it holds {', '.join(sorted(held)) or 'nothing'}; fetch "
+                    "OGBench's own file"
+                )
+            _check_declared(path, {key: _declared(path, archive, key) for key in keys})
+            return {key: _read(path, archive, key) for key in keys}
+    except _DAMAGED as error:
+        raise DataError(
+            f"{path} cannot be read as an npz archive ({path.stat().st_size:,} bytes; {error}); delete it and fetch it "
+            "again"
+        ) from None
+
+
+def _declared(path: Path, archive: zipfile.ZipFile, key: str) -> _Declared:
+    """Read the header of one array, and hold its size to what the archive has room for."""
+    member = archive.getinfo(f"{key}.npy")
+    try:
+        with archive.open(member) as file:
+            version = npy.read_magic(file)
+            header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = header(file)
+            start = file.tell()
+    except _DAMAGED as error:
+        raise _damaged(path, key, error) from None
+    declared = _Declared(shape, dtype, math.prod(shape) * dtype.itemsize)
+    if dtype.kind not in "biuf":
+        raise DataError(f"{path}: {key} holds {dtype}, expected numbers; nothing else is read from such a file")
+    if start + declared.nbytes != member.file_size:
+        raise DataError(
+            f"{path}: {key} declares shape {shape} of {dtype}, {declared.nbytes:,} bytes, and has "
+            f"{member.file_size - start:,}; delete the file and fetch it again"
+        )
+    return declared
+
+
+# What damaged bytes raise in zipfile, zlib and numpy's header, which is Python's source and is cut into its tokens;
+# RuntimeError where they claim to be encrypted, or of a later version.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tokenize.TokenError,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+)
+
+
+def _damaged(path: Path, key: str, error: Exception) -> DataError:
+    return DataError(f"{path}: {key} cannot be read ({error}); delete the file and fetch it again")
+
+
+def _check_declared(path: Path, found: dict[str, _Declared]) -> None:
+    """Refuse arrays of unequal length, without rows, of other axes, or larger than this machine's memory."""
+    ranks = {"observations": (2, 4), "terminals": (1,)}
+    for key, declared in found.items():
+        allowed = ranks.get(key, (2,))
+        if len(declared.shape) not in allowed or 0 in declared.shape[1:]:
+            raise DataError(f"{path}: {key} has shape {declared.shape}, expected {' or '.join(map(str, allowed))} axes")
+    lengths = {key: declared.shape[0] for key, declared in found.items()}
+    if len(set(lengths.values())) > 1 or not lengths["observations"]:
+        shown = ", ".join(f"{key} {length:,}" for key, length in lengths.items())
+        raise DataError(f"{path}: rows are {shown}; every array needs one for each observation, and there must be some")
+    total, memory = sum(one.nbytes for one in found.values()), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if total > memory:
+        raise DataError(
+            f"{path}: its arrays declare {total / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB of memory; "
+            "fetch the file again, or use a larger machine"
+        )
+
+
+def _read(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    try:
+        with archive.open(f"{key}.npy") as file:
+            return np.ascontiguousarray(npy.read_array(file, allow_pickle=False))
+    except _DAMAGED as error:
+        raise _damaged(path, key, error) from None
+
+
+def _check_observations(path: Path, obs: np.ndarray, spec: DataSpec) -> None:
+    """Hold observations to the environment's sizes before its task is looked for in the file."""
+    expected = spec.obs_shape or (spec.obs_dim,)
+    if obs.shape[1:] != expected or (obs.dtype == np.uint8) != (spec.obs_shape is not None):
+        raise DataError(
+            f"{path}: observations have shape {obs.shape[1:]} of {obs.dtype}, but {spec.name} has {expected} of "
+            f"{'uint8' if spec.obs_shape else 'float32'}; name the task that the data came from with --env"
+        )
+
+
+def _flags(path: Path, values: np.ndarray) -> np.ndarray:
+    """Take the ends of trajectories as booleans; the last row must be one."""
+    flags = values.astype(bool)
+    if (values != flags).any():
+        row = int(np.flatnonzero(values != flags)[0])
+        raise DataError(f"{path}: terminals in row {row:,} holds {values[row]}, expected 0 or 1; fetch the file again")
+    if not flags[-1]:
+        raise DataError(f"{path}: its last row ends no trajectory (terminals is 0 there); it was cut: fetch it again")
+    return flags

@@ -1,0 +1,115 @@
+"""The replay buffer: every transition of the data set in packed rows on the device, sampled by one gather.
+
+Legend: N transitions, S members, B batch rows, D observation, A action. A row is [o, a, r, 1 - terminal, o', padding],
+so that a sample touches one run of memory; rows are padded to 16 bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gtp_fast.data import obs_scale
+from gtp_fast.data.transitions import row_width
+
+if TYPE_CHECKING:
+    from gtp_fast.config import TrainConfig
+    from gtp_fast.data.dataset import Transitions
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Gathered rows: obs (S, B, D), action (S, B, A), reward and bootstrap (S, B), next_obs (S, B, D).
+
+    Observations that are frames are uint8 (S, B, H, W, C) instead.
+    """
+
+    obs_SBD: Tensor
+    action_SBA: Tensor
+    reward_SB: Tensor
+    bootstrap_SB: Tensor
+    next_obs_SBD: Tensor
+    slow_obs_SBD: Tensor | None = None  # obs as a slow network sees them, where a step asks for it twice
+
+
+@dataclass(frozen=True)
+class ReplayBuffer:
+    """All transitions of a data set on one device; `rows` is float32 (N, W)."""
+
+    rows: Tensor
+    obs_dim: int
+    action_dim: int
+    obs_scale: obs_scale.Scale | None = None  # of --normalise-obs, what rows are made with
+
+    @classmethod
+    def from_transitions(cls, data: Transitions, cfg: TrainConfig, device: torch.device | str) -> ReplayBuffer:
+        """Pack the transitions into rows and move them to the device once."""
+        rows, scale = packed(data, cfg)
+        return cls(torch.from_numpy(rows).to(device), data.obs_ND.shape[1], data.action_NA.shape[1], scale)
+
+    @property
+    def size(self) -> int:
+        """Number of transitions N."""
+        return self.rows.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return self.rows.numel() * self.rows.element_size()
+
+    @property
+    def obs_shape(self) -> int:
+        """How many numbers an observation has."""
+        return self.obs_dim
+
+    @classmethod
+    def bytes_of(cls, data: Transitions) -> int:
+        """Return the bytes that `from_transitions` will take on the device."""
+        return 4 * len(data.obs_ND) * row_width(data.obs_ND.shape[1], data.action_NA.shape[1])
+
+    def gather(self, index_SB: Tensor, step: Tensor | None = None) -> Batch:
+        """Read the transitions at int64 indices in [0, N); `step` is for frames, which a step may shift."""
+        obs_dim, action_dim = self.obs_dim, self.action_dim
+        row_SBW = self.rows.index_select(0, index_SB.flatten()).view(*index_SB.shape, -1)
+        obs, action, reward, bootstrap, next_obs, _ = row_SBW.split(
+            [obs_dim, action_dim, 1, 1, obs_dim, row_SBW.shape[-1] - 2 * obs_dim - action_dim - 2], dim=-1
+        )
+        return Batch(obs, action, reward[..., 0], bootstrap[..., 0], next_obs)
+
+
+def packed(data: Transitions, cfg: TrainConfig) -> tuple[np.ndarray, obs_scale.Scale | None]:
+    """Return the transitions as rows, float32 (N, W), and what observations were scaled by.
+
+    Rewards and observations are stored as they are trained: (r + reward_shift) * reward_scale, and `obs_scale.scaled`
+    where --normalise-obs asks for it.
+    """
+    obs_dim, action_dim = data.obs_ND.shape[1], data.action_NA.shape[1]
+    rest, width = obs_dim + action_dim, row_width(obs_dim, action_dim)
+    scale = obs_scale.measured(data.obs_ND) if cfg.normalise_obs else None
+    # Scaled successors need rows of their own: those that can be taken over hold the data's own.
+    rows = np.zeros((len(data.obs_ND), width), np.float32) if scale else _rows_for(data.next_obs_ND, rest + 2, width)
+    rows[:, :obs_dim] = obs_scale.scaled(data.obs_ND, *scale) if scale else data.obs_ND
+    rows[:, obs_dim:rest] = data.action_NA
+    np.add(data.reward_N, cfg.reward_shift, out=rows[:, rest])  # in place: temporaries would be the peak of memory
+    rows[:, rest] *= cfg.reward_scale
+    rows[:, rest + 1] = ~data.terminal_N
+    rows[:, rest + 2 : rest + 2 + obs_dim] = obs_scale.scaled(data.next_obs_ND, *scale) if scale else data.next_obs_ND
+    return rows, scale
+
+
+def _rows_for(next_obs_ND: np.ndarray, column: int, width: int) -> np.ndarray:
+    """Return float32 (N, W) to be filled: the rows in which `episodes` made the successors, where they are still free.
+
+    They are taken once: what is asked for again gets rows of its own.
+    """
+    size, base = len(next_obs_ND), next_obs_ND.base
+    if base is not None and base.ndim == 2 and base.shape[1] == width and base.dtype == np.float32:
+        inside = base[:size, column:].ctypes.data == next_obs_ND.ctypes.data
+        if inside and base.flags.writeable:
+            rows, base.flags.writeable = base[:size], False  # a view made before stays writable
+            return rows
+    return np.zeros((size, width), dtype=np.float32)

@@ -1,0 +1,140 @@
+"""Gymnasium's spaces as vectors of numbers, in one order for the rows of a data set and for what an environment gives.
+
+The order is that of `gymnasium.spaces.flatten`: a Dict key by key, a Tuple part by part, each part flattened in turn, a
+Box raveled, MultiBinary as it is, Discrete and MultiDiscrete as one-hot vectors. Keys are taken in alphabetical order,
+which Gymnasium gives every Dict that was not made of an ordered mapping: data keep no other order. Goal-conditioned
+observations are achieved_goal, desired_goal, observation.
+
+Actions are vectors in [-1, 1]. A Box that reaches further is scaled as a whole, data and environment alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from gtp_fast.data.spec import Bounds
+from gtp_fast.errors import UsageError
+
+
+def ordered(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Return the space with the keys of every Dict in it in alphabetical order."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict([(key, ordered(space[key])) for key in sorted(space)])
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([ordered(part) for part in space])
+    return space
+
+
+def no_vector(space: spaces.Space[Any]) -> str | None:
+    """Say which part of a space of observations cannot be laid out as numbers; None where all can."""
+    if isinstance(space, spaces.Dict):
+        return next(filter(None, (no_vector(space[key]) for key in sorted(space))), None)
+    if isinstance(space, spaces.Tuple):
+        return next(filter(None, map(no_vector, space)), None)
+    if isinstance(space, spaces.Box):
+        picture = len(space.shape) == 3 and space.dtype == np.uint8
+        return f"a Box of pictures, shape {space.shape} of uint8" if picture else None
+    known = isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary))
+    return None if known else f"a {type(space).__name__} space"
+
+
+def size(space: spaces.Space[Any]) -> int:
+    """Return how many numbers an observation of a space has, laid out."""
+    return int(spaces.flatdim(space))
+
+
+def parts(space: spaces.Space[Any], name: str = "") -> list[str]:
+    """Name the parts of a space in order, each with its numbers: `achieved_goal 3`."""
+    if isinstance(space, spaces.Dict):
+        return [part for key in sorted(space) for part in parts(space[key], f"{name}/{key}".strip("/"))]
+    if isinstance(space, spaces.Tuple):
+        return [part for i, inner in enumerate(space) for part in parts(inner, f"{name}/{i}".strip("/"))]
+    return [f"{name} {size(space)}".strip()]
+
+
+def flatten_rows(space: spaces.Space[Any], values: Any, name: str = "observations") -> np.ndarray:
+    """Lay out n observations of a space as float32 (n, size).
+
+    Args: values, arrays (n, ...) in dictionaries and tuples as the space has them. name is the part's, for errors.
+    Raises: ValueError for an array of another shape, or a number that a discrete part has not.
+    """
+    if isinstance(space, spaces.Dict):
+        inner = [flatten_rows(space[key], values[key], f"{name}/{key}") for key in sorted(space)]
+        return np.concatenate(inner, axis=1)
+    if isinstance(space, spaces.Tuple):
+        inner = [flatten_rows(part, values[i], f"{name}/{i}") for i, part in enumerate(space)]
+        return np.concatenate(inner, axis=1)
+    array, shape = np.asarray(values), space.shape or ()
+    if array.shape[1:] != shape or not array.ndim:
+        raise ValueError(f"{name} has shape {array.shape}, its space (n, {', '.join(map(str, shape))})")
+    rows = array.reshape(len(array), -1)
+    if isinstance(space, spaces.Discrete):
+        return _one_hot(rows - space.start, np.array([space.n]), name)
+    if isinstance(space, spaces.MultiDiscrete):
+        return _one_hot(rows - space.start.ravel(), space.nvec.ravel(), name)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes Inf, which is refused by row
+        return rows.astype(np.float32, copy=False)
+
+
+def _one_hot(choices: np.ndarray, counts: np.ndarray, name: str) -> np.ndarray:
+    """Return a one-hot vector for each column, side by side; choices (n, columns) count from 0."""
+    if ((choices < 0) | (choices >= counts)).any():
+        raise ValueError(f"{name} holds a choice outside its space of {counts.tolist()}")
+    rows = np.zeros((len(choices), int(counts.sum())), np.float32)
+    at = choices + np.concatenate([[0], np.cumsum(counts)[:-1]])
+    rows[np.arange(len(rows))[:, None], at.astype(np.int64)] = 1.0
+    return rows
+
+
+def as_vectors(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """Wrap an environment so that it gives and takes vectors, in the layout of this module; else return it as it is."""
+    seen = env.observation_space
+    if not (isinstance(seen, spaces.Box) and len(seen.shape) == 1) and no_vector(seen) is None:
+        space = ordered(seen)
+        flat = spaces.flatten_space(space)
+        env = gymnasium.wrappers.TransformObservation(env, lambda obs: spaces.flatten(space, obs), flat)
+    if wide(bounds(env.action_space)):
+        env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+    return env
+
+
+class StackedFrames(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """The last n pictures (H, W, C) as one of (H, W, n C), the oldest first; the first one is repeated at a reset."""
+
+    def __init__(self, env: gymnasium.Env, n: int):
+        """Wrap an environment of pictures."""
+        super().__init__(gymnasium.wrappers.FrameStackObservation(env, n))
+        space = env.observation_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+            raise UsageError(f"--frame-stack {n} needs an environment of pictures, not of {space}")
+        low, high = (np.concatenate([side] * n, axis=-1) for side in (space.low, space.high))
+        self.observation_space = spaces.Box(low, high, dtype=space.dtype.type)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """Move the stack's axis (n, H, W, C) to the channels."""
+        return np.concatenate(list(observation), axis=-1)
+
+
+def bounds(space: spaces.Space[Any]) -> Bounds | None:
+    """Return the bounds of a Box of one axis; None for others, and where a bound is infinite or both are equal."""
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        return None
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        return None
+    return tuple(low.tolist()), tuple(high.tolist())
+
+
+def wide(limits: Bounds | None) -> bool:
+    """Whether actions of these bounds are scaled: one of them lies outside [-1, 1]."""
+    return limits is not None and float(np.abs(limits).max()) > 1.0
+
+
+def scale_actions(actions: np.ndarray, limits: Bounds) -> np.ndarray:
+    """Map actions (n, A) from [low, high] to [-1, 1], in float64; what lies outside stays outside."""
+    low, high = np.array(limits)
+    return ((actions.astype(np.float64) - low) / (high - low) * 2.0 - 1.0).astype(np.float32)

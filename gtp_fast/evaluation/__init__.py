@@ -1,0 +1,1 @@
+"""Policies in environments: rollouts, scores, videos, and the process that evaluates beside training."""

@@ -1,0 +1,163 @@
+"""Score policies in Gymnasium environments, every member by as many episodes, on as many cores as are given.
+
+Legend: S members (seeds), E episodes, D observation, A action.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gtp_fast.data.spec import DataSpec, EvalEnv, normalised_score
+from gtp_fast.device import cores
+from gtp_fast.errors import UsageError
+from gtp_fast.evaluation.environments import check_environment, make_env
+from gtp_fast.evaluation.rollout import GROUP, Played, one_thread, play, spread
+from gtp_fast.files import publish
+from gtp_fast.policy.policy import Policy
+from gtp_fast.runs.results import EvalResult
+
+if TYPE_CHECKING:
+    import gymnasium
+    from PIL.Image import Image
+
+
+def evaluate_policy(
+    policy: Policy, spec: DataSpec, episodes: int, seed: int = 0, step: int = 0, workers: int = 1
+) -> EvalResult:
+    """Roll out every member for `episodes` episodes, with `workers` processes beside this one; 0: one a core.
+
+    Each episode has a seed of its own, the same for every member, and is stepped until it ends and never after: no
+    step is lost or counted twice. The policy acts as if newly loaded, a group of episodes by one call: an evaluation
+    repeats, to the bit for any number of workers. On a GPU it acts for all episodes by one call, in this process.
+    Raises: UsageError when the entry names no environment, or one that is not finite at its reset; DataError when the
+    observation's size is another; RolloutError when a process failed.
+    """
+    started = time.perf_counter()
+    check_environment(spec, policy.config.obs_shape, policy.config.action_dim, policy.config.frame_stack)
+    assert spec.eval_env is not None
+    with one_thread():
+        if policy.device.type == "cpu":
+            played = _play_on_cores(policy, spec.eval_env, episodes, seed, workers or cores())
+        else:
+            played = _play_at_once(policy, spec.eval_env, episodes, seed)
+    config, told = policy.config, any(x is not None for x in played.success)
+    columns = played.returns, played.lengths, played.diverged, [bool(x) for x in played.success]
+    returns, lengths, diverged, success = (np.array(column).reshape(policy.members, episodes) for column in columns)
+    success = success if told else None
+    return EvalResult(
+        step=step,
+        returns_SE=returns,
+        lengths_SE=lengths,
+        scores_SE=_scores(spec, returns, success),
+        diverged_SE=diverged,
+        success_SE=success,
+        env_id=spec.eval_env.id,
+        seeds=config.seeds,
+        sampling_steps=config.sampling_steps,
+        candidates=config.candidates,
+        select=config.select,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, workers: int) -> Played:
+    """Play every member's episodes in groups, each in one process, and return them member by member."""
+    members = [policy.member(of) for of in policy.config.seeds]
+    groups = [(member, first) for member in members for first in range(0, episodes, GROUP)]
+    with ExitStack() as stack:
+        stacked = policy.config.frame_stack
+        envs = [stack.enter_context(closing(make_env(env, stacked))) for _ in range(min(GROUP, episodes))]
+
+        def task(index: int) -> Played:
+            member, first = groups[index]
+            seeds = [_episode_seed(seed, e) for e in range(first, min(first + GROUP, episodes))]
+            return play(member.anew(first), envs[: len(seeds)], seeds, GROUP, env.id)
+
+        return _joined(spread(task, len(groups), workers))
+
+
+def _play_at_once(policy: Policy, env: EvalEnv, episodes: int, seed: int) -> Played:
+    """Play all episodes of all members here, by one call a step: what a captured launch is made for."""
+    with ExitStack() as stack:
+        stacked = policy.config.frame_stack
+        envs = [stack.enter_context(closing(make_env(env, stacked))) for _ in range(policy.members * episodes)]
+        seeds = [_episode_seed(seed, e) for e in range(episodes)] * policy.members
+        return play(policy.anew(), envs, seeds, episodes, env.id)
+
+
+def _joined(groups: list[Sequence[list[Any]]]) -> Played:
+    return Played(*(list(chain.from_iterable(columns)) for columns in zip(*groups, strict=True)))
+
+
+def _scores(spec: DataSpec, returns_SE: np.ndarray, success_SE: np.ndarray | None) -> np.ndarray | None:
+    """Return scores (S, E): normalised returns, or 100 for a success where that is what counts; None if unknown."""
+    if spec.score == "success":
+        return None if success_SE is None else 100.0 * success_SE
+    return normalised_score(spec, returns_SE)
+
+
+def _episode_seed(seed: int, episode: int) -> int:
+    return seed * 100_003 + episode
+
+
+def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, frames: int = 500) -> None:
+    """Write the first member's first episode as an animated GIF of at most `frames` frames, whole or not at all.
+
+    It is the episode that `evaluate_policy` with this seed plays first.
+    Raises: UsageError when the environment cannot render here, or the file cannot be written.
+    """
+    if spec.eval_env is None:
+        raise UsageError(f"{spec.name} names no evaluation environment in this version")
+    with closing(make_env(spec.eval_env)) as env:
+        modes = env.metadata.get("render_modes", [])
+        if "rgb_array" not in modes:
+            raise UsageError(f"{spec.eval_env.id} draws no pictures (its render modes are {modes}); leave --video out")
+    with closing(make_env(spec.eval_env, policy.config.frame_stack, render_mode="rgb_array")) as env:
+        with one_thread():
+            images = list(_film(policy.member(policy.config.seeds[0]), env, spec.eval_env.id, seed, frames))
+        # Viewers show what changes faster than every 20 ms at a tenth of a second a frame.
+        duration = max(20, round(1_000 / env.metadata.get("render_fps", 30)))
+    film = io.BytesIO()
+    images[0].save(film, format="GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+    try:
+        publish(path, film.getvalue())
+    except OSError as error:
+        raise UsageError(f"the video cannot be written to {path} ({error}); name another file") from None
+
+
+def _film(policy: Policy, env: gymnasium.Env, env_id: str, seed: int, frames: int) -> Iterator[Image]:
+    from PIL import Image
+
+    obs, ended = _float32(env.reset(seed=_episode_seed(seed, 0))[0]), False
+    for _ in range(frames):
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*(DISPLAY|GLFW)", UserWarning)  # the error below says it
+                picture = np.asarray(env.render(), dtype=np.uint8)
+        except Exception as error:  # rendering back ends raise whatever their driver raises
+            raise UsageError(f"{env_id} cannot render here ({error}); try MUJOCO_GL=egl or osmesa") from error
+        # One byte a pixel: 500 frames of MuJoCo are 115 MB. The octree takes a sixth of the default's time.
+        yield Image.fromarray(picture).quantize(method=Image.Quantize.FASTOCTREE)
+        if ended or not np.isfinite(obs).all():
+            return
+        # As its group acts in an evaluation.
+        action = policy.act_members(np.stack([obs] * GROUP)[None])[0, 0]
+        following, _, terminated, truncated, _ = env.step(action)
+        obs, ended = _float32(following), terminated or truncated
+
+
+def _float32(values: Any) -> np.ndarray:
+    """Return float32, with Inf for what is too large for it; pictures stay uint8."""
+    if (found := np.asarray(values)).dtype == np.uint8 and found.ndim == 3:
+        return found
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32)

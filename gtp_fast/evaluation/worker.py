@@ -1,0 +1,185 @@
+"""Evaluation that overlaps training: a worker process rolls out snapshots in the order of their submission.
+
+The worker is a fresh interpreter of its own that runs `serve`, so that a user's script needs no main guard. It reads a
+line of JSON, then for each snapshot a line of JSON and a safetensors payload; it answers with a line of JSON each. The
+end of its input, by design or by the parent's death, is its end, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from gtp_fast.config import TrainConfig
+from gtp_fast.data.spec import DataSpec, EvalEnv
+from gtp_fast.device import cores
+from gtp_fast.errors import GtpError
+from gtp_fast.evaluation.evaluate import evaluate_policy
+from gtp_fast.evaluation.rollout import ProcessLostError
+from gtp_fast.policy.policy import Policy, PolicyConfig
+from gtp_fast.runs.results import EvalResult
+
+NICE = 5  # a worker yields to training where they share cores
+# Modules are looked up where the parent looks them up and nowhere else: -m would put the working directory first.
+WORKER = "import sys; sys.path[:] = sys.argv[1:]; from gtp_fast.evaluation.worker import serve; serve()"
+
+
+class EvaluationError(GtpError):
+    """The evaluation worker failed; the message holds what it said."""
+
+
+class Evaluator:
+    """One worker process, started with the first submission. Neither submission nor polling waits for a rollout."""
+
+    def __init__(self, config: PolicyConfig, spec: DataSpec, episodes: int, seed: int, workers: int = 1):
+        """Evaluate as `evaluate_policy` does with these arguments; `workers` processes of the worker's own step."""
+        self._setup = {"policy": config.to_json(), "spec": asdict(spec)}
+        self._setup |= {"episodes": episodes, "seed": seed, "workers": workers}
+        self._pending: dict[int, dict[str, Tensor]] = {}
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()  # lines; empty at the worker's end
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._restarted = False
+
+    def submit(self, step: int, tensors: dict[str, Tensor]) -> None:
+        """Hand over a policy's tensors; they are copied to the host."""
+        self._pending[step] = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        if self._process is None:
+            self._start()
+        self._send(step)
+
+    def pending(self) -> dict[int, dict[str, Tensor]]:
+        """Return the snapshots whose results have not come back, to be saved with a checkpoint."""
+        return dict(self._pending)
+
+    def poll(self, wait: float | None = None) -> list[tuple[EvalResult, dict[str, Tensor]]]:
+        """Return the results that have come back, each with its policy, waiting at most `wait` seconds for the first.
+
+        Raises: EvaluationError when the worker failed; one that was killed is started once more.
+        """
+        results = []
+        while self._pending:
+            try:
+                line = self._answers.get(block=wait is not None, timeout=wait)
+            except queue.Empty:
+                break
+            wait = None
+            if not line:
+                self._restart()
+                continue
+            answer = json.loads(line)
+            if "failed" in answer:
+                self.close()
+                raise EvaluationError(f"evaluation failed; the worker said:\n{answer['failed']}")
+            results.append((EvalResult.from_json(answer), self._pending.pop(answer["step"])))
+        return results
+
+    def close(self) -> None:
+        """End the worker, whatever it is doing."""
+        if self._process is not None:
+            self._requests.put(None)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _start(self) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", WORKER, *map(os.path.abspath, sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which saves first
+        )
+        self._process, self._requests, self._answers = process, queue.SimpleQueue(), queue.SimpleQueue()
+        threading.Thread(target=_write, args=(process, self._requests), daemon=True).start()
+        threading.Thread(target=_read, args=(process, self._answers), daemon=True).start()
+        self._requests.put(json.dumps(self._setup).encode() + b"\n")
+
+    def _send(self, step: int) -> None:
+        payload = save(self._pending[step])
+        self._requests.put(json.dumps({"step": step, "bytes": len(payload)}).encode() + b"\n" + payload)
+
+    def _restart(self) -> None:
+        code = self._process.wait() if self._process is not None else None
+        self.close()
+        if self._restarted:
+            raise EvaluationError(f"the evaluation worker died twice (exit code {code}); is memory short?")
+        self._restarted = True
+        self._start()
+        for step in self._pending:
+            self._send(step)
+
+
+def workers_beside(cfg: TrainConfig) -> int:
+    """Return how many processes step environments beside training: one on a CPU, all cores but one on a GPU."""
+    return cfg.eval_workers or (max(1, cores() - 1) if cfg.device == "cuda" else 1)
+
+
+def _write(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[bytes | None]) -> None:
+    """Feed the worker from a thread: a pipe holds 64 KiB, a snapshot has megabytes."""
+    assert process.stdin is not None
+    while (request := requests.get()) is not None:
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+        except OSError:
+            return  # the worker is gone: the reader sees its end
+
+
+def _read(process: subprocess.Popen[bytes], answers: queue.SimpleQueue[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        answers.put(line.decode())
+    answers.put("")
+
+
+def serve() -> None:
+    """Answer submissions on standard input until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.nice(NICE)
+    torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what an environment prints must not mix with the answers
+    requests = sys.stdin.buffer
+    setup = json.loads(requests.readline())
+    config, spec = PolicyConfig.from_json(setup["policy"]), _spec(setup["spec"])
+    while line := requests.readline():
+        try:
+            header = json.loads(line)
+            policy = Policy(config, load(requests.read(header["bytes"])))
+            result = evaluate_policy(policy, spec, setup["episodes"], setup["seed"], header["step"], setup["workers"])
+            answers.write(json.dumps(result.to_json()) + "\n")
+        except ProcessLostError:
+            os._exit(1)  # as if it was this process that was killed: the parent starts it once more
+        except GtpError as error:
+            answers.write(json.dumps({"failed": str(error)}) + "\n")
+        except Exception:
+            answers.write(json.dumps({"failed": traceback.format_exc()}) + "\n")
+
+
+def _end_with_parent() -> None:
+    """Leave when nobody holds the other end of standard input, even in the middle of a rollout or with input unread."""
+    hung_up = select.poll()
+    hung_up.register(0, 0)  # no event asked for: it wakes at the hang-up alone
+    hung_up.poll()
+    os._exit(0)
+
+
+def _spec(values: dict[str, Any]) -> DataSpec:
+    env = values.pop("eval_env")
+    kwargs = tuple((str(name), value) for name, value in env["kwargs"]) if env else ()
+    return DataSpec(**values, eval_env=EvalEnv(env["id"], kwargs) if env else None)

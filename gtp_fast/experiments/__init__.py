@@ -1,0 +1,1 @@
+"""Many runs: trials, sweeps, the paper's tables and figures, reports and latencies."""

@@ -1,0 +1,191 @@
+"""From run directories to what people read: summary.json, curve.png and a README with the table and the model card.
+
+Runs of one setting and several seeds are one line. Last and best score stand apart: they are not the same claim. The
+paper's number stands beside ours only where the data are the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gtp_fast.config import RUN_ONLY_FIELDS
+from gtp_fast.data import catalog
+from gtp_fast.experiments import paper
+from gtp_fast.experiments.aggregate import claim
+from gtp_fast.files import publish, publish_json
+from gtp_fast.runs.records import Run, members_apart, read_run
+
+# What runs of one setting may differ in: their seeds, and the machine they ran on.
+ONE_SETTING = ("seed", "seeds", "device", "backend", "clip_actions", *RUN_ONLY_FIELDS)
+
+
+def label(run: Run) -> str:
+    """Name a setting: what differs between the lines of a picture."""
+    s = run.settings
+    algo = s["algo"].upper() + ("-BC" if s["bc"] else "") + (f" {s['preset']}" if s["algo"] == "gtp" else "")
+    chosen = "" if s["candidates"] == 1 else f", {s['candidates']} candidates ({s['select']})"
+    return f"{algo}, K = {s['sampling_steps']}{chosen}"
+
+
+def group(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Gather runs of one data set and setting; their members are its seeds.
+
+    Settings that the label does not name are added to it where they differ: their runs are not seeds of each other.
+    """
+    alike: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        alike.setdefault((run.settings["env"], label(run)), []).append(run)
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for (env, name), members in alike.items():
+        decisive = [_decisive(run) for run in members]
+        differ = [key for key in decisive[0] if len({values[key] for values in decisive}) > 1]
+        for run, values in zip(members, decisive, strict=True):
+            more = "".join(f", {key} = {values[key]}" for key in differ)
+            groups.setdefault((env, name + more), []).append(run)
+    return groups
+
+
+def _decisive(run: Run) -> dict[str, Any]:
+    values = {name: value for name, value in run.settings.items() if name not in ONE_SETTING}
+    return values | {"data": str(run.environment.get("data_sha256"))[:8]}
+
+
+def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:
+    """Return the figures of one setting: a value a seed, mean and standard deviation, IQM and its interval."""
+    with_evals = [run for run in runs if len(run.eval_steps)]
+    row: dict[str, Any] = {
+        "env": env,
+        "setting": name,
+        "runs": [str(run.path) for run in runs],
+        "seeds": [run.settings["seed"] + i for run in runs for i in range(run.settings["seeds"])],
+        "steps": max(run.settings["steps"] for run in runs),
+        "kind": "score" if all(run.scored for run in runs) else "return",
+    }
+    if not with_evals:
+        return row
+    for name_of_claim, pick in (("last", lambda f: f[-1]), ("best", lambda f: f.max(axis=0))):
+        row[name_of_claim] = claim(np.concatenate([pick(run.figures) for run in with_evals]))
+    row["paper"] = _paper_score(runs)
+    return row
+
+
+def _paper_score(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the paper's number, or why it may not stand beside these runs: a name can stand over other bytes."""
+    first = runs[0].settings
+    spec = catalog.resolve(first["env"])
+    if spec.paper_row is None:
+        return {"absent": "the data are not the paper's"}
+    if spec.sha256 is None:
+        return {"absent": f"no checksum of the published {spec.name} is known to compare the data with"}
+    other = next((run for run in runs if run.environment.get("data_sha256") != spec.sha256), None)
+    if other is not None:
+        return {"absent": f"trained on {_data(other)}, not D4RL's {spec.name}"}
+    found = paper.score(spec.paper_row, first["algo"], first["bc"], first["sampling_steps"])
+    return {"absent": "not legible in our copy"} if found is None else {"mean": found[0], "std": found[1]}
+
+
+def _data(run: Run) -> str:
+    source = run.environment.get("data_source") or run.settings["dataset"]
+    sha256 = run.environment.get("data_sha256")
+    name = Path(source).name.replace("|", "\\|") if source else "data of no record"
+    return name + (f" (SHA-256 {sha256[:8]})" if sha256 else "")
+
+
+def draw_report(paths: Sequence[Path], out: Path, notes: Sequence[str] = ()) -> Path:
+    """Write summary.json, curve.png and README.md about runs into `out`, and return it.
+
+    Args: notes are sentences below the table: what a reader should know that no run tells.
+    Raises: UsageError when a path is no run.
+    """
+    from gtp_fast.experiments import figures
+
+    runs = [member for path in paths for member in members_apart(read_run(path))]
+    out.mkdir(parents=True, exist_ok=True)
+    groups = group(runs)
+    rows = [summarise(env, name, members) for (env, name), members in groups.items()]
+    summary: dict[str, Any] = {"settings": rows}
+    pictures = ["curve.png"]
+    publish(out / "curve.png", figures.learning_curves(groups))
+    goals = [run for run in runs if run.settings["env"] == "multigoal-v0" and not run.settings["dataset"]]
+    if goals:
+        summary["multigoal"], picture = figures.multigoal(goals[0].path)
+        publish(out / "multigoal.png", picture)
+        pictures.append("multigoal.png")
+    publish_json(out / "summary.json", summary)
+    publish(out / "README.md", _page(runs, rows, summary, pictures, notes).encode())
+    return out
+
+
+def _page(
+    runs: list[Run], rows: list[dict[str, Any]], summary: dict[str, Any], pictures: list[str], notes: Sequence[str]
+) -> str:
+    lines = [f"# {', '.join(dict.fromkeys(row['env'] for row in rows))}", ""]
+    lines += [f"![{name.split('.')[0]}]({name})" for name in pictures]
+    lines += ["", *_table(rows), "", *(f"{note}\n" for note in notes)]
+    if "multigoal" in summary:
+        lines += [*_goal_table(summary["multigoal"]), ""]
+    for run in runs:
+        lines += _card(run)
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    head = "| data | setting | seeds | last: mean (std) | best: mean (std) | IQM of last, 95 % interval | paper |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = [row["env"], row["setting"], str(len(row["seeds"]))]
+        if "last" in row:
+            last, best, interval = row["last"], row["best"], row["last"]["iqm_95"]
+            cells += [f"{last['mean']:.1f} ({last['std']:.1f})", f"{best['mean']:.1f} ({best['std']:.1f})"]
+            cells += [f"{last['iqm']:.1f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ", one seed")]
+            theirs = row["paper"]
+            cells += [theirs.get("absent") or f"{theirs['mean']}" + (f" ({theirs['std']})" if theirs["std"] else "")]
+        else:
+            cells += ["not evaluated yet"] * 3 + ["-"]
+        lines.append("| " + " | ".join(cells) + " |")
+    scores = "normalised scores (0: random, 100: expert; of tasks with a goal, the share of episodes that reach it)"
+    return [*lines, "", f"Figures are {scores} where references exist, else returns."]
+
+
+def _goal_table(goals: dict[str, Any]) -> list[str]:
+    lines = ["| sampler | mass of each mode | off every mode |", "|---|---|---|"]
+    for name, value in goals.items():
+        masses = ", ".join(f"{mass:.3f}" for mass in value["masses"])
+        lines.append(f"| {name} | {masses} | {value['off']:.3f} |")
+    return lines
+
+
+def _card(run: Run) -> list[str]:
+    s, e = run.settings, run.environment
+    machine = e.get("gpu") or f"{e.get('cpu', 'CPU')}, {_count(e.get('threads') or 0, 'thread')}"
+    last = s["seed"] + s["seeds"] - 1
+    return [
+        f"## {run.path.name}",
+        "",
+        f"- Setting: {label(run)}, eta {s['eta']:g}, batch {s['batch_size']}, {s['steps']:,} steps, "
+        + (f"seeds {s['seed']} to {last}" if s["seeds"] > 1 else f"seed {last}"),
+        f"- Data: {e.get('data_source')} ({e.get('transitions') or 0:,} transitions, mean return of an episode "
+        f"{e.get('data_return_mean', float('nan')):.1f}), SHA-256 {e.get('data_sha256')}",
+        "- Observations are normalised by the data's mean and standard deviation, which the policy holds"
+        if s["normalise_obs"]
+        else "- Observations are taken as they are",
+        (
+            f"- Evaluated on {_count(s['eval_episodes'], 'episode')} each"
+            if s["eval_every"]
+            else "- Not evaluated in training"
+        )
+        + ", one action drawn from "
+        + ("one candidate" if s["candidates"] == 1 else f"{s['candidates']} candidates by {s['select']}"),
+        f"- Trained by gtp-fast {e.get('gtp_fast')} (commit {e.get('commit')}), torch {e.get('torch')}, {machine}, "
+        f"backend {s['backend']}, {s['precision']}",
+        "- Acts on observations like those of its data; nothing is known of it elsewhere.",
+        "",
+    ]
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number:,} {name}" + "s" * (number != 1)

@@ -1,0 +1,242 @@
+"""`gtp-fast reproduce ITEM`: from the name of a table or figure to its report, by runs that items share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gtp_fast.config import TrainConfig, check_range, hash6
+from gtp_fast.data.catalog import run_settings
+from gtp_fast.device import cores, resolve
+from gtp_fast.errors import UsageError
+from gtp_fast.experiments import paper
+from gtp_fast.experiments.reproduce import bench, data, items, scores
+from gtp_fast.experiments.reproduce.data import Source
+from gtp_fast.experiments.reproduce.items import Budget, Item, Row
+from gtp_fast.experiments.reproduce.page import page
+from gtp_fast.experiments.trial import Outcome, Trial
+from gtp_fast.experiments.trials import run_trials
+from gtp_fast.files import file_name, publish, publish_json
+
+# No part of the name of a run's folder: said beside it, or the machine's.
+UNNAMED = ("env", "algo", "bc", "preset", "steps", "seeds", "seed", "device", "backend", "precision", "threads")
+
+
+@dataclass(frozen=True)
+class ReproduceConfig:
+    """What is asked; None stands for the budget's own. `set` holds NAME=VALUE of settings for every run."""
+
+    item: str
+    budget: Budget = "small"
+    seeds: int | None = None
+    env: str | None = None
+    dataset: Path | None = None
+    runs: Path = Path("runs/reproduce")
+    jobs: int | None = None
+    steps: int | None = None
+    set: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One row on one data set, and the run that it needs."""
+
+    source: Source
+    row: Row
+    trial: Trial
+    cfg: TrainConfig
+
+
+def reproduce(
+    asked: ReproduceConfig, say: Callable[[str], None], progress: data.Progress | None = None
+) -> dict[str, Any]:
+    """Train what is missing, score it, write RUNS/<item>/report, and return its summary with where it lies.
+
+    Raises: UsageError, DataError before anything is trained; InterruptedRunError once every run has saved.
+    """
+    item = items.find(asked.item, asked.budget)
+    for name in ("seeds", "steps"):
+        if getattr(asked, name) is not None:
+            check_range(name, getattr(asked, name))
+    if item.kind == "bench":
+        found = bench.measure(item, say, asked.runs / item.name)
+        return _write(asked, found | {"command": _command(asked)}, {})
+    sources = data.choose(item, asked.budget, asked.env, asked.dataset, progress)
+    planned = plan(item, asked, sources)
+    jobs = asked.jobs or (1 if _on_cuda(planned[0].cfg) else cores())
+    outcomes = run_trials([one.trial for one in planned], jobs, say)
+    say("scoring")
+    summary, pictures = _summary(item, asked, planned, outcomes)
+    return _write(asked, summary, pictures)
+
+
+def plan(item: Item, asked: ReproduceConfig, sources: list[Source]) -> list[Planned]:
+    """Return every row with its trial, validated. Raises: UsageError for settings that cannot be run."""
+    return [_planned(item, asked, source, row) for source in sources for row in item.rows]
+
+
+def _planned(item: Item, asked: ReproduceConfig, source: Source, row: Row) -> Planned:
+    count = items.SEEDS[asked.budget] if asked.seeds is None else asked.seeds
+    shared = source.flags | items.common(item, asked.budget, asked.steps) | {"seeds": count} | _own(asked.set)
+    settings = shared | dict(row.settings) | _own(asked.set)
+    cfg = run_settings(settings)
+    if not _on_cuda(cfg) and "threads" not in settings:
+        settings["threads"] = 1
+    name = _name(cfg, run_settings(shared | {"algo": cfg.algo, "bc": cfg.bc}))
+    path = asked.runs / asked.budget / source.folder / f"{name}-{hash6(cfg)}"
+    return Planned(source, row, Trial(f"{source.name} {name}", settings, path, cfg.steps), cfg)
+
+
+def _name(cfg: TrainConfig, published: TrainConfig) -> str:
+    """Name a run by its algorithm and by what it sets apart from the published settings, fit for a file system."""
+    own = {name: value for name, value in vars(cfg).items() if value != vars(published)[name] and name not in UNNAMED}
+    parts = [cfg.algo + ("-bc" if cfg.bc else "")] + [f"{name}-{value}" for name, value in own.items()]
+    return file_name("-".join(parts), filler="-")
+
+
+def _own(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Read NAME=VALUE of --set. Raises: UsageError for what is no such pair, or sets what the item decides."""
+    values = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        name = name.strip().lstrip("-").replace("-", "_")
+        if not sign or name in ("run_dir", "resume", "env", "dataset", "algo", "steps", "seeds"):
+            raise UsageError(f"--set {text}: write --set NAME=VALUE of a setting of train that no other flag decides")
+        values[name] = yaml.safe_load(value)
+    return values
+
+
+def _on_cuda(cfg: TrainConfig) -> bool:
+    return resolve(replace(cfg, env=cfg.env))[0].device == "cuda"
+
+
+def _summary(
+    item: Item, asked: ReproduceConfig, planned: list[Planned], outcomes: list[Outcome]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    rows = [_row(one, outcome, asked.runs) for one, outcome in zip(planned, outcomes, strict=True)]
+    sources = list({one.source.folder: one.source for one in planned}.values())
+    pictures: dict[str, bytes] = {}
+    if item.kind == "goals":
+        rows, pictures = _goals(planned, rows)
+    else:
+        from gtp_fast.experiments import pictures as drawing
+
+        drawn = drawing.sweeps(rows) if item.name == "fig6" else drawing.table(rows, item.title)
+        pictures = {f"{item.name}.png": drawn}
+    steps = {row["steps"] for row in rows if "steps" in row}
+    episodes = {row["episodes"] for row in rows if "episodes" in row}
+    failed = [outcome for outcome in outcomes if outcome.kind == "failed"]
+    summary = {
+        "item": item.name,
+        "title": item.title,
+        "kind": item.kind,
+        "command": _command(asked),
+        "budget": asked.budget,
+        "reach": items.reach(item, asked.budget, asked.steps),
+        "steps": max(steps, default=None),
+        "episodes": max(episodes, default=None),
+        "seeds": planned[0].cfg.seeds,
+        "preset": planned[0].cfg.preset,
+        "data": [f"{source.name} (SHA-256 {source.sha256[:8]})" for source in sources],
+        "rows": rows,
+        "averages": _averages(item, planned, rows) if len(sources) > 1 else [],
+        "printed": {s.name: _printed(item, s.paper_row) for s in sources if s.paper_row and item.printed},
+        "notes": list(item.notes),
+        "exit_code": failed[0].exit_code if failed else 0,
+    }
+    return summary, pictures
+
+
+def _row(one: Planned, outcome: Outcome, root: Path) -> dict[str, Any]:
+    """Return the figures of one row, or what came of its run in their place."""
+    row: dict[str, Any] = {
+        "data": one.source.name,
+        "method": one.row.method,
+        "run": str(one.trial.path.relative_to(root)),
+        "status": outcome.text or outcome.kind,
+        "paper": _beside(one.source, one.row),
+    }
+    if one.row.x is not None:
+        panel, x = one.row.x
+        row |= {"panel": panel, "x": one.cfg.eta if x is None else x}
+    return row | scores.figures(one.trial.path, one.row.acting) if outcome.kind == "done" else row
+
+
+def _beside(source: Source, row: Row) -> dict[str, Any]:
+    """Return the paper's cell of a row, or why there is none."""
+    if row.paper is None:
+        return {}
+    if source.absent:
+        return {"absent": source.absent}
+    found = paper.cell(row.paper[0], source.paper_row, row.paper[1])
+    shown = _shown(found)
+    return shown | {"hours": paper.hours(*row.paper)}
+
+
+def _shown(found: tuple[float, float | None] | str | None) -> dict[str, Any]:
+    if isinstance(found, tuple):
+        return {"mean": found[0], "std": found[1]}
+    return {"word": found or "not legible"}
+
+
+def _printed(item: Item, paper_row: str | None) -> dict[str, float]:
+    """Return the columns of the paper's table that no row of the item stands beside."""
+    ours = {row.paper[1] for row in item.rows if row.paper}
+    cells = paper.tables()[item.printed].get(paper_row, {}) if item.printed else {}
+    return {column: cell[0] for column, cell in cells.items() if cell and column not in ours}
+
+
+def _averages(item: Item, planned: list[Planned], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for line in item.rows:
+        over = scores.over_tasks([row for row in rows if row["method"] == line.method])
+        if over is not None:
+            whole = line.paper and all(one.source.paper_row for one in planned) and over["tasks"] == len(items.GYM)
+            cell = paper.cell(line.paper[0], "Gym average", line.paper[1]) if line.paper and whole else None
+            found.append(over | {"paper": _shown(cell) if cell else {}})
+    return found
+
+
+def _goals(planned: list[Planned], rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Add masses and costs to the rows whose run is whole, put the data's row before them, and draw them."""
+    from gtp_fast.experiments import pictures
+    from gtp_fast.experiments.reproduce import goals
+    from gtp_fast.policy.load import load_policy
+
+    whole = [i for i, row in enumerate(rows) if "last" in row]
+    places = [(planned[i].trial.path, planned[i].row.acting.get("sampling_steps")) for i in whole]
+    cloud = goals.data_cloud()
+    first = {"method": "data", "status": "done", "paper": {}} | goals.masses(cloud[None])
+    clouds, drawn = {"data": cloud}, {"data": first}
+    for i, (path, k), found in zip(whole, places, goals.samplers(places), strict=True):
+        rows[i] |= found
+        name = rows[i]["method"]
+        clouds[name] = goals.cloud(load_policy(path, sampling_steps=k, candidates=1, device="cpu"))[0]
+        drawn[name] = rows[i]
+    return [first, *rows], {"fig7.png": pictures.goals(clouds, drawn)}
+
+
+def _command(asked: ReproduceConfig) -> str:
+    """Return the command as a reader would type it; of a data file its name alone."""
+    words = ["gtp-fast reproduce", asked.item, "--budget", asked.budget]
+    for name in ("seeds", "steps", "env"):
+        if getattr(asked, name) is not None:
+            words += [f"--{name}", str(getattr(asked, name))]
+    if asked.dataset is not None:
+        words += ["--dataset", asked.dataset.name]
+    return " ".join([*words, *(f"--set {text}" for text in asked.set)])
+
+
+def _write(asked: ReproduceConfig, summary: dict[str, Any], pictures: dict[str, bytes]) -> dict[str, Any]:
+    out = asked.runs / asked.item / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    summary["pictures"] = sorted(pictures)
+    for name, picture in pictures.items():
+        publish(out / name, picture)
+    publish_json(out / "summary.json", summary)
+    publish(out / "README.md", page(summary).encode())
+    return summary | {"report": str(out)}

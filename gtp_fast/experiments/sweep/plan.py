@@ -1,0 +1,183 @@
+"""From what is asked to the runs: every combination validated before any of them starts, each in its own directory.
+
+A directory is named by what the run is, so that the sweep typed again finds its runs, and a larger one those of a
+smaller one. Seeds are members of one process first; they are spread over processes where there are more places than
+settings, and a sweep that has begun in one way goes on in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gtp_fast.config import TrainConfig, hash6, validate
+from gtp_fast.data.catalog import run_settings
+from gtp_fast.device import cores
+from gtp_fast.errors import UsageError
+from gtp_fast.experiments.sweep.asked import SweepConfig
+from gtp_fast.experiments.trial import Outcome, Trial, outcome_of
+from gtp_fast.files import file_name, holder
+from gtp_fast.runs.directory import RunDir
+
+NAME_LENGTH = 120  # of a directory, before its digits; file systems end at 255
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One trial: its settings, the values that set it apart, and what its directory says before the sweep."""
+
+    trial: Trial
+    cfg: TrainConfig
+    point: dict[str, Any]
+    before: Outcome | None
+    state: str
+
+    @property
+    def seeds(self) -> list[int]:
+        return [self.cfg.seed + i for i in range(self.cfg.seeds)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trials in order, how many run at once, and how many seeds a process trains."""
+
+    asked: SweepConfig
+    trials: list[Planned]
+    jobs: int
+    seeds_per_trial: int
+    same: int  # combinations that mean the same run as another: eta under --bc
+
+
+def points(asked: SweepConfig) -> list[tuple[dict[str, Any], TrainConfig]]:
+    """Return every combination as typed settings and as merged ones, with all seeds; those that mean the same once.
+
+    Raises: UsageError for a combination that cannot be run.
+    """
+    found: dict[str, tuple[dict[str, Any], TrainConfig]] = {}
+    for env in asked.envs:
+        for values in itertools.product(*asked.grid.values()):
+            point = dict(zip(asked.grid, values, strict=True))
+            settings = {"env": env, **asked.set, **point, "seeds": asked.seeds}
+            try:
+                cfg = run_settings(settings)
+            except UsageError as error:
+                words = [env, *(f"{name}={_text(value)}" for name, value in point.items())]
+                raise UsageError(f"{' '.join(words)}: {error}" if point else str(error)) from None
+            found.setdefault(repr(cfg), (settings, cfg))
+    return list(found.values())
+
+
+def plan(asked: SweepConfig, jobs: int) -> Plan:
+    """Return the trials of a sweep that runs `jobs` at a time. Raises: UsageError as `points` does."""
+    settings = points(asked)
+    size = _seeds_per_trial(asked, [cfg for _, cfg in settings], jobs)
+    split = [(one, first) for one in settings for first in range(0, asked.seeds, size)]
+    jobs = max(1, min(jobs, len(split)))
+    threads = {"threads": max(1, cores() // jobs)} if jobs > 1 else {}
+    trials = []
+    for (typed, cfg), first in split:
+        seeds = {"seed": cfg.seed + first, "seeds": min(size, asked.seeds - first)}
+        trials.append(_planned(asked, threads | typed | seeds, validate(replace(cfg, **seeds))))
+    combinations = len(asked.envs) * math.prod(map(len, asked.grid.values()))
+    return Plan(asked, trials, jobs, size, combinations - len(settings))
+
+
+def _planned(asked: SweepConfig, settings: dict[str, Any], cfg: TrainConfig) -> Planned:
+    point = {name: getattr(cfg, name) for name in asked.grid}
+    path = _path(asked, cfg)
+    shown = [f"{name}={_text(value)}" for name, value in point.items()]
+    seeds = f"seed {cfg.seed}" + (f"-{cfg.seed + cfg.seeds - 1}" if cfg.seeds > 1 else "")
+    trial = Trial(" ".join([cfg.env, *shown, seeds]), settings, path, cfg.steps)
+    before = outcome_of(trial) if path.is_dir() else None
+    if before is not None:
+        state = "complete" if before.kind == "done" else before.kind
+    else:
+        state = "held" if holder(RunDir(path).lock) else "begun" if RunDir(path).checkpoints.is_dir() else "new"
+    return Planned(trial, cfg, point, before, state)
+
+
+def _path(asked: SweepConfig, cfg: TrainConfig) -> Path:
+    """Name a run's directory by what is varied and its seeds; digits stand for everything that decides the result.
+
+    Varied settings that decide no result (--grid log_every=...) and the data file are among them: their runs lie apart.
+    """
+    point = sorted((name, getattr(cfg, name)) for name in asked.grid)
+    digits = hashlib.sha256(repr((hash6(cfg), cfg.dataset, point)).encode()).hexdigest()[:8]
+    parts = [cfg.algo, *(f"{name}-{_text(value)}" for name, value in point if name != "algo")]
+    name = f"{file_name('-'.join(parts))[:NAME_LENGTH]}-s{cfg.seed}x{cfg.seeds}-{digits}"
+    return asked.out / file_name(cfg.env) / name
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _seeds_per_trial(asked: SweepConfig, configs: Sequence[TrainConfig], jobs: int) -> int:
+    """Return how many seeds a process trains: all, unless there are more places than settings."""
+    if asked.seeds_per_trial is not None:
+        return min(asked.seeds_per_trial, asked.seeds)
+    if any(cfg.etas is not None or cfg.lrs is not None for cfg in configs):
+        return asked.seeds  # --etas and --lrs have one value for each member of a run
+    usual = math.ceil(asked.seeds / min(asked.seeds, math.ceil(jobs / len(configs))))
+    if not asked.out.is_dir():
+        return usual
+    sizes = {math.ceil(asked.seeds / parts) for parts in range(1, asked.seeds + 1)}
+    return max(sorted(sizes), key=lambda size: (_begun(asked, configs, size), size == usual))
+
+
+def _begun(asked: SweepConfig, configs: Sequence[TrainConfig], size: int) -> int:
+    """Return how many seeds have a directory where a process trains so many."""
+    chunks = [
+        replace(cfg, seed=cfg.seed + first, seeds=min(size, asked.seeds - first))
+        for cfg in configs
+        for first in range(0, asked.seeds, size)
+    ]
+    return sum(chunk.seeds for chunk in chunks if RunDir(_path(asked, chunk)).checkpoints.is_dir())
+
+
+def rows(planned: Plan) -> list[dict[str, Any]]:
+    """Return the trials as sweep.json holds them before they run."""
+    return [
+        {
+            "name": one.trial.name,
+            "env": one.cfg.env,
+            "settings": one.point,
+            "seeds": one.seeds,
+            "steps": one.cfg.steps,
+            "run": str(one.trial.path),
+            "state": one.state,
+        }
+        for one in planned.trials
+    ]
+
+
+def text(planned: Plan) -> str:
+    """Return the plan for people, printed before anything runs."""
+    asked, trials = planned.asked, planned.trials
+    varied = [f"{name} in {', '.join(map(_text, values))}" for name, values in asked.grid.items()]
+    width = max(len(one.trial.name) for one in trials)
+    lines = [f"sweep  {' x '.join([_count(len(asked.envs), 'data set'), *varied, _count(asked.seeds, 'seed')])}"]
+    for one in trials:
+        lines.append(f"  {one.trial.name:{width}}  {one.cfg.steps:>11,} steps  {one.state:8}  {one.trial.path}")
+    states = Counter(one.state for one in trials)
+    threads = trials[0].trial.settings.get("threads")
+    steps, left = (sum(one.cfg.steps for one in some) for some in (trials, [t for t in trials if t.before is None]))
+    before = ", ".join(f"{count} {state}" for state, count in states.items())
+    seeds = _count(planned.seeds_per_trial, "seed")
+    lines.append(f"{_count(len(trials), 'trial')} ({before}), each of up to {seeds} in one process")
+    place = f"{planned.jobs} at a time{' on Ray' if asked.ray else ''}"
+    lines.append(f"{place}, {_count(threads, 'thread') if threads else 'all cores'} each")
+    lines.append(f"{steps:,} train steps in all, {left:,} of them in trials that are not complete")
+    if planned.same:
+        lines.append(f"{_count(planned.same, 'combination')} left out: the same run as another that is listed")
+    return "\n".join(lines)
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" + "s" * (number != 1)

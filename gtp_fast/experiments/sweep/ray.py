@@ -1,0 +1,165 @@
+"""Ray Core as the place where trials' commands run; which trial runs when, and what its end means, stays in trials.py.
+
+Without RAY_ADDRESS a Ray of this machine is started on loopback, without dashboard, and ends with the sweep. With it a
+cluster is joined: there the package is installed on every node, and the folder of runs lies on a disk that all share.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gtp_fast.device import cores
+from gtp_fast.errors import UsageError
+from gtp_fast.experiments.trial import Process, Trial, launch
+from gtp_fast.experiments.trials import PATIENCE_SECONDS, POLL_SECONDS
+
+CONNECT_SECONDS = 5.0
+DIED = 1  # the code of a task whose worker or node was lost
+OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray takes; an exit code is all that passes through it
+
+
+def room(gpus_per_trial: float | None, any_gpu: bool) -> tuple[int, float]:
+    """Return how many trials fit at once, and the share of a GPU that each takes.
+
+    Args: gpus_per_trial None stands for 1 where there are GPUs and a trial may use one (any_gpu).
+    Raises: UsageError where Ray is not installed, or its cluster cannot be reached.
+    """
+    ray = _ray()
+    if _cluster():
+        _join(ray)
+        found = ray.cluster_resources()
+        places, gpus = int(found.get("CPU", 1)), found.get("GPU", 0)
+    else:
+        places, gpus = cores(), _gpus() if any_gpu else 0
+    share = float(gpus > 0 and any_gpu) if gpus_per_trial is None else gpus_per_trial
+    if share > gpus:
+        raise UsageError(f"--gpus-per-trial {share:g}: Ray has {gpus:g} GPUs; leave it out, or pass 0")
+    return max(1, int(gpus / share + 1e-9) if share else places), share
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+@contextmanager
+def starter(jobs: int, gpus_per_trial: float) -> Iterator[Callable[[Trial], Process]]:
+    """Yield a function that starts a trial's command as a task; Ray runs until the block ends.
+
+    A task takes as many cores of a cluster as its trial has threads (1 where none are set); a Ray of this machine has
+    `jobs` places, and a task takes one.
+    """
+    ray, cluster = _ray(), bool(_cluster())
+    if not ray.is_initialized():
+        _join(ray) if cluster else _begin(ray, jobs)
+    task = ray.remote(max_retries=0)(_work)
+
+    def start(trial: Trial) -> Process:
+        trial.path.mkdir(parents=True, exist_ok=True)
+        threads = int(trial.settings.get("threads") or 1) if cluster else 1
+        placed = task.options(num_cpus=threads, num_gpus=gpus_per_trial, name=trial.name)
+        return _Task(ray, placed.remote(trial.typed, str(trial.console.absolute()), os.getcwd()))
+
+    try:
+        yield start
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UsageError(
+            "--ray needs the package ray: pip install 'gtp-fast[sweep]'; or leave out --ray and pass --jobs N"
+        ) from None
+    return ray
+
+
+def _cluster() -> str:
+    """Return the address of the cluster to join, nothing where Ray is to be started here."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return "" if address == "local" else address
+
+
+def _begin(ray: Any, jobs: int) -> None:
+    ray.init(
+        address="local",
+        num_cpus=jobs,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _join(ray: Any) -> None:
+    if ray.is_initialized():
+        return
+    address = _cluster()
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if host and port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"no Ray answers at RAY_ADDRESS={address} ({error}); start one with ray start --head, or unset it"
+        ) from None
+
+
+def _work(words: list[str], console: str, folder: str) -> int:
+    """Run one command where Ray placed it, and return its exit code; a task that is cancelled lets it save first."""
+    child = launch(words, Path(console), folder)
+    try:
+        while child.poll() is None:
+            time.sleep(POLL_SECONDS)
+    finally:  # ray.cancel raises KeyboardInterrupt here
+        child.terminate()
+        try:
+            child.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    return child.wait()
+
+
+class _Task:
+    """A task of Ray as the process that it runs."""
+
+    def __init__(self, ray: Any, reference: Any):
+        self._ray, self._reference, self._code = ray, reference, None
+
+    def poll(self) -> int | None:
+        if self._code is None and self._ray.wait([self._reference], timeout=0)[0]:
+            try:
+                self._code = int(self._ray.get(self._reference))
+            except self._ray.exceptions.RayError:
+                self._code = DIED
+        return self._code
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            self._ray.cancel(self._reference)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            self._ray.cancel(self._reference, force=True)
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._ray.wait([self._reference], timeout=timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired("a task of Ray", timeout or 0.0)
+        return code

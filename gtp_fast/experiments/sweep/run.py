@@ -1,0 +1,80 @@
+"""A sweep from its plan to its report: OUT/sweep.json (the plan, then what came of it) and OUT/report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from gtp_fast.experiments.sweep import ray
+from gtp_fast.experiments.sweep.asked import SweepConfig
+from gtp_fast.experiments.sweep.plan import Plan, plan, points, rows
+from gtp_fast.experiments.sweep.table import Table
+from gtp_fast.experiments.trial import DIVERGED, Outcome, Process, Trial, how_far, start
+from gtp_fast.experiments.trials import run_trials
+from gtp_fast.files import publish_json
+
+
+def prepare(asked: SweepConfig) -> tuple[Plan, float]:
+    """Return the validated plan, and with Ray the share of a GPU that each trial takes.
+
+    Raises: UsageError before anything runs.
+    """
+    if not asked.ray:
+        return plan(asked, asked.jobs or 1), 0.0
+    found = points(asked)  # a wrong setting is told before Ray is asked
+    places, share = ray.room(asked.gpus_per_trial, any(cfg.device != "cpu" for _, cfg in found))
+    return plan(asked, asked.jobs or places), share
+
+
+def sweep(planned: Plan, gpus_per_trial: float, table: Table) -> dict[str, Any]:
+    """Run what is not complete, and return the summary that OUT/sweep.json holds.
+
+    Raises: InterruptedRunError after SIGINT or SIGTERM, once every trial that ran has saved.
+    """
+    asked, found = planned.asked, rows(planned)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    about = {"seeds_per_trial": planned.seeds_per_trial, "jobs": planned.jobs, "ray": asked.ray}
+    publish_json(asked.out / "sweep.json", about | {"trials": found, "report": None})
+    trials = [one.trial for one in planned.trials]
+    try:
+        if all(one.before is not None for one in planned.trials):
+            outcomes = run_trials(trials, planned.jobs, table.say, table.watch)
+        else:
+            with _place(planned, gpus_per_trial) as begin:
+                outcomes = run_trials(trials, planned.jobs, table.say, table.watch, begin)
+    finally:
+        table.close()
+    for row, trial, outcome in zip(found, trials, outcomes, strict=True):
+        row["state"] = "complete" if outcome.kind == "done" else outcome.kind
+        row["text"], row["figure"] = outcome.text, how_far(trial.path).figure
+    summary = about | {
+        "trials": found,
+        "complete": sum(outcome.kind == "done" for outcome in outcomes),
+        "report": _report(planned, outcomes),
+        "exit_code": exit_code(outcomes),
+    }
+    publish_json(asked.out / "sweep.json", summary)
+    return summary
+
+
+def _place(planned: Plan, gpus_per_trial: float) -> AbstractContextManager[Callable[[Trial], Process]]:
+    return ray.starter(planned.jobs, gpus_per_trial) if planned.asked.ray else nullcontext(start)
+
+
+def _report(planned: Plan, outcomes: list[Outcome]) -> str | None:
+    """Draw one report over the complete trials; those that are not are named in it."""
+    trials = [one.trial for one in planned.trials]
+    whole = [trial.path for trial, outcome in zip(trials, outcomes, strict=True) if outcome.kind == "done"]
+    if not whole:
+        return None
+    from gtp_fast.experiments.report import draw_report
+
+    notes = [f"Left out: {t.name} ({o.text})." for t, o in zip(trials, outcomes, strict=True) if o.kind != "done"]
+    return str(draw_report(whole, planned.asked.out / "report", notes))
+
+
+def exit_code(outcomes: list[Outcome]) -> int:
+    """Return 0 where all are complete, the largest code of those that failed, or else the code of divergence."""
+    failed = [outcome.exit_code for outcome in outcomes if outcome.kind == "failed"]
+    return max(failed) if failed else DIVERGED if any(outcome.kind == "diverged" for outcome in outcomes) else 0

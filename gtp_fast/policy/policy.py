@@ -1,0 +1,202 @@
+"""A trained policy: observations in, actions in [-1, 1] out, without autograd and without loops over candidates.
+
+What it is, how it is loaded and what it refuses stands here; how it acts, in `act_cpu` and `sampler`.
+Legend: S members (seeds of one run), B observations, C candidates, D observation, A action.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gtp_fast import algorithms, rng
+from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.equations import sampling_grid
+from gtp_fast.algorithms.networks import views
+from gtp_fast.algorithms.policy_config import PolicyConfig, check
+from gtp_fast.data import obs_scale
+from gtp_fast.device import missing_for_kernels
+from gtp_fast.errors import UsageError
+from gtp_fast.policy.act_cpu import CpuSampler
+from gtp_fast.policy.noise import CallNoise
+from gtp_fast.policy.samplers import AlgorithmSampler, Sampler, TorchSampler, numbers, observations
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+class Policy:
+    """The EMA actors of a run's members, with the target critics where candidates are to be judged.
+
+    Noise comes from the caller, or from a counter-based stream of (seed, number of the call): a policy that is loaded
+    anew draws the same actions again.
+    """
+
+    def __init__(
+        self,
+        config: PolicyConfig,
+        tensors: dict[str, Tensor],
+        device: torch.device | str = "cpu",
+        precision: str = "tf32",
+    ):
+        """Take a policy's description and its flat parameters {"actor": (S, Pa), "critic": (2 S, Pc)}.
+
+        precision ("fp32", "tf32" or "bf16") is that of the operands of products on a GPU; a CPU acts in fp32.
+        Raises: UsageError where candidates cannot be judged; CheckpointError where shapes do not fit.
+        """
+        self._algorithm = algorithms.of(config.algo)
+        layouts = self._algorithm.layouts(config, config.obs_shape, config.action_dim)
+        check(config, tensors, layouts)
+        self.config, self.device, self._calls = config, torch.device(device), 0
+        self._tensors, self._precision = tensors, precision
+        self._actor, self._critic = views(tensors["actor"].to(device), layouts["actor"]), None
+        if config.candidates > 1:
+            self._critic = views(tensors["critic"].to(device), layouts["critic"])
+        self._columns = self._algorithm.noise_columns(config)
+        self._sampler = self._make_sampler(tensors, precision)
+        self._noise = CallNoise(config.seeds, rng.ACT, self._columns)
+        self._choice = CallNoise(config.seeds, rng.SELECT, 1, gumbel=True) if config.select == "softmax" else None
+
+    def _make_sampler(self, tensors: dict[str, Tensor], precision: str) -> Sampler:
+        config, critic = self.config, self._critic
+        if precision not in PRECISIONS:
+            raise UsageError(f"precision={precision!r} is none of {', '.join(PRECISIONS)}")
+        if config.algo != "gtp" or config.frame_shape:
+            return AlgorithmSampler(config, self._actor, critic)
+        on_gpu = self.device.type == "cuda"
+        if on_gpu and missing_for_kernels(config.hidden, config.sampling_steps, precision) is None:
+            from gtp_fast.policy.cuda_sampler import CudaSampler  # Triton is not needed elsewhere
+
+            return CudaSampler(config, tensors, self.device, precision)
+        kind = CpuSampler if self.device.type == "cpu" else TorchSampler
+        grid = sampling_grid(config.sampling_steps, config.sigma_min, config.sigma_max, config.rho, self.device)
+        return kind(self._actor, critic, grid, config.sigma_data, config.sigma_min, config.process)
+
+    @property
+    def members(self) -> int:
+        """Number of members S."""
+        return len(self.config.seeds)
+
+    @property
+    def steps_are_free(self) -> bool:
+        """Whether it may act in another number of steps than it was trained with."""
+        return self._algorithm.STEPS_ARE_FREE
+
+    def anew(self, first: int = 0) -> Policy:
+        """Return this policy, its parameters shared, its noise begun again: of observations from `first` on."""
+        other, row = copy.copy(self), first * self.config.candidates
+        other._calls, other._noise = 0, self._noise.from_row(row)
+        other._choice = self._choice and self._choice.from_row(row)
+        return other
+
+    def member(self, seed: int) -> Policy:
+        """Return one member as a policy of its own. Raises: UsageError for a seed that no member has."""
+        return Policy(*member_of(self.config, self._tensors, seed), self.device, self._precision)
+
+    def plain(self) -> Policy:
+        """Return this policy acting by its algorithm's formulas in torch: what its own way is measured against."""
+        other = self.anew()
+        other._sampler = self.formulas
+        return other
+
+    @property
+    def formulas(self) -> AlgorithmSampler:
+        """Its algorithm's formulas in torch: what is exported and compared with; they take what networks see."""
+        return AlgorithmSampler(self.config, self._actor, self._critic)
+
+    @property
+    def noise_columns(self) -> int:
+        """How many standard normals one action takes, 0 for a deterministic policy."""
+        return self._columns
+
+    @property
+    def runtime(self) -> str:
+        """What acts: "numpy", "fused" (one captured launch), or "torch"."""
+        return {"CpuSampler": "numpy", "CudaSampler": "fused"}.get(type(self._sampler).__name__, "torch")
+
+    def act(self, obs: np.ndarray, noise: np.ndarray | None = None, gumbel: np.ndarray | None = None) -> np.ndarray:
+        """Choose actions for one observation (D,) or several (B, D); of pictures (H, W, C) or (B, H, W, C).
+
+        Args: obs float, pictures uint8; noise, float32 (B * candidates, N) standard normals, candidates of a state in a
+        row, N = `noise_columns`: A but for algorithms whose steps add noise of their own; gumbel, float32 (B *
+        candidates,) Gumbel(0, 1) numbers, for softmax alone. Both are drawn when absent. Returns float32 (A,) or (B, A)
+        in [-1, 1].
+        Raises: UsageError for another shape, for what holds no finite numbers, or for a policy of several members:
+        load it with a seed.
+        """
+        if self.members != 1:
+            raise UsageError(f"this policy has {self.members} members; load one with seed= (of {self.config.seeds})")
+        obs, one = observations(obs, self.config), self.config.observation
+        single = obs.ndim == len(one)
+        if obs.ndim - len(one) not in (0, 1) or obs.shape[-len(one) :] != one or not len(obs):
+            raise UsageError(
+                f"observations of shape {obs.shape}, expected {one} or (B, {_sizes(one)}) with B at least 1; check the "
+                "environment of this policy"
+            )
+        z = None if noise is None else numbers(noise, "noise")[None]
+        g = None if gumbel is None else numbers(gumbel, "gumbel")[None]
+        actions = self.act_members(obs.reshape(1, -1, *one), z, g)[0]
+        return actions[0] if single else actions
+
+    def act_members(
+        self, obs_SBD: np.ndarray, noise: np.ndarray | None = None, gumbel: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Choose actions (S, B, A) for observations (S, B, D) or (S, B, H, W, C) of all members, B at least 1.
+
+        Args and Raises: as `act`, with a leading axis of members.
+        """
+        config, obs_SBD = self.config, observations(obs_SBD, self.config)
+        one = self.members, *config.observation
+        if obs_SBD.shape[:1] + obs_SBD.shape[2:] != one or not obs_SBD.shape[1]:
+            raise UsageError(
+                f"observations of shape {obs_SBD.shape}, expected ({one[0]}, B, {_sizes(one[1:])}) with B at least 1: "
+                "members, observations, and the shape of one"
+            )
+        obs_SBD = self._seen(obs_SBD)
+        rows = obs_SBD.shape[1] * config.candidates
+        self._calls += noise is None
+        if noise is None:
+            z = self._noise.of_call(self._calls, rows)
+        else:
+            z = numbers(noise, "noise")
+            if z.shape != (self.members, rows, self._columns):
+                raise UsageError(f"noise of shape {z.shape[1:]}, expected {(rows, self._columns)}")
+        if gumbel is not None:
+            gumbel = numbers(gumbel, "gumbel")
+            if self._choice is None or gumbel.shape != (self.members, rows):
+                expected = f"({rows},)" if self._choice else f"none: this policy selects by {config.select}"
+                raise UsageError(f"gumbel of shape {gumbel.shape[1:]}, expected {expected}")
+        elif self._choice is not None:
+            gumbel = self._choice.of_call(self._calls, rows)[..., 0]
+        return self._sampler.actions(obs_SBD, z, gumbel)
+
+    def _seen(self, obs: np.ndarray) -> np.ndarray:
+        """Return what the networks see of raw observations: the one place where a policy normalises them."""
+        mean, std = self.config.obs_mean, self.config.obs_std
+        return obs if mean is None or std is None else obs_scale.scaled(obs, mean, std)
+
+    @torch.inference_mode()
+    def paths(self, obs_SBD: np.ndarray) -> np.ndarray:
+        """Return every point on the way from noise to action, unclamped, float32 (K + 1, S, B, A); one draw a row."""
+        self._calls += 1
+        z = torch.tensor(self._noise.of_call(self._calls, obs_SBD.shape[1])).to(self.device)
+        obs = torch.as_tensor(self._seen(observations(obs_SBD, self.config)))
+        obs = see(self._actor, obs.to(self.device))
+        path = self._algorithm.path(self._actor, obs, z, self.config)
+        return torch.stack(path).cpu().numpy()
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def member_of(config: PolicyConfig, tensors: dict[str, Tensor], seed: int) -> tuple[PolicyConfig, dict[str, Tensor]]:
+    """Return the description and the parameters of one seed's member. Raises: UsageError for a seed it has not."""
+    if seed not in config.seeds:
+        raise UsageError(f"the run has seeds {list(config.seeds)}, not {seed}; choose one of them")
+    i = config.seeds.index(seed)
+    rows = {"actor": slice(i, i + 1), "critic": slice(2 * i, 2 * i + 2)}
+    return replace(config, seeds=(seed,)), {name: tensor[rows[name]] for name, tensor in tensors.items()}

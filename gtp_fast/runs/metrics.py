@@ -1,0 +1,161 @@
+"""What a run says of itself: metrics.jsonl always, train.log for people, TensorBoard and W&B on request.
+
+metrics.jsonl holds no clock: its lines are the same, bit for bit, for a run that was killed and resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gtp_fast.config import TrainConfig
+from gtp_fast.errors import UsageError
+from gtp_fast.files import publish, sync
+from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.events import Evaluated, Event, Started, Warned
+
+
+def means(sums_SQ: list[list[float]], names: tuple[str, ...], steps: int) -> dict[str, list[float]]:
+    """Return each metric's mean over `steps` train steps, one value a member."""
+    return {name: [row[i] / steps for row in sums_SQ] for i, name in enumerate(names)}
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`, and a line that was cut off, so that each step is written once."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            break  # the line that a killed process was writing
+    publish(path, b"".join(line + b"\n" for line in kept))
+
+
+def truncate_log_after(path: Path, step: int) -> None:
+    """Drop train.log's interval lines of steps after `step`, and a line that was cut off; all else is history."""
+    if not path.exists():
+        return
+    whole = path.read_bytes().splitlines(keepends=True)
+    publish(path, b"".join(line for line in whole if line.endswith(b"\n") and _interval(line) <= step))
+
+
+def _interval(line: bytes) -> int:
+    """Return the step of an interval's line, `step 1,000 52.3 steps/s ...`; 0 of any other."""
+    words = line.split()
+    digits = words[1].replace(b",", b"") if len(words) > 1 and words[0] == b"step" else b""
+    return int(digits) if digits.isdigit() else 0
+
+
+def lines_of(event: Event) -> list[str]:
+    """Return what train.log says of an event; an interval has a line of its own."""
+    match event:
+        case Started():
+            first = (
+                f"start  at step {event.step:,} on {event.source}, {event.transitions:,} transitions; {event.chosen}"
+            )
+            return [first, *(f"note   {note}" for note in event.notes)]
+        case Evaluated():
+            kind, figures = "score" if event.scored else "return", " ".join(f"{x:.4g}" for x in event.figures)
+            return [f"evaluated step {event.step:,} {kind} {figures}"]
+        case Warned():
+            return [f"warning: {event.message}"]
+        case _:
+            return []
+
+
+class MetricsWriter:
+    """Appends to metrics.jsonl and train.log, and to the trackers that were asked for."""
+
+    def __init__(self, cfg: TrainConfig, run: RunDir, step: int):
+        """Open the files; lines of steps after `step` are dropped first. Raises: UsageError without the extra."""
+        truncate_after(run.metrics, step)
+        truncate_log_after(run.log, step)
+        self._path, self._lines = run.metrics, threading.Lock()  # a thread settles while another writes
+        self._jsonl = run.metrics.open("a", buffering=1)
+        self._log = run.log.open("a", buffering=1)
+        self._board = _tensorboard(run.path, step) if cfg.tensorboard else None
+        self._wandb = _wandb(cfg, run.path) if cfg.wandb else None
+
+    def write(self, step: int, values: dict[str, list[float]], steps_per_second: float) -> None:
+        """Write one interval: means a member, and the speed where a clock is allowed."""
+        finite = {name: [x if math.isfinite(x) else str(x) for x in row] for name, row in values.items()}
+        with self._lines:
+            self._jsonl.write(json.dumps({"step": step, **finite}) + "\n")
+        shown = " ".join(f"{name} {sum(row) / len(row):.4g}" for name, row in values.items())
+        self.say(f"step {step:,} {steps_per_second:.1f} steps/s {shown}")
+        self._track(step, {name: dict(enumerate(row)) for name, row in values.items()})
+
+    def settle(self) -> None:
+        """Return when every line so far is on the disk: a checkpoint must not outlive the lines before it."""
+        with self._lines:
+            self._jsonl.flush()
+        sync(self._path)
+        if self._board is not None:
+            self._board.flush()
+
+    def say(self, line: str) -> None:
+        """Write one line to train.log."""
+        self._log.write(line + "\n")
+
+    def note(self, event: Event) -> None:
+        """Write what train.log says of an event; where the disk refuses, the writes that count have told of it."""
+        with suppress(OSError):
+            for line in lines_of(event):
+                self.say(line)
+
+    def score(self, step: int, figures: list[float]) -> None:
+        """Write an evaluation's figure of each member to the trackers."""
+        self._track(step, {"score": dict(enumerate(figures))})
+
+    def _track(self, step: int, values: dict[str, dict[int, float]]) -> None:
+        flat = {f"{name}/member{member}": x for name, row in values.items() for member, x in row.items()}
+        if self._board is not None:
+            for name, x in flat.items():
+                self._board.add_scalar(name, x, step)
+        if self._wandb is not None:
+            self._wandb.log({**flat, "step": step})
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            with suppress(OSError):
+                self.say(f"stopped: {type(error).__name__}: {error}")
+        for file in (self._jsonl, self._log):
+            try:
+                file.close()
+            except OSError:
+                if error is None:
+                    raise  # else the disk has been told of: the first error says more
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _tensorboard(path: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UsageError("--tensorboard needs the package tensorboard: pip install 'gtp-fast[track]'") from None
+    # Readers hide the points after `step` that an earlier part of the run wrote: they are written again.
+    return SummaryWriter(str(path / "tensorboard"), purge_step=step + 1)
+
+
+def _wandb(cfg: TrainConfig, path: Path) -> Any:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UsageError("--wandb needs the package wandb: pip install 'gtp-fast[track]'") from None
+    return wandb.init(project="gtp-fast", name=path.name, dir=str(path), config=vars(cfg))

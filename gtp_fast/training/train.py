@@ -1,0 +1,238 @@
+"""The run: from settings to a trained policy. The only place with cadence; it holds no mathematics and prints nothing.
+
+What happens is told to the caller as events. Steps run in chunks of at most half a second, so that a signal is answered
+and a checkpoint committed within two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gtp_fast import algorithms, device, profiling
+from gtp_fast.algorithms import policy_config, updates
+from gtp_fast.algorithms.backends import stepper
+from gtp_fast.algorithms.policy_config import PolicyConfig
+from gtp_fast.algorithms.state import TrainState
+from gtp_fast.config import TrainConfig, hash6, member_seeds
+from gtp_fast.data import catalog, dataset, streaming
+from gtp_fast.data.dataset import Transitions
+from gtp_fast.data.frames import buffer_of, bytes_on_device, check_settings, obs_shape
+from gtp_fast.data.spec import DataSpec, with_references
+from gtp_fast.errors import DiskError
+from gtp_fast.evaluation.evaluate import check_environment
+from gtp_fast.evaluation.worker import Evaluator, workers_beside
+from gtp_fast.files import publish_json
+from gtp_fast.runs import checkpoint, metrics, results
+from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.disk import Disk
+from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
+from gtp_fast.runs.resume import describe, open_run, starting_point
+from gtp_fast.runs.saving import Saving
+from gtp_fast.training import best, guards, memory, placement
+from gtp_fast.training.memory_errors import tells_of_memory
+from gtp_fast.training.signals import Interrupt, listen
+
+CHUNK_SECONDS = 0.5
+
+
+@tells_of_memory
+def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None) -> Result:
+    """Train, evaluate and save a run; continue it where it was left.
+
+    Args: cfg as typed (`auto` is resolved here); report is told of every event.
+    Raises: a GtpError with the exit code of docs/run-directory.md; after SIGINT or SIGTERM, InterruptedRunError once
+    the checkpoint is saved.
+    """
+    spec = catalog.resolve(cfg.env)
+    cfg, chosen, data, parameters = _with_data(cfg, spec, report)
+    obs, action_dim = obs_shape(data, cfg), data.action_NA.shape[1]
+    if cfg.eval_every > 0:
+        check_environment(spec, obs, action_dim, cfg.frame_stack, data.action_bounds)
+    spec = with_references(spec, data.references)
+    with open_run(cfg, data) as (run, notes):
+        start = starting_point(run, cfg, data)
+        memory.check_memory(cfg, parameters, bytes_on_device(data, cfg), obs)
+        state = algorithms.of(cfg.algo).init_state(cfg, obs, action_dim, cfg.device)
+        buffer = buffer_of(data, cfg, state.step)
+        if start.checkpoint is not None:
+            state.load_(start.checkpoint.tensors)
+        describe(run, cfg, data)
+        policy = policy_config.of_run(cfg, obs, action_dim, buffer.obs_scale)
+        evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
+        meta = _meta(cfg, data, policy)
+        step = int(state.step)
+        notes = (*data.notes, *notes, *start.notes, *streaming.notes(buffer))
+        if start.goes_back:
+            checkpoint.drop_after(run, step)
+        with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:
+
+            def tell(event: Event) -> None:
+                writer.note(event)
+                report(event)
+
+            tell(Started(run.path, data.source, buffer.size, parameters, chosen, step, notes))
+            for made in results.read_evaluations(run):  # before a kill, after the last checkpoint: not made again
+                if made.step > step:
+                    writer.score(made.step, made.figures)
+            disk = Disk(run.path, lambda message: tell(Warned(message)))
+            training = _Training(cfg, run, state, evaluator, writer, tell, disk, Saving(disk), meta, start.best)
+            if start.checkpoint is not None:
+                training.saved = start.checkpoint.path
+                training.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
+                training.resubmit(start.checkpoint.pending_evals)
+            profiling.record_phases(cfg.profile)
+            (run.path / "failure.json").unlink(missing_ok=True)  # of an attempt before this one
+            try:
+                seconds = training.to_the_end(stepper(cfg, state, buffer), step, interrupt)
+            finally:
+                training.close()
+        return results.of_run(cfg, data.source, run, seconds, cfg.steps - step)
+
+
+def _with_data(
+    cfg: TrainConfig, spec: DataSpec, report: Callable[[Event], None]
+) -> tuple[TrainConfig, str, Transitions, int]:
+    """Load the data, resolve `auto` and prepare the process: what observations are, and how many, decides with it.
+
+    Returns: the settings, why they were chosen, the data, and the parameters of one member.
+    """
+    found, chosen = device.resolve(cfg)
+    where = Path(cfg.dataset) if cfg.dataset else None
+    data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
+    check_settings(data, cfg)
+    if data.frames_FHWC is not None:
+        found, chosen = device.resolve(cfg, pictures=True)
+    layouts = algorithms.of(cfg.algo).layouts(found, obs_shape(data, cfg), data.action_NA.shape[1])
+    parameters = updates.parameter_count(found, layouts)
+    if data.frames_FHWC is None:
+        found, chosen = placement.place(cfg, found, chosen, parameters, streaming.row_bytes(data))
+    device.prepare(found)
+    return found, chosen, data, parameters
+
+
+@dataclass
+class _Training:
+    """What a run in progress holds, and what happens at each boundary."""
+
+    cfg: TrainConfig
+    run: RunDir
+    state: TrainState
+    evaluator: Evaluator
+    writer: metrics.MetricsWriter
+    report: Callable[[Event], None]
+    disk: Disk
+    saving: Saving
+    meta: Mapping[str, Any]
+    best: dict[str, Any]
+    saved: Path | None = None
+    logged: int = 0  # the last step whose metrics were written: the sums began there
+
+    def to_the_end(self, run_steps: Callable[[int], None], step: int, interrupt: Interrupt) -> float:
+        """Run until the last step and the last evaluation; return the seconds spent in train steps."""
+        cfg, spent, logged, chunk = self.cfg, 0.0, (step, 0.0), 1
+        while step < cfg.steps:
+            count = min(chunk, _until_boundary(cfg, step))
+            started = time.perf_counter()
+            run_steps(count)
+            step += count
+            int(self.state.step)  # wait for the device: the clock tells the truth, and a signal finds no long queue
+            elapsed = time.perf_counter() - started
+            spent += elapsed
+            chunk = max(1, min(chunk * 2, int(CHUNK_SECONDS * count / elapsed)))
+            interrupt.started = True
+            self.collect()
+            if _at(cfg, step, cfg.log_every):
+                self.log(step, (step - logged[0]) / (spent - logged[1]))
+                logged = (step, spent)
+            if _at(cfg, step, cfg.eval_every) and not self.run.evaluation(step).exists():
+                self.check(step)
+                self.evaluator.submit(step, updates.policy_tensors(self.state))
+            if interrupt.signal or _at(cfg, step, cfg.save_every) or step == cfg.steps:
+                self.save(step)
+            if interrupt.signal:
+                self.saving.settle()
+                raise interrupt.error(self.saved)
+        self.saving.settle()
+        if not self.run.checkpoint(step).is_dir():
+            raise DiskError(f"the last checkpoint could not be written to {self.run.path}; free space and run again")
+        while self.evaluator.pending():
+            self.collect(wait=0.2)
+            if interrupt.signal:
+                raise interrupt.error(self.saved)
+        return spent
+
+    def close(self) -> None:
+        """End the evaluation worker, whatever it is doing, and let a checkpoint under way be finished."""
+        self.evaluator.close()
+        self.saving.close()
+
+    def log(self, step: int, steps_per_second: float) -> None:
+        """Read the metrics from the device, write them, and start the next interval."""
+        self.check(step)
+        names = algorithms.of(self.cfg.algo).metric_names(self.cfg)
+        values = metrics.means(self.state.metric_sums_SQ.tolist(), names, step - self.logged)
+        self.state.metric_sums_SQ.zero_()
+        self.logged = step
+        self.disk.write("metrics", "metrics", lambda: self.writer.write(step, values, steps_per_second))
+        self.report(Progress(step, self.cfg.steps, steps_per_second, values))
+
+    def check(self, step: int) -> None:
+        """Stop on a value that is not finite, before it is written anywhere."""
+        self.saving.settle()  # the last good checkpoint is to be named
+        names, seeds = algorithms.of(self.cfg.algo).metric_names(self.cfg), member_seeds(self.cfg)
+        guards.check_finite(self.state.first_bad_SQ.tolist(), names, seeds, self.run.path, self.saved)
+        guards.check_tensors(self.state.tensors(), step, seeds, self.run.path, self.saved)
+
+    def save(self, step: int) -> None:
+        """Begin to commit a checkpoint, unless the state is bad; keep the newest few."""
+        self.check(step)
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.state.tensors().items()}
+        policy, pending = updates.policy_tensors(self.state), self.evaluator.pending()
+        meta = {**self.meta, "logged": self.logged}
+
+        def commit() -> None:
+            self.writer.settle()
+            self.saved = checkpoint.save(self.run, step, tensors, policy, meta, pending)
+            checkpoint.prune(self.run, self.cfg.keep, step)
+
+        self.saving.start(f"checkpoint at step {step:,}", commit)
+
+    def collect(self, wait: float | None = None) -> None:
+        """Take in finished evaluations: the best policy of each member first, then the result's own file."""
+        for result, policy in self.evaluator.poll(wait):
+            better = partial(best.replace, self.run, self.best, result, policy, self.meta)
+            self.disk.write("best policies", "best policy", better)
+            publish = partial(publish_json, self.run.evaluation(result.step), result.to_json())
+            self.disk.write("evaluations", "evaluation", publish)
+            self.writer.score(result.step, result.figures)
+            for note in result.notes:
+                self.report(Warned(note))
+            self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
+
+    def resubmit(self, pending: Mapping[int, dict[str, Tensor]]) -> None:
+        """Evaluate what a stopped run had not finished evaluating."""
+        for step, policy in pending.items():
+            if not self.run.evaluation(step).exists():
+                self.evaluator.submit(step, policy)
+
+
+def _at(cfg: TrainConfig, step: int, every: int) -> bool:
+    return every > 0 and (step % every == 0 or step == cfg.steps)
+
+
+def _until_boundary(cfg: TrainConfig, step: int) -> int:
+    nexts = [(step // every + 1) * every for every in (cfg.log_every, cfg.eval_every, cfg.save_every) if every > 0]
+    return min([*nexts, cfg.steps]) - step
+
+
+def _meta(cfg: TrainConfig, data: Transitions, policy: PolicyConfig) -> dict[str, Any]:
+    """Return what every checkpoint says of its run."""
+    about = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg)}
+    return about | {"policy": policy.to_json(), "data_sha256": data.sha256, "references": data.references}

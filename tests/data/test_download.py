@@ -1,0 +1,263 @@
+"""Fetching: a real HTTP server on this machine that answers well, badly, or breaks off."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_cases import columns, write
+from data_server import Site, serving
+
+from gtp_fast.data import catalog, dataset, download
+from gtp_fast.errors import DataError
+
+SPEC = catalog.resolve("halfcheetah-medium-v2")
+PLACE = "/gym_mujoco_v2/halfcheetah_medium-v2.hdf5"
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> bytes:
+    return write(tmp_path / "made.hdf5", columns(episodes=20, length=500)).read_bytes()
+
+
+@pytest.fixture
+def site(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    with serving(Site({PLACE: content})) as found:
+        monkeypatch.setenv("GTP_FAST_D4RL_URL", found.url + "/")
+        monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
+        yield found
+
+
+def left_over() -> list[str]:
+    """Return the names beside the file in the cache, without its lock."""
+    return sorted(p.name for p in download.cache_path(SPEC).parent.iterdir() if p.suffix != ".lock")
+
+
+def test_a_file_is_fetched_whole_with_progress_and_leaves_nothing_beside(site: Site, content: bytes):
+    seen: list[tuple[int, int | None]] = []
+    path = download.fetch(SPEC, lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == content and left_over() == [SPEC.filename]
+    assert seen[-1] == (len(content), len(content)) and seen == sorted(seen)
+
+
+def test_what_was_fetched_trains(site: Site):
+    data = dataset.load(SPEC)
+    assert len(data.obs_ND) == 20 * 499 and data.source == str(download.cache_path(SPEC))
+
+
+def test_a_file_in_the_cache_asks_nobody(site: Site, content: bytes):
+    path = download.cache_path(SPEC)
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert download.fetch(SPEC) == path and site.asked == []
+
+
+def test_the_cache_is_in_the_home_directory_by_default(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("D4RL_DATASET_DIR", raising=False)
+    assert download.cache_path(SPEC) == Path.home() / ".d4rl" / "datasets" / "halfcheetah_medium-v2.hdf5"
+
+
+def test_a_mirror_may_hold_the_files_flat(site: Site, content: bytes):
+    site.files = {"/halfcheetah_medium-v2.hdf5": content}
+    assert download.fetch(SPEC).read_bytes() == content
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "ranges ignored"])
+def test_a_transfer_cut_off_twice_is_completed(site: Site, content: bytes, ranges: bool):
+    site.ranges, site.cut_at = ranges, [len(content) // 2, len(content) // 4]
+    assert download.fetch(SPEC).read_bytes() == content
+    assert len(site.asked) == 3 and site.asked[1][1] == f"bytes={len(content) // 2}-"
+
+
+def test_a_server_that_always_breaks_off_is_given_up_with_the_part_kept(site: Site, content: bytes):
+    site.cut_at = [1000] * 50
+    with pytest.raises(DataError, match=r"broke 10 times.*10,000 bytes are kept and will be continued"):
+        download.fetch(SPEC)
+    assert f"{SPEC.filename}.part" in left_over() and SPEC.filename not in left_over()
+
+
+def test_a_later_call_continues_an_earlier_one(site: Site, content: bytes):
+    site.cut_at = [1000] * 10
+    with pytest.raises(DataError):
+        download.fetch(SPEC)
+    assert download.fetch(SPEC).read_bytes() == content and site.asked[-1][1] == "bytes=10000-"
+
+
+def test_a_part_of_a_file_that_has_changed_is_not_continued(site: Site, content: bytes):
+    site.cut_at = [1000] * 10
+    with pytest.raises(DataError):
+        download.fetch(SPEC)
+    site.files[PLACE], site.version = content[::-1], '"2"'
+    assert download.fetch(SPEC).read_bytes() == content[::-1]
+
+
+def test_a_part_from_another_address_is_not_continued(site: Site, content: bytes):
+    part = download.cache_path(SPEC).with_name(f"{SPEC.filename}.part")
+    part.parent.mkdir()
+    part.write_bytes(b"x" * 100)
+    part.with_name(part.name + ".json").write_text('{"url": "http://other/file", "version": null}')
+    assert download.fetch(SPEC).read_bytes() == content
+
+
+def test_a_part_that_is_the_whole_is_taken(site: Site, content: bytes):
+    part = download.cache_path(SPEC).with_name(f"{SPEC.filename}.part")
+    part.parent.mkdir()
+    part.write_bytes(content)
+    part.with_name(part.name + ".json").write_text(f'{{"url": "{site.url}{PLACE}", "version": null}}')
+    assert download.fetch(SPEC).read_bytes() == content
+
+
+def test_a_part_longer_than_the_file_is_thrown_away(site: Site, content: bytes):
+    part = download.cache_path(SPEC).with_name(f"{SPEC.filename}.part")
+    part.parent.mkdir()
+    part.write_bytes(content + b"more")
+    part.with_name(part.name + ".json").write_text(f'{{"url": "{site.url}{PLACE}", "version": null}}')
+    assert download.fetch(SPEC).read_bytes() == content
+
+
+def test_a_missing_file_says_where_to_put_it(site: Site):
+    site.files = {}
+    with pytest.raises(DataError) as error:
+        download.fetch(SPEC)
+    assert str(error.value) == (
+        f"{site.url}/halfcheetah_medium-v2.hdf5 could not be fetched (HTTP 404 Not Found). Run again, set "
+        f"GTP_FAST_D4RL_URL to a mirror, or put the file at {download.cache_path(SPEC)}; --dataset FILE takes any "
+        "other place"
+    )
+
+
+def published(site: Site, monkeypatch: pytest.MonkeyPatch, **changes: object) -> catalog.DataSpec:
+    """Return an entry whose published address is the test's server."""
+    monkeypatch.delenv("GTP_FAST_D4RL_URL")
+    return replace(SPEC, url=site.url + PLACE, **changes)  # type: ignore[arg-type]
+
+
+def test_a_published_file_with_the_right_checksum_is_taken(site: Site, content: bytes, monkeypatch: pytest.MonkeyPatch):
+    sha = hashlib.sha256(content).hexdigest()
+    spec = published(site, monkeypatch, size=len(content), sha256=sha)
+    assert download.fetch(spec).read_bytes() == content
+
+
+def test_a_published_file_of_another_size_is_not_kept(site: Site, content: bytes, monkeypatch: pytest.MonkeyPatch):
+    spec = published(site, monkeypatch, size=5, sha256=None)
+    with pytest.raises(DataError, match=re.escape(f"gave {len(content):,} bytes, expected 5; nothing was kept")):
+        download.fetch(spec)
+    assert left_over() == []
+
+
+def test_a_published_file_with_another_checksum_is_not_kept(site: Site, monkeypatch: pytest.MonkeyPatch):
+    spec = published(site, monkeypatch, size=None, sha256="0" * 64)
+    with pytest.raises(DataError, match=r"gave SHA-256 [0-9a-f]{64}, expected 0{64}; nothing was kept"):
+        download.fetch(spec)
+    assert left_over() == []
+
+
+def test_a_server_that_promises_more_than_it_has_is_not_believed(site: Site):
+    site.lie = 10
+    with pytest.raises(DataError, match="could not be fetched"):
+        download.fetch(SPEC)
+    assert SPEC.filename not in left_over()
+
+
+@pytest.mark.parametrize("base", ["http://127.0.0.1:9", "http://no-such-host.invalid", "not an address"])
+def test_without_a_server_it_fails_in_seconds_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
+):
+    monkeypatch.setenv("GTP_FAST_D4RL_URL", base)
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    began = time.monotonic()
+    with pytest.raises(DataError, match=re.escape(f"put the file at {tmp_path / str(SPEC.filename)}")) as error:
+        download.fetch(SPEC)
+    assert base in str(error.value) and time.monotonic() - began < 10
+
+
+def test_a_name_look_up_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: time.sleep(5))
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    with pytest.raises(DataError, match=r"no answer in 0.2 seconds"):
+        download.fetch(SPEC)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="set D4RL_DATASET_DIR to a folder of yours"):
+        download.fetch(SPEC)
+
+
+FETCH = "from gtp_fast.data import catalog, download; download.fetch(catalog.resolve('halfcheetah-medium-v2'))"
+
+
+def fetch_in_a_process() -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", FETCH], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def wait_for_part(smallest: int) -> None:
+    part = download.cache_path(SPEC).with_name(f"{SPEC.filename}.part")
+    until = time.monotonic() + 20
+    while not (part.exists() and part.stat().st_size >= smallest) and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def test_a_killed_download_is_continued_where_it_was(site: Site, content: bytes):
+    site.pause = 0.1
+    process = fetch_in_a_process()
+    wait_for_part(2 << 16)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    site.pause = 0.0
+    assert download.fetch(SPEC).read_bytes() == content
+    assert int(str(site.asked[-1][1])[6:-1]) >= 2 << 16
+
+
+def test_a_second_process_waits_and_then_finds_the_file(site: Site, content: bytes):
+    site.pause = 0.1
+    first = fetch_in_a_process()
+    wait_for_part(1)
+    second = fetch_in_a_process()
+    assert "another process is fetching" in second.communicate(timeout=30)[1]
+    assert first.wait(30) == second.returncode == 0 and len(site.asked) == 1
+    assert download.cache_path(SPEC).read_bytes() == content
+
+
+def test_a_cut_file_loads_as_nothing_else_than_the_whole(site: Site):
+    site.cut_at = [5_000, 50_000]
+    data = dataset.load(SPEC)
+    assert np.array_equal(data.obs_ND[:, 0] + 1, data.next_obs_ND[:, 0])
+
+
+def _train(tmp_path: Path, run: str = "run") -> subprocess.CompletedProcess[str]:
+    small = ["--steps", "4", "--hidden", "16", "--batch-size", "8", "--eval-every", "0", "--threads", "1"]
+    command = [sys.executable, "-m", "gtp_fast", "train", "--env", SPEC.name, "--run-dir", str(tmp_path / run), *small]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cuts", [[], [500_000]], ids=["whole", "cut off half-way"])
+def test_training_by_name_fetches_the_file_first(site: Site, content: bytes, tmp_path: Path, cuts: list[int]):
+    site.cut_at = list(cuts)
+    done = _train(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert download.cache_path(SPEC).read_bytes() == content and len(site.asked) == 1 + len(cuts)
+    site.files.clear()
+    assert _train(tmp_path, "again").returncode == 0  # from the cache, with nothing on the server
+
+
+@pytest.mark.slow
+def test_training_with_neither_file_nor_network_says_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("GTP_FAST_D4RL_URL", "http://127.0.0.1:9")  # nobody answers there
+    done = _train(tmp_path)
+    assert done.returncode == 3 and str(tmp_path / "cache" / str(SPEC.filename)) in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,96 @@
+"""A video is the episode that an evaluation plays first, published whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from eval_cases import config, spec, tensors
+from PIL import Image
+from run_cases import tiny
+
+from gtp_fast.data import catalog
+from gtp_fast.errors import UsageError
+from gtp_fast.evaluation.evaluate import evaluate_policy, record_video
+from gtp_fast.evaluation.rollout import GROUP
+from gtp_fast.policy.policy import Policy
+from gtp_fast.training.train import train
+
+OFFSCREEN = """
+import gymnasium
+env = gymnasium.make("Hopper-v5", render_mode="rgb_array")
+env.reset()
+env.render()
+"""
+
+
+def policy() -> Policy:
+    return Policy(config(), tensors(config()))
+
+
+def test_a_video_holds_every_frame_of_the_first_episode_at_its_speed(tmp_path: Path):
+    record_video(policy(), spec("Painted"), tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as film:
+        assert (film.format, film.n_frames, film.size, film.info["duration"]) == ("GIF", 9, (32, 32), 50)
+        film.seek(5)
+        columns = np.asarray(film.convert("RGB"))[0, :, 0]
+    assert np.flatnonzero(columns > 128).tolist() == [20, 21, 22, 23]
+    assert [file.name for file in tmp_path.iterdir()] == ["film.gif"]
+
+
+def test_a_video_shows_the_episode_that_the_evaluation_counts(tmp_path: Path):
+    from eval_cases import Painted
+
+    taken: list[np.ndarray] = []
+    original, acting = Painted.step, policy()
+    try:
+        Painted.step = lambda env, action: (taken.append(np.array(action)), original(env, action))[1]
+        evaluate_policy(acting, spec("Painted"), episodes=7, seed=3)
+        record_video(acting, spec("Painted"), tmp_path / "film.gif", seed=3)
+    finally:
+        Painted.step = original
+    evaluated, filmed = np.array(taken[: 8 * GROUP]).reshape(8, GROUP, 3)[:, 0], np.array(taken[2 * 7 * 8 :])
+    assert np.array_equal(evaluated, filmed)
+
+
+def test_a_video_that_cannot_be_made_leaves_the_one_before(tmp_path: Path, monkeypatch):
+    file = tmp_path / "film.gif"
+    file.write_bytes(b"before")
+    monkeypatch.setattr("eval_cases.Painted.render", lambda env: 1 / 0)
+    with pytest.raises(UsageError, match=r"Painted-v0 cannot render here \(division by zero\)"):
+        record_video(policy(), spec("Painted"), file)
+    assert file.read_bytes() == b"before" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"cannot be written to .*nowhere/film\.gif"):
+        record_video(policy(), spec("Painted"), tmp_path / "nowhere/film.gif")
+
+
+def test_an_environment_without_pictures_is_named(tmp_path: Path):
+    four_goals = Policy(config(2, 2), tensors(config(2, 2)))
+    with pytest.raises(UsageError, match=r"MultiGoal-v0 draws no pictures .*leave --video out"):
+        record_video(four_goals, catalog.resolve("multigoal-v0"), tmp_path / "film.gif")
+
+
+@pytest.mark.slow
+def test_eval_of_a_mujoco_run_writes_a_video(tmp_path: Path):
+    environ = {"MUJOCO_GL": "egl", **os.environ}
+    drawn = subprocess.run([sys.executable, "-c", OFFSCREEN], env=environ, capture_output=True, text=True, check=False)
+    if drawn.returncode:
+        pytest.skip(f"MuJoCo draws no picture here with MUJOCO_GL={environ['MUJOCO_GL']}: {drawn.stderr[-120:]}")
+    run, film = (
+        train(tiny(tmp_path, steps=10, seeds=1, env="hopper-demo-v0", dataset=None)).run_dir,
+        tmp_path / "film.gif",
+    )
+    command = [sys.executable, "-m", "gtp_fast", "eval", run, "--episodes", "1", "--video", str(film), "--json"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["lengths"][0][0] > 1
+    with Image.open(film) as pictures:
+        assert pictures.n_frames > 1 and pictures.size == (480, 480)

@@ -1,0 +1,116 @@
+"""Every kernel compiled for GPUs that are not here, within what their multiprocessors have."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gtp_kernels import ahead
+from gtp_kernels.launch import INTERPRETED
+from places import ROOT
+
+from bench.resources import OLDEST, measured_apart
+
+NETWORKS = {"gtp_actor", "gtp_chain", "gtp_heads", "gtp_critic"}
+KERNELS = NETWORKS | {"gtp_gradients", "gtp_advantage", "gtp_update", "gtp_choose"}
+ORDERED = {"minimum", "maximum", "clamp", "min", "max", "argmin", "argmax", "sort", "topk"}
+TOLD = "propagate_nan=tl.PropagateNan.ALL"
+INSTALLED = pytest.param(None, id="installed")
+OLD = pytest.param(
+    OLDEST, id="oldest", marks=pytest.mark.skipif(not OLDEST.is_dir(), reason=f"no {OLDEST.name}; make lays it there")
+)
+# Bytes that a thread spills, stores and loads together, by Triton, operands, kernel and architecture; all else spills
+# nothing. The actor takes all 255 registers: its first activation alone, the left operand of the hidden pair, is 128 of
+# them in TF32. What is spilled are a few values that wait for the loss; a thread loads 1,500 words, 108 bytes are 27.
+SPILLS = {
+    ("3.6", "tf32"): {("gtp_actor", 80): 108, ("gtp_actor", 86): 68, ("gtp_actor", 89): 68}
+    | {("gtp_actor", 90): 40, ("gtp_actor", 100): 24},
+    ("3.6", "bf16"): {("gtp_actor", 90): 40, ("gtp_actor", 100): 32},
+    ("3.7", "bf16"): {("gtp_actor", 100): 40},
+}
+# Of floats only argmax is left that compares, and so has no NaN of its own: `choose` gives it none. The other minimum
+# is of integers, which have no NaN.
+COMPARES = {("choose.py", "argmax"), ("draws.py", "minimum")}
+
+
+@pytest.fixture(scope="module", params=[INSTALLED, OLD])
+def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """Compile the default configuration for every architecture, by the installed and the oldest Triton."""
+    return measured_apart("--precision", "tf32", triton=request.param)
+
+
+def beyond(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that spill more than is known of them."""
+
+    def bound(row: dict[str, Any]) -> int:
+        known = SPILLS.get((row["triton"][:3], row["precision"]), {})
+        return known.get((row["kernel"], row["capability"]), 0)
+
+    return [row for row in rows if row["spilled"] > bound(row) or (row["stack"] and not bound(row))]
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_for_every_architecture_and_spills_no_more_than_is_known(rows):
+    found = {(row["kernel"], row["capability"]) for row in rows}
+    assert found == {(kernel, capability) for kernel in KERNELS for capability in ahead.SHARED_MEMORY}
+    assert beyond(rows) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("triton", [INSTALLED, OLD])
+def test_bf16_too_compiles_for_every_architecture_and_spills_no_more_than_is_known(triton):
+    rows = measured_apart("--precision", "bf16", triton=triton)
+    assert {row["capability"] for row in rows} == set(ahead.SHARED_MEMORY)
+    assert beyond(rows) == [] and [row for row in rows if row["drops_nan"] or not row["fits"]] == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("triton", [INSTALLED, OLD])
+def test_every_launch_that_acts_compiles(triton):
+    rows = measured_apart("--acting", "--architecture", "90", "--precision", "tf32", "bf16", "fp32", triton=triton)
+    assert {row["kernel"] for row in rows} == {"gtp_chain", "gtp_heads", "gtp_choose"}
+    assert [row for row in rows if row["drops_nan"] or row["spilled"] or not row["fits"]] == []
+
+
+@pytest.mark.slow
+def test_no_instruction_makes_a_number_of_nan(rows):
+    assert {(row["kernel"], *row["drops_nan"]) for row in rows if row["drops_nan"]} == set()
+
+
+def test_every_minimum_and_maximum_is_told_to_pass_nan_on():
+    # Branches that the default configuration does not compile, too.
+    found = [(path.name, call) for path in (ROOT / "kernels" / "gtp_kernels").glob("*.py") for call in _compiled(path)]
+    plain = [(file, call) for file, call in found if TOLD not in map(ast.unparse, call.keywords)]
+    called = {(file, ast.unparse(call.func).split(".")[-1]) for file, call in plain}
+    assert {(file, name) for file, name in called if name in ORDERED} == COMPARES
+
+
+def _compiled(path: Path) -> list[ast.Call]:
+    """Return every call in a file's kernels."""
+    tree = ast.parse(path.read_text())
+    kernels = [
+        f for f in tree.body if isinstance(f, ast.FunctionDef) and "triton.jit" in map(ast.unparse, f.decorator_list)
+    ]
+    return [call for kernel in kernels for call in ast.walk(kernel) if isinstance(call, ast.Call)]
+
+
+@pytest.mark.slow
+def test_every_block_finds_its_shared_memory_and_registers(rows):
+    assert [row for row in rows if row["shared"] > ahead.SHARED_MEMORY[row["capability"]]] == []
+    assert [row for row in rows if row["registers"] * 32 * row["warps"] > 65_536] == []
+
+
+@pytest.mark.slow
+def test_no_warp_repeats_the_work_of_another(rows):
+    # Rows of a block are 16: warps that lie along them would all multiply the same.
+    networks = [row for row in rows if row["kernel"] in NETWORKS]
+    assert networks and all(row["products"] > 0 for row in networks)
+    assert [row for row in networks if row["warps_of_products"] != [[1, row["warps"]]]] == []
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="kernels are compiled here")
+def test_an_interpreted_process_is_told_that_it_cannot_compile():
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET is set"):
+        ahead.compile_for(None, 90)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,27 @@
+"""Where a network's launch keeps what its weight gradients need: columns and tiles as their kernel is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from gtp_kernels.saved import Saved, actor_saved, critic_saved
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gtp_fast.algorithms.networks import Layout, actor_layout, critic_layout
+
+
+@pytest.mark.parametrize("net", [(actor_saved, actor_layout), (critic_saved, critic_layout)], ids=["actor", "critic"])
+@given(sizes=st.tuples(st.integers(1, 300), st.integers(1, 70), st.sampled_from([32, 64, 256, 512])))
+def test_what_a_tile_reads_is_aligned_and_lies_within_the_row(
+    net: tuple[Callable[..., Saved], Callable[..., Layout]], sizes: tuple[int, int, int]
+):
+    keep, layout = net
+    saved = keep(*sizes)
+    assert saved.width % 16 == 0
+    for x_column, z_column, inputs, outputs, _, _, i, j in saved.tiles(layout(*sizes).places, 32):
+        # The kernel copies 16 bytes at a time, and reads each layer's columns up to a multiple of 16.
+        assert x_column % 16 == z_column % 16 == i % 32 == j % 32 == 0
+        assert x_column + -(-inputs // 16) * 16 <= saved.width
+        assert z_column + -(-outputs // 16) * 16 <= saved.width

@@ -1,0 +1,101 @@
+"""What the documents say of the code is so."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from places import ROOT
+from run_cases import tiny
+
+from gtp_fast.data.catalog import resolve
+from gtp_fast.data.check import check
+from gtp_fast.training.train import train
+
+ALGORITHM = (ROOT / "docs/algorithm.md").read_text()
+
+
+@pytest.mark.parametrize(("file", "name"), sorted(set(re.findall(r"`([\w/]+\.py):(\w+)`", ALGORITHM))))
+def test_each_named_function_exists(file, name):
+    tree = ast.parse((ROOT / "gtp_fast" / file).read_text())
+    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_equation_of_the_implementation_is_listed():
+    named = set(re.findall(r"\(Eq\. (\d+)", "".join(p.read_text() for p in (ROOT / "gtp_fast").glob("**/*.py"))))
+    listed = set(re.findall(r"\((\d+)\)", ALGORITHM))
+    assert named <= listed
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))])
+def test_links_and_pictures_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    targets = re.findall(r"\]\(([^)#]+)\)", text)
+    missing = [t for t in targets if "://" not in t and not ((ROOT / page).parent / t).exists()]
+    assert missing == []
+
+
+NAMED_TEST = re.compile(r"`([\w/]*test_\w+\.py)::(test_\w+)`")
+
+
+def test_every_test_that_a_page_names_is_there():
+    named = [(page, *found) for page in ROOT.glob("docs/*.md") for found in NAMED_TEST.findall(page.read_text())]
+    assert named
+    missing = [f"{page.name}: {file}::{name}" for page, file, name in named if f"def {name}(" not in _test_file(file)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_each_promise_of_a_run_has_a_test_of_its_number_and_a_line_in_the_table(number: int):
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| {number}. "))
+    assert f"::test_promise_{number}_" in row
+
+
+def _test_file(name: str) -> str:
+    path = ROOT / "tests" / name
+    return path.read_text() if path.exists() else ""
+
+
+RECIPES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+
+
+def _given(name: str) -> dict[str, Any]:
+    """Return what a recipe of docs/data.md takes for granted."""
+    if name == "recorded.hdf5":
+        env = gymnasium.make("Hopper-v5")
+        env.action_space.seed(0)
+        return {"env": env, "act": lambda obs: env.action_space.sample(), "h5py": h5py, "np": np}
+    draw = np.random.default_rng(0)
+    numbers = {f"obs_{i}": draw.normal(size=400) for i in range(11)}
+    numbers |= {f"act_{i}": draw.uniform(-1, 1, 400) for i in range(3)}
+    marks = {
+        "reward": draw.normal(size=400),
+        "done": np.arange(400) % 40 == 17,
+        "truncated": np.arange(400) % 100 == 99,
+    }
+    episode = np.cumsum(np.roll(marks["done"] | marks["truncated"], 1))
+    return {"frame": pd.DataFrame(numbers | marks | {"episode": episode, "t": np.arange(400)})}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    list(zip(RECIPES, ["mine.hdf5", "table.hdf5", "recorded.hdf5"], strict=True)),
+    ids=["numpy", "pandas", "gymnasium"],
+)
+def test_a_recipe_for_own_data_is_ten_lines_passes_the_check_and_trains(tmp_path: Path, monkeypatch, recipe, name):
+    assert sum(bool(line) and "import" not in line for line in recipe.splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    exec(compile(recipe, "docs/data.md", "exec"), _given(name))
+    found = check(name, resolve("Hopper-v5"))
+    assert (found["ready"], found["warnings"]) == (True, [])
+    assert found["transitions"] == {"mine.hdf5": 995, "table.hdf5": 396, "recorded.hdf5": 1000}[name]
+    done = train(tiny(tmp_path, env="Hopper-v5", dataset=name, steps=3))
+    assert done.steps == 3 and Path(done.checkpoint).is_dir()

@@ -1,0 +1,168 @@
+"""A machine with torch alone trains without evaluation, acts and measures; an evaluation says what it lacks.
+
+GPU images often have no simulator. Each test runs fresh processes in which the packages are absent (tests/absent).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from data_cases import columns, write
+from places import ROOT
+
+from bench.gpu import checks
+
+SIMULATORS = "gymnasium mujoco minari nvtx gymnasium_robotics ogbench ray"
+TRAIN = """
+import sys
+import numpy as np
+from pathlib import Path
+import gtp_fast
+from gtp_fast.errors import DataError, UsageError
+
+folder = Path(sys.argv[1])
+tiny = {"steps": 4, "hidden": 8, "batch_size": 4, "sampling_steps": 2, "device": "cpu", "backend": "eager"}
+tiny |= {"threads": 1}
+
+def train(env, **changes):
+    data = {"HalfCheetah-v5": "cheetah.hdf5", "halfcheetah-medium-v2": "cheetah.hdf5", "antmaze-umaze-v0": "ant.hdf5"}
+    dataset = {"dataset": str(folder / data[env])} if env in data else {}
+    run = {"run_dir": str(folder / env), "eval_every": 0}
+    return gtp_fast.train(**{"env": env, **dataset, **tiny, **run, **changes})
+"""
+
+
+def python(*words: str, absent: str = SIMULATORS) -> subprocess.CompletedProcess[str]:
+    """Run this Python where packages are absent."""
+    path = os.pathsep.join(map(str, (ROOT / "tests" / "absent", ROOT, ROOT / "kernels", ROOT / "tests")))
+    there = {**os.environ, "PYTHONPATH": path, "GTP_FAST_ABSENT": absent}
+    return subprocess.run([sys.executable, *words], cwd=ROOT, env=there, capture_output=True, text=True, check=False)
+
+
+def script(code: str, *words: object, absent: str = SIMULATORS) -> str:
+    """Run code there; return what it printed."""
+    done = python("-c", code, *map(str, words), absent=absent)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("absent")
+    write(place / "cheetah.hdf5", columns())
+    ant = columns(sizes=(29, 8))
+    write(place / "ant.hdf5", ant | {"observations": ant["observations"] / 100})  # metres: none leaps
+    return place
+
+
+def test_what_is_absent_is_neither_found_nor_imported():
+    code = (
+        "import importlib.util, sys\n"
+        "for name in sys.argv[1].split():\n"
+        "    assert importlib.util.find_spec(name) is None, name\n"
+        "    try:\n        __import__(name)\n"
+        "    except ModuleNotFoundError as error:\n        assert error.name == name\n"
+        "    else:\n        raise AssertionError(name)\n"
+        "import numpy"
+    )
+    script(code, SIMULATORS)
+
+
+@pytest.mark.slow
+def test_a_training_without_evaluation_goes_on_after_its_last_checkpoint_and_its_policy_acts(folder: Path):
+    code = """
+last = Path(train("HalfCheetah-v5", save_every=2).checkpoint)
+last.rename(folder / last.name)
+assert train("HalfCheetah-v5", save_every=2).steps_per_second > 0 and last.is_dir()
+for env in ("halfcheetah-medium-v2", "antmaze-umaze-v0", "hopper-demo-v0", "multigoal-v0"):
+    result = train(env)
+    policy = gtp_fast.load_policy(result.run_dir)
+    assert np.abs(policy.act(np.zeros(policy.config.obs_dim, np.float32))).max() <= 1
+"""
+    script(TRAIN + code, folder)
+
+
+@pytest.mark.slow
+def test_the_commands_that_need_no_environment_run_and_an_evaluation_says_what_it_lacks(folder: Path):
+    code = """
+import sys
+from gtp_fast.cli.main import main
+run = sys.argv[1] + "/typed"
+train = f"train --env hopper-demo-v0 --steps 4 --hidden 8 --batch-size 4 --eval-every 0 --run-dir {run} --json"
+for command in (train, "doctor", "data info hopper-demo-v0", "data list", f"eval {run}"):
+    main(command.split())
+"""
+    done = python("-c", code, str(folder))
+    assert done.returncode == 2, done.stderr  # the last one's
+    assert '"steps": 4' in done.stdout and "PointMaze_Large-v3" in done.stdout
+    assert "error: the environment Hopper-v5 needs the package gymnasium" in done.stderr
+
+
+def test_the_tests_that_a_gpu_runs_are_collected():
+    done = python("-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider", *checks.files())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(f"{file}::" in done.stdout for file in checks.files())
+
+
+def test_every_part_of_the_gpu_bench_is_imported():
+    names = [f"bench.gpu.{path.stem}" for path in (ROOT / "bench" / "gpu").glob("[a-z]*.py")]
+    script("import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)", *names)
+
+
+def test_an_evaluation_that_is_asked_for_is_refused_before_the_training(folder: Path):
+    code = """
+envs = {"hopper-demo-v0": "Hopper-v5", "multigoal-v0": "gtp_fast.evaluation.multigoal:gtp_fast/MultiGoal-v0"}
+for env, of in envs.items():
+    try:
+        train(env, eval_every=2, run_dir=str(folder / "refused"))
+    except UsageError as error:
+        assert str(error) == (
+            f"the environment {of} needs the package gymnasium, which is not installed; "
+            "pip install 'gymnasium[mujoco]', or pass --eval-every 0 to train"
+        ), error
+    else:
+        raise AssertionError(env)
+    assert not (folder / "refused").exists()
+"""
+    script(TRAIN + code, folder)
+
+
+def test_a_name_that_stands_for_nothing_is_refused_by_its_nearest_ones():
+    done = python("-m", "gtp_fast", "train", "--env", "hopper-dem-v0")
+    assert done.returncode == 2 and "did you mean hopper-demo-v0" in done.stderr
+
+
+def test_without_the_simulator_alone_an_evaluation_names_it(folder: Path):
+    pytest.importorskip("gymnasium")
+    code = """
+for env in ("HalfCheetah-v5", "antmaze-umaze-v0"):
+    try:
+        train(env, eval_every=2)
+    except UsageError as error:
+        assert "needs the package mujoco, which is not installed; pip install 'gymnasium[mujoco]', or" in str(error)
+    else:
+        raise AssertionError(env)
+"""
+    script(TRAIN + code, folder, absent="mujoco")
+
+
+@pytest.mark.parametrize("absent", ["gymnasium", "minari"])
+def test_a_minari_data_set_says_which_package_reads_it(tmp_path: Path, absent: str):
+    if absent == "minari":
+        pytest.importorskip("gymnasium")  # it would be named first
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "metadata.json").write_text("{}")
+    code = f"""
+from gtp_fast.data import minari as minari_data
+try:
+    minari_data.read_directory(folder)
+except DataError as error:
+    assert "is read by the package {absent}, which is not installed; pip install 'minari[hdf5]'" in str(error), error
+else:
+    raise AssertionError
+"""
+    script(TRAIN + code, tmp_path, absent=absent)

@@ -1,0 +1,263 @@
+"""Real processes, killed, interrupted and doubled: what a run promises, it keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_cases import columns, write
+from places import SUPPORT
+
+from gtp_fast.errors import CheckpointError
+from gtp_fast.runs import checkpoint
+from gtp_fast.runs.directory import RunDir
+
+STEPS = 300
+PARTIAL = "ckpt/.partial-step-N"
+FILES = ("state.safetensors", "policy.safetensors", "state.json", "MANIFEST.json")
+SAVE = (  # every point of a save, and of the removal of an older checkpoint; see kill_points
+    *("fsync metrics.jsonl", f"mkdir {PARTIAL}"),
+    *(f"{what} {PARTIAL}/{file}" for file in FILES for what in ("open", "half", "fsync")),
+    *(f"fsync {PARTIAL}", "rename ckpt/step-N", "fsync ckpt"),
+    *(f"remove ckpt/step-N/{file}" for file in FILES),
+    "rmdir ckpt/step-N",
+)
+
+
+class Server:
+    """Starts training processes and waits for them."""
+
+    def __init__(self) -> None:
+        here = SUPPORT
+        self._process = subprocess.Popen(
+            [sys.executable, str(here / "run_server.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._read() == {"ready": True}
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+    def start(self, settings: dict[str, Any]) -> int:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(settings) + "\n")
+        self._process.stdin.flush()
+        return self._read()["started"]
+
+    def wait(self, pid: int) -> int:
+        ended = self._read()
+        assert ended["ended"] == pid
+        return ended["code"]
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def server():
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    data = write(tmp_path / "data.hdf5", columns(episodes=3, length=20))
+
+    def make(name: str, **changes: Any) -> dict[str, Any]:
+        return {
+            "env": "HalfCheetah-v5",
+            "dataset": str(data),
+            "run_dir": str(tmp_path / name),
+            "steps": STEPS,
+            "hidden": 16,
+            "batch_size": 16,
+            "seeds": 2,
+            "sampling_steps": 2,
+            "eta": 2.0,
+            "preset": "paper",
+            "log_every": 7,
+            "save_every": 10,
+            "eval_every": 0,
+            "device": "cpu",
+            "backend": "eager",
+            "threads": 1,
+            **changes,
+        }
+
+    return make
+
+
+def outcome(run: Path) -> tuple[bytes, bytes, list[str]]:
+    """Return what two runs must share: the last state, every metric line, the checkpoints that are kept."""
+    last = RunDir(run).checkpoint(STEPS)
+    names = sorted(path.name for path in (run / "ckpt").iterdir())
+    return (last / checkpoint.STATE).read_bytes(), (run / "metrics.jsonl").read_bytes(), names
+
+
+def _wait_for_a_checkpoint(run: Path, after: int = 0, process: subprocess.Popen | None = None) -> int:
+    for _ in range(12_000):
+        assert process is None or process.poll() is None
+        steps = checkpoint.steps(RunDir(run)) if run.exists() else []
+        if steps and steps[-1] > after:
+            return steps[-1]
+        time.sleep(0.01)
+    raise AssertionError(f"{run} has no checkpoint after step {after}")
+
+
+def _killed_somewhere(server: Server, wanted: dict[str, Any], chance: random.Random, _: Path) -> bool:
+    """Kill the run at a random moment; return whether it was still running."""
+    pid = server.start(wanted)
+    time.sleep(chance.uniform(0.05, 0.9))
+    with contextlib.suppress(ProcessLookupError):  # it may have ended just now
+        os.kill(pid, signal.SIGKILL)
+    code = server.wait(pid)
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+def _killed_at(point: str) -> Callable[..., bool]:
+    def kill(server: Server, wanted: dict[str, Any], _: random.Random, met: Path) -> bool:
+        """Let the run kill itself at a point, if it comes to it; return whether it did."""
+        met.unlink(missing_ok=True)
+        code = server.wait(server.start({**wanted, "faults": {"point": point, "met": str(met)}}))
+        assert code == (-signal.SIGKILL if met.exists() else 0)
+        return met.exists()
+
+    return kill
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rounds", "kills"), [(1, 28), pytest.param(4, 200, marks=pytest.mark.crash)])
+def test_promise_1_a_run_killed_at_any_instant_ends_bitwise_equal_to_one_never_killed(
+    server, settings, tmp_path, rounds, kills
+):
+    assert server.wait(server.start(settings("whole"))) == 0
+    ways = [_killed_at(point) for point in SAVE] * rounds
+    ways += [_killed_somewhere] * (kills - len(ways))
+    chance, survived = random.Random(0), 0
+    for kill in chance.sample(ways, len(ways)):
+        while not kill(server, settings("killed"), chance, tmp_path / "met"):
+            # It ended, after all the kills so far: compared, and followed by another that can be killed.
+            assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+            shutil.rmtree(tmp_path / "killed")
+        survived += 1
+    assert server.wait(server.start(settings("killed"))) == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert survived == kills
+
+
+def test_the_named_points_are_those_that_a_save_passes(server, settings, tmp_path):
+    faults = {"record": str(tmp_path / "points")}
+    assert server.wait(server.start({**settings("recorded"), "faults": faults})) == 0
+    passed = (tmp_path / "points").read_text().splitlines()
+    assert set(passed[passed.index(SAVE[0]) :]) == set(SAVE)
+
+
+@pytest.mark.slow
+def test_a_writer_that_writes_in_place_loses_the_run_by_the_same_kills(server, settings, tmp_path):
+    lost = 0
+    for point in ("half ckpt/step-N/state.safetensors", "open ckpt/step-N/MANIFEST.json"):
+        wanted, met = settings("naive"), tmp_path / "met"
+        faults = {"in_place": True, "point": point, "met": str(met)}
+        assert server.wait(server.start({**wanted, "faults": faults})) == -signal.SIGKILL
+        lost += server.wait(server.start(wanted)) == CheckpointError.exit_code
+        shutil.rmtree(tmp_path / "naive")
+    assert lost == 2
+
+
+@pytest.mark.slow
+def test_a_run_that_is_not_resumed_differs_so_the_comparison_can_fail(server, settings, tmp_path):
+    assert server.wait(server.start(settings("one"))) == 0
+    assert server.wait(server.start(settings("two", seed=5))) == 0
+    assert outcome(tmp_path / "one")[0] != outcome(tmp_path / "two")[0]
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("backend", ["eager", "compiled"])
+def test_promise_2_twice_n_steps_are_n_steps_a_kill_and_n_more(settings, tmp_path, backend):
+    for name in ("whole", "killed"):
+        flags = {**settings(name, backend=backend, save_every=STEPS // 2), "seeds": 2}
+        words = [word for flag, value in flags.items() for word in (f"--{flag.replace('_', '-')}", str(value))]
+        command = [sys.executable, "-m", "gtp_fast", "train", *words]
+        if name == "killed":
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            assert _wait_for_a_checkpoint(tmp_path / name, process=process) == STEPS // 2
+            process.kill()
+            process.wait()
+        subprocess.run(command, check=True, capture_output=True)
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+def test_promise_3_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(
+    server, settings, tmp_path, number, code
+):
+    assert server.wait(server.start(settings("whole"))) == 0
+    wanted = settings("stopped", save_every=100)
+    pid = server.start(wanted)
+    while not (tmp_path / "stopped" / "metrics.jsonl").exists() or not (tmp_path / "stopped/metrics.jsonl").read_text():
+        time.sleep(0.01)
+    os.kill(pid, number)
+    started = time.monotonic()
+    assert server.wait(pid) == code
+    assert time.monotonic() - started < 2.0
+    saved = checkpoint.steps(RunDir(tmp_path / "stopped"))
+    assert saved and 7 <= saved[-1] < STEPS
+    assert server.wait(server.start(wanted)) == 0
+    assert outcome(tmp_path / "stopped")[:2] == outcome(tmp_path / "whole")[:2]
+
+
+@pytest.mark.slow
+def test_promise_3_a_second_signal_ends_at_once(server, settings, tmp_path):
+    pid = server.start(settings("stubborn", steps=100_000, save_every=0))
+    while not (tmp_path / "stubborn" / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGINT)
+    assert server.wait(pid) in (130, 143)
+
+
+@pytest.mark.slow
+def test_promise_6_a_second_process_is_told_who_holds_the_run(server, settings, tmp_path, capfd):
+    first = server.start(settings("shared", steps=100_000))
+    _wait_for_a_checkpoint(tmp_path / "shared")
+    from gtp_fast.data.catalog import run_settings
+    from gtp_fast.errors import BusyError
+    from gtp_fast.training.train import train
+
+    with pytest.raises(BusyError, match=f"process {first} on"):
+        train(run_settings(settings("shared", steps=100_000)))
+    os.kill(first, signal.SIGKILL)
+    server.wait(first)
+
+
+@pytest.mark.slow
+def test_evaluations_that_a_kill_cut_off_are_made_after_the_resume(server, settings, tmp_path):
+    wanted = {"eval_every": 100, "eval_episodes": 1, "save_every": 50}
+    assert server.wait(server.start(settings("whole", **wanted))) == 0
+    pid = server.start(settings("killed", **wanted))
+    _wait_for_a_checkpoint(tmp_path / "killed", after=99)
+    os.kill(pid, signal.SIGKILL)
+    server.wait(pid)
+    assert server.wait(server.start(settings("killed", **wanted))) == 0
+    for step in (100, 200, 300):
+        a, b = (json.loads((tmp_path / run / f"eval/step-{step:08d}.json").read_text()) for run in ("whole", "killed"))
+        assert a["returns"] == b["returns"] and a["scores"] == b["scores"]
+    best = [(tmp_path / run / "ckpt/best/policy.safetensors").read_bytes() for run in ("whole", "killed")]
+    assert best[0] == best[1]

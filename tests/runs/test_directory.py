@@ -1,0 +1,152 @@
+"""What is published is whole, and a claimed directory has one holder."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gtp_fast.errors import BusyError
+from gtp_fast.files import PARTIAL, publish, publish_directory
+from gtp_fast.runs.directory import RunDir, new_run_path
+
+
+def test_published_bytes_are_there_and_nothing_else_is(tmp_path: Path):
+    publish(tmp_path / "a.json", b"one")
+    publish(tmp_path / "a.json", b"two")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_bytes() == b"two"
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_no_trace(tmp_path: Path):
+    publish(tmp_path / "a.json", b"old")
+
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        publish(tmp_path / "a.json", fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_bytes() == b"old"
+
+
+def test_a_directory_is_replaced_whole_or_not_at_all(tmp_path: Path):
+    publish_directory(tmp_path / "c", lambda d: (d / "x").write_bytes(b"1") and None)
+
+    def fail(directory: Path) -> None:
+        (directory / "x").write_bytes(b"2")
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        publish_directory(tmp_path / "c", fail)
+    assert (tmp_path / "c" / "x").read_bytes() == b"1" and [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def _killed_after(seconds: float, work: Callable[[], None]) -> None:
+    """Run `work` again and again in a process of its own and kill it."""
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            work()
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _torn_after_kills(path: Path, write: Callable[[Path, bytes], object], kills: int = 12) -> int:
+    """Return how often a file was not whole after its writer had been killed at a random moment."""
+    contents, chance, torn = [letter * 4_000_000 for letter in (b"a", b"b")], random.Random(0), 0
+    for _ in range(kills):
+        path.write_bytes(contents[0])
+        _killed_after(chance.uniform(0.02, 0.08), lambda: [write(path, content) for content in contents] and None)
+        torn += path.read_bytes() not in contents
+    return torn
+
+
+def test_a_published_file_is_whole_whenever_its_writer_is_killed(tmp_path: Path):
+    assert _torn_after_kills(tmp_path / "file", publish) == 0
+
+
+def test_a_plain_write_is_torn_by_the_same_kills_so_the_test_can_fail(tmp_path: Path):
+    assert _torn_after_kills(tmp_path / "file", Path.write_bytes) > 0
+
+
+def test_a_kill_between_the_two_renames_of_a_directory_loses_nothing(tmp_path: Path):
+    run, place = RunDir(tmp_path), tmp_path / "ckpt" / "best"
+    publish_directory(place, lambda d: (d / "x").write_bytes(b"old") and None)
+    pid = os.fork()
+    if pid == 0:
+        rename, done = os.replace, []
+
+        def die_at_the_second(old: Path, new: Path) -> None:
+            if done:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done.append(rename(old, new))
+
+        os.replace = die_at_the_second
+        publish_directory(place, lambda d: (d / "x").write_bytes(b"new") and None)
+    os.waitpid(pid, 0)
+    assert not place.exists()
+    with run.claim():
+        assert (place / "x").read_bytes() == b"old" and [p.name for p in place.parent.iterdir()] == ["best"]
+
+
+def test_a_directory_whose_second_rename_is_refused_stays_as_it_was(tmp_path: Path, monkeypatch):
+    publish_directory(tmp_path / "c", lambda d: (d / "x").write_bytes(b"old") and None)
+    rename, done = os.replace, []
+
+    def refuse_the_second(old: Path, new: Path) -> None:
+        done.append(new)
+        if len(done) == 2:
+            raise OSError("disk")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "replace", refuse_the_second)
+    with pytest.raises(OSError, match="disk"):
+        publish_directory(tmp_path / "c", lambda d: (d / "x").write_bytes(b"new") and None)
+    assert (tmp_path / "c" / "x").read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def _claim(path: Path, answers) -> None:
+    try:
+        with RunDir(path).claim():
+            answers.put("claimed")
+    except BusyError as error:
+        answers.put(str(error))
+
+
+def test_a_claimed_directory_names_its_holder_and_is_free_afterwards(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+
+    def ask() -> str:
+        process = context.Process(target=_claim, args=(tmp_path / "run", answers))
+        process.start()
+        process.join()
+        return answers.get(timeout=10)
+
+    with RunDir(tmp_path / "run").claim():
+        assert "is in use by process " in ask()
+    assert ask() == "claimed"
+
+
+def test_claiming_sweeps_what_a_killed_process_left(tmp_path: Path):
+    run = RunDir(tmp_path)
+    (run.checkpoints / f"{PARTIAL}7-step-00000010").mkdir(parents=True)
+    (tmp_path / f"{PARTIAL}7-config.yaml").write_text("half")
+    with run.claim():
+        assert not list(tmp_path.rglob(PARTIAL + "*"))
+
+
+@given(st.text(min_size=1, max_size=40))
+def test_no_name_leads_out_of_the_runs_folder(name):
+    root = Path("runs")
+    path = new_run_path(root, name, "gtp", 0, "abcdef")
+    assert path.parent.parent == root and "/" not in path.parent.name

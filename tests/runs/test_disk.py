@@ -1,0 +1,107 @@
+"""A disk that refuses: warned of, lived with, and in the end named with exit code 7."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from run_cases import tiny
+
+from gtp_fast.config import TrainConfig
+from gtp_fast.errors import DiskError, DivergedError, UsageError
+from gtp_fast.runs import checkpoint
+from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.disk import Disk
+from gtp_fast.runs.events import Warned
+from gtp_fast.runs.metrics import MetricsWriter
+from gtp_fast.training import guards
+from gtp_fast.training.train import train
+
+SMALLER_THAN_A_STATE = 20_000
+
+
+@contextmanager
+def files_up_to(limit_bytes: int) -> Iterator[None]:
+    """Let the kernel refuse every larger file (EFBIG), as a full disk refuses with ENOSPC."""
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_metric_lines_that_still_fit_do_not_excuse_checkpoints_that_do_not(tmp_path: Path):
+    cfg, events = tiny(tmp_path, steps=100, save_every=10, log_every=5), []
+    with files_up_to(SMALLER_THAN_A_STATE), pytest.raises(DiskError, match="3 writes of checkpoints") as error:
+        train(cfg, events.append)
+    assert error.value.exit_code == 7
+    assert [e.message.split(" could")[0] for e in events if isinstance(e, Warned)] == [
+        f"checkpoint at step {step}" for step in (10, 20, 30)
+    ]
+
+
+def test_earlier_checkpoints_stay_valid_when_the_disk_fills_up(tmp_path: Path):
+    def fill(event: object) -> None:
+        if getattr(event, "step", 0) == 20:
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (SMALLER_THAN_A_STATE, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+            )
+
+    cfg = tiny(tmp_path, steps=100)
+    with files_up_to(resource.RLIM_INFINITY), pytest.raises(DiskError):
+        train(cfg, fill)
+    newest, refused = checkpoint.load_newest(RunDir(tmp_path / "run"))
+    assert newest is not None and newest.step == 10 and refused == []
+
+
+def test_a_disk_that_is_full_from_the_start_exits_with_seven(tmp_path: Path):
+    cfg = tiny(tmp_path)
+    with files_up_to(10), pytest.raises(DiskError, match="no space for"):
+        train(cfg)
+
+
+def test_a_disk_that_refuses_metric_lines_is_named_though_closing_them_fails_too(tmp_path: Path):
+    cfg = tiny(tmp_path, steps=60, save_every=0, log_every=1)
+    with files_up_to(3_000), pytest.raises(DiskError, match="3 writes of metrics"):
+        train(cfg)
+
+
+def test_metric_lines_refused_for_a_while_are_written_once_when_there_is_room(tmp_path: Path):
+    with MetricsWriter(TrainConfig(env="x"), RunDir(tmp_path), 0) as writer:
+        writer.write(1, {"loss": [0.5]}, 1.0)
+        with files_up_to(10), pytest.raises(OSError, match="large"):
+            writer.write(2, {"loss": [0.25]}, 1.0)
+        writer.write(3, {"loss": [0.125]}, 1.0)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+
+
+def test_a_full_disk_does_not_hide_a_divergence(tmp_path: Path):
+    with files_up_to(10), pytest.raises(DivergedError, match="loss of seed 0 was not finite at step 3"):
+        guards.check_finite([[3]], ("loss",), [0], tmp_path, None)
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"], ids=["a file", "below a file"])
+def test_a_run_directory_that_cannot_be_one_is_refused_by_name(tmp_path: Path, place):
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(UsageError, match="cannot be a run directory"):
+        train(tiny(tmp_path, run_dir=str(tmp_path / place)))
+
+
+def test_a_success_between_refusals_starts_the_count_again(tmp_path: Path):
+    warnings: list[str] = []
+    disk = Disk(tmp_path, warnings.append)
+
+    def refuse() -> None:
+        raise OSError("full")
+
+    for action in (refuse, refuse, lambda: None, refuse, refuse):
+        disk.write("checkpoints", "checkpoint", action)
+    assert len(warnings) == 4

@@ -1,0 +1,83 @@
+"""metrics.jsonl holds each step once, whatever was cut off."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_cases import tiny
+
+from gtp_fast.runs import metrics
+from gtp_fast.training.train import train
+
+
+@given(st.lists(st.integers(1, 50), unique=True, max_size=12), st.integers(0, 50), st.binary(max_size=20))
+def test_lines_after_the_checkpoint_and_torn_ones_are_dropped(tmp_path_factory, steps, last, torn):
+    path = tmp_path_factory.mktemp("m") / "metrics.jsonl"
+    whole = [json.dumps({"step": step}) for step in sorted(steps)]
+    path.write_text("".join(line + "\n" for line in whole) + '{"step": 9' + torn.hex())
+    metrics.truncate_after(path, last)
+    assert path.read_text().splitlines() == [json.dumps({"step": step}) for step in sorted(steps) if step <= last]
+
+
+def test_means_are_sums_over_steps():
+    assert metrics.means([[10.0, 20.0], [30.0, 40.0]], ("a", "b"), 10) == {"a": [1.0, 3.0], "b": [2.0, 4.0]}
+
+
+@pytest.mark.parametrize("line", ["123", '{"loss": 1}', "\x00\x00"], ids=["number", "no step", "zeros"])
+def test_what_is_no_metric_line_ends_the_file(tmp_path: Path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n' + line + "\n")
+    metrics.truncate_after(path, 5)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_the_log_loses_intervals_after_the_checkpoint_and_keeps_all_else(tmp_path: Path):
+    path = tmp_path / "train.log"
+    kept = [
+        "start  at step 0 on x",
+        "step 1,000 52.3 steps/s q 1",
+        "evaluated step 3,000 score 9",
+        "warning: step",
+        "step",
+    ]
+    path.write_text("\n".join([*kept, "step 2,000 52.3 steps/s q 1", "step 1,0"]))
+    metrics.truncate_log_after(path, 1_000)
+    assert path.read_text() == "".join(f"{line}\n" for line in kept)
+
+
+def test_the_log_holds_the_start_its_notes_and_evaluations(tmp_path: Path):
+    train(tiny(tmp_path, eval_every=30))
+    log = (tmp_path / "run/train.log").read_text().splitlines()
+    assert log[0].startswith("start  at step 0 on ") and log[1].startswith("note   left out 3 of 60 rows")
+    assert log[-1].startswith("evaluated step 30 score ") and len(log[-1].split()) == 6
+
+
+def test_a_resumed_runs_log_names_its_start_and_each_step_once(tmp_path: Path):
+    train(tiny(tmp_path))
+    for step in (20, 30):
+        shutil.rmtree(tmp_path / f"run/ckpt/step-000000{step}")
+    train(tiny(tmp_path))
+    log = (tmp_path / "run/train.log").read_text().splitlines()
+    assert [line.split()[1] for line in log if line.startswith("step ")] == ["10", "20", "30"]
+    assert [line.split()[3] for line in log if line.startswith("start ")] == ["0", "10"]
+    assert [line for line in log if line.startswith("note   continuing from ")]
+
+
+def test_tensorboard_shows_each_point_once_after_a_resume(tmp_path: Path):
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs the extra track"
+    )
+    train(tiny(tmp_path, eval_every=10, tensorboard=True))
+    for step in (20, 30):
+        shutil.rmtree(tmp_path / f"run/ckpt/step-000000{step}")
+    (tmp_path / "run/eval/step-00000030.json").unlink()  # one evaluation is made again, one is not
+    train(tiny(tmp_path, eval_every=10, tensorboard=True))
+    points = reader.EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    found = {name: [point.step for point in points.Scalars(name)] for name in points.Tags()["scalars"]}
+    assert {"actor_loss/member0", "score/member1"} <= set(found)
+    assert all(sorted(steps) == [10, 20, 30] for steps in found.values()), found

@@ -1,0 +1,224 @@
+"""Where a run goes, where it continues, and what it never takes for its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from data_cases import columns, write
+from run_cases import tiny
+
+from gtp_fast import device
+from gtp_fast.config import TrainConfig
+from gtp_fast.data import catalog, dataset
+from gtp_fast.data.catalog import run_settings
+from gtp_fast.errors import CheckpointError, UsageError
+from gtp_fast.runs import checkpoint, directory
+from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.events import Progress, Started
+from gtp_fast.runs.resume import open_run, starting_point
+from gtp_fast.training.train import train
+
+
+@pytest.fixture
+def cfg(tmp_path: Path, monkeypatch) -> TrainConfig:
+    """Settings without --run-dir: the run goes below runs/ of a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tiny(tmp_path, run_dir=None)
+
+
+def _data(cfg: TrainConfig) -> dataset.Transitions:
+    return dataset.load(catalog.resolve(cfg.env), Path(str(cfg.dataset)))
+
+
+def _place(cfg: TrainConfig) -> Path:
+    """Return the directory that the next run with these settings takes."""
+    with open_run(device.resolve(cfg)[0], _data(cfg)) as (run, _):
+        return run.path
+
+
+def _finished_long_ago(cfg: TrainConfig) -> RunDir:
+    """Train, and set the time in the run's name back, so that a new run cannot take the same name."""
+    done = Path(train(cfg).run_dir)
+    return RunDir(done.rename(done.with_name(done.name.replace("-s0-2", "-s0-1"))))
+
+
+def _back_to(run: RunDir, step: int) -> None:
+    for later in [s for s in checkpoint.steps(run) if s > step]:
+        shutil.rmtree(run.checkpoint(later))
+
+
+def test_a_finished_run_is_followed_by_a_new_one(cfg):
+    done = _finished_long_ago(cfg)
+    assert _place(cfg) != done.path
+
+
+def test_a_run_whose_last_evaluation_was_cut_off_is_continued(cfg):
+    done = _finished_long_ago(cfg)
+    last = checkpoint.load(done.checkpoint(30))
+    policy, _ = checkpoint.load_policy(done.checkpoint(30))
+    checkpoint.save(done, 30, last.tensors, policy, last.meta, {30: policy})
+    assert _place(cfg) == done.path
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_is_continued(cfg):
+    done = _finished_long_ago(cfg)
+    (done.checkpoint(30) / checkpoint.STATE).write_bytes(b"short")
+    assert _place(cfg) == done.path
+
+
+def test_an_unfinished_run_on_other_data_is_left_alone(cfg, tmp_path):
+    unfinished = _finished_long_ago(cfg)
+    _back_to(unfinished, 10)
+    other = write(tmp_path / "other.hdf5", columns(episodes=4, length=20))
+    assert _place(cfg) == unfinished.path
+    assert _place(replace(cfg, dataset=str(other))) != unfinished.path
+
+
+def test_never_takes_a_new_directory_even_within_one_second(cfg, monkeypatch):
+    class Stopped(directory.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(directory, "datetime", Stopped)
+    never = replace(cfg, resume="never")
+    assert _place(never) != _place(never)
+
+
+def test_never_refuses_a_directory_with_anything_in_it(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.tex").write_text("two years")
+    with pytest.raises(UsageError, match="is not empty"):
+        train(tiny(tmp_path, resume="never"))
+
+
+def test_a_run_to_resume_and_another_directory_contradict_each_other(tmp_path: Path):
+    train(tiny(tmp_path))
+    with pytest.raises(UsageError, match="leave out --run-dir"):
+        train(tiny(tmp_path, resume=str(tmp_path / "run"), run_dir=str(tmp_path / "else")))
+
+
+def test_a_checkpoint_of_other_settings_is_refused_though_its_shapes_fit(tmp_path: Path):
+    train(tiny(tmp_path))
+    train(tiny(tmp_path, eta=3.0, run_dir=str(tmp_path / "other")))
+    _back_to(RunDir(tmp_path / "run"), 10)
+    shutil.copytree(tmp_path / "other/ckpt/step-00000020", tmp_path / "run/ckpt/step-00000020")
+    with pytest.raises(CheckpointError, match="is of a run with other settings"):
+        train(tiny(tmp_path))
+
+
+def test_the_best_policy_outlives_a_kill_before_the_first_checkpoint(tmp_path: Path):
+    cfg = tiny(tmp_path)
+    run = RunDir(tmp_path / "run")
+    checkpoint.save_best(run, {"actor": torch.ones(2, 3)}, {"step": 5, "figures": [7.0, 8.0], "steps": [5, 5]})
+    start = starting_point(run, device.resolve(cfg)[0], _data(cfg))
+    assert start.checkpoint is None and start.best["figures"] == [7.0, 8.0]
+
+
+def test_a_run_that_goes_back_behind_damaged_checkpoints_keeps_what_it_saves(tmp_path: Path):
+    train(tiny(tmp_path))
+    run = RunDir(tmp_path / "run")
+    for step in (20, 30):
+        (run.checkpoint(step) / checkpoint.STATE).write_bytes(b"short")
+
+    def stop_at_15(event: object) -> None:
+        if getattr(event, "step", 0) == 15:
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        train(tiny(tmp_path, save_every=7, log_every=5, keep=1), stop_at_15)
+    assert checkpoint.load(run.checkpoint(14)).step == 14
+
+
+def test_means_are_right_when_the_log_interval_changes_on_the_way(tmp_path: Path):
+    def lines(run: str) -> dict[int, list[float]]:
+        rows = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
+        return {row["step"]: row["actor_loss"] for row in rows}
+
+    train(tiny(tmp_path, log_every=1, run_dir=str(tmp_path / "each")))
+    train(tiny(tmp_path, log_every=7))
+    _back_to(RunDir(tmp_path / "run"), 10)
+    train(tiny(tmp_path, log_every=10))
+    each, coarse = lines("each"), lines("run")
+    assert list(coarse) == [7, 20, 30]
+    # Sums of 13 float32 losses, taken on the device there and in float64 here.
+    assert coarse[20][0] == pytest.approx(sum(each[step][0] for step in range(8, 21)) / 13, rel=1e-5)
+
+
+def test_a_failure_that_was_overcome_is_no_longer_told(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/failure.json").write_text("{}")
+    train(tiny(tmp_path))
+    assert not (tmp_path / "run/failure.json").exists()
+
+
+def _stop_at(step: int):
+    """Return a listener that ends the run at the metrics of a step, as Ctrl-C does, before a checkpoint of it."""
+
+    def listen(event: object) -> None:
+        if isinstance(event, Progress) and event.step == step:
+            raise KeyboardInterrupt
+
+    return listen
+
+
+def test_going_back_to_an_older_checkpoint_leaves_no_gap_and_no_step_twice(tmp_path: Path):
+    cfg = tiny(tmp_path, log_every=5)
+    train(cfg)
+    whole, run = (tmp_path / "run/metrics.jsonl").read_bytes(), RunDir(tmp_path / "run")
+    with suppress(KeyboardInterrupt):
+        train(replace(cfg, resume=str(run.checkpoint(10))), _stop_at(15))
+    assert checkpoint.steps(run) == [10]
+    train(cfg)
+    assert run.metrics.read_bytes() == whole and checkpoint.steps(run) == [10, 20, 30]
+
+
+def test_going_back_says_which_checkpoints_it_removes(tmp_path: Path):
+    train(tiny(tmp_path))
+    events: list = []
+    train(tiny(tmp_path, resume=str(tmp_path / "run/ckpt/step-00000010")), events.append)
+    started = next(event for event in events if isinstance(event, Started))
+    assert "removing the checkpoints after it, of steps 20, 30" in started.notes
+
+
+def test_older_checkpoints_that_a_kill_left_go_when_the_run_is_found_again(tmp_path: Path):
+    train(tiny(tmp_path, keep=3))
+    assert checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20, 30]
+    train(tiny(tmp_path, keep=1))  # as if the last save had been killed before it removed them
+    assert checkpoint.steps(RunDir(tmp_path / "run")) == [30]
+
+
+def test_a_named_checkpoint_that_is_the_last_removes_nothing(tmp_path: Path):
+    train(tiny(tmp_path))
+    train(tiny(tmp_path, resume=str(tmp_path / "run/ckpt/step-00000030")))
+    assert checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20, 30]
+
+
+def test_a_named_checkpoint_that_is_damaged_removes_nothing(tmp_path: Path):
+    train(tiny(tmp_path))
+    run = RunDir(tmp_path / "run")
+    (run.checkpoint(10) / checkpoint.STATE).write_bytes(b"short")
+    with pytest.raises(CheckpointError):
+        train(tiny(tmp_path, resume=str(run.checkpoint(10))))
+    assert checkpoint.steps(run) == [10, 20, 30]
+
+
+def test_a_run_that_is_named_continues_without_its_settings_being_typed(tmp_path: Path):
+    train(tiny(tmp_path))
+    _back_to(RunDir(tmp_path / "run"), 10)
+    result = train(run_settings({"resume": str(tmp_path / "run")}))
+    assert Path(result.run_dir) == tmp_path / "run" and checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20, 30]
+
+
+def test_the_environment_names_the_processor(tmp_path: Path):
+    train(tiny(tmp_path))
+    found = json.loads((tmp_path / "run/environment.json").read_text())
+    assert found["cpu"] and found["gpu"] is None
+    cpuinfo = Path("/proc/cpuinfo")
+    assert "model name" not in (cpuinfo.read_text() if cpuinfo.exists() else "") or found["cpu"] in cpuinfo.read_text()

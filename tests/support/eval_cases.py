@@ -1,0 +1,205 @@
+"""Environments and policies for the tests of evaluation; a worker process finds them as eval_cases:NAME."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from gtp_fast import algorithms
+from gtp_fast.algorithms import networks
+from gtp_fast.data.spec import DataSpec, EvalEnv
+from gtp_fast.policy.policy import PolicyConfig
+
+
+class Small(gymnasium.Env):
+    """Four numbers in, three out, eight steps of reward 1; the parent of the other cases."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self):
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seed, self.taken = seed or 0, 0
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action):
+        self.taken += 1
+        return np.full(4, self.taken / 10, np.float32), 1.0, False, self.taken == 8, {}
+
+
+class Diverging(Small):
+    """Every second episode blows up at its third step, in the way named."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.way = way
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        return (obs * np.nan if self.way == "reset" else obs), info
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.seed % 2 and self.taken == 3:
+            obs = obs * np.nan if self.way in ("nan", "healthy") else np.full(4, 1e300) if self.way == "large" else obs
+            reward = np.nan if self.way == "reward" else reward
+            terminated = self.way == "healthy"  # as MuJoCo's: is_healthy asks for finite numbers
+        return obs, reward, terminated, truncated, info
+
+
+class Endless(Small):
+    """An episode without an end, which says by a file that it has begun."""
+
+    def __init__(self, marker: str):
+        super().__init__()
+        self.marker = Path(marker)
+
+    def step(self, action):
+        self.marker.touch()
+        time.sleep(0.01)
+        return np.zeros(4, np.float32), 1.0, False, False, {}
+
+
+class Counting(Small):
+    """Ends after 3 to 9 steps, as its seed says, by either cause; step n has reward n, and none may come late."""
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        self.length = 3 + self.seed % 7
+        return obs, info
+
+    def step(self, action):
+        self.taken += 1
+        assert self.taken <= self.length, "a step after the end"
+        ended, by_time = self.taken == self.length, self.length % 2 == 0
+        return np.full(4, self.taken / 10, np.float32), self.taken, ended and not by_time, ended and by_time, {}
+
+
+class Numbered(Small):
+    """An endless episode whose every reward is its seed."""
+
+    def step(self, action):
+        return np.zeros(4, np.float32), self.seed, False, False, {}
+
+
+class Succeeding(Small):
+    """Every second episode says of its fourth step, and of that alone, that it was a success."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, {"success": np.float32(self.seed % 2 and self.taken == 4)}
+
+
+class Failing(Small):
+    """Raises in its third step, or kills the process that steps it."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.way = way
+
+    def step(self, action):
+        if self.taken == 2 and self.seed == 6:
+            if self.way == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ZeroDivisionError("the robot fell apart")
+        return super().step(action)
+
+
+class Lasting(Small):
+    """An episode without an end, which leaves the id of the process that steps it in a folder."""
+
+    def __init__(self, folder: str):
+        super().__init__()
+        self.folder = Path(folder)
+
+    def step(self, action):
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(0.01)
+        return np.zeros(4, np.float32), 1.0, False, False, {}
+
+
+class Painted(Small):
+    """A square that moves with every step."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(self, render_mode: str | None = None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        picture = np.zeros((32, 32, 3), np.uint8)
+        picture[:, 4 * self.taken % 32 :][:, :4] = (255, 8 * self.taken, 0)
+        return picture
+
+
+class Reaching(gymnasium.Env):
+    """A goal to push a point to, in observations of parts that stand in no alphabetical order, by forces up to 2."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self):
+        plane = gymnasium.spaces.Box(-50, 50, (2,), np.float64)
+        parts = [("observation", plane), ("left", gymnasium.spaces.Discrete(9)), ("desired_goal", plane)]
+        self.observation_space = gymnasium.spaces.Dict(OrderedDict([*parts, ("achieved_goal", plane)]))
+        self.action_space = gymnasium.spaces.Box(-2, 2, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at, self.goal, self.left = np.zeros(2), self.np_random.uniform(-5, 5, 2), 8
+        return self._seen(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(np.asarray(action, np.float32))
+        self.at, self.left = self.at + action, self.left - 1
+        return self._seen(), -float(np.abs(self.at - self.goal).max()), False, self.left == 0, {}
+
+    def _seen(self):
+        return {"desired_goal": self.goal, "left": self.left, "observation": self.at / 2, "achieved_goal": self.at}
+
+
+def spec(name: str, **kwargs: Any) -> DataSpec:
+    """Return a catalogue entry that is evaluated in one of these environments."""
+    return DataSpec(name, "file", eval_env=EvalEnv(f"eval_cases:gtp_fast_tests/{name}-v0", tuple(kwargs.items())))
+
+
+def config(obs_dim=4, action_dim=3, seeds=(0, 1)) -> PolicyConfig:
+    """Return a small policy's description."""
+    return PolicyConfig(obs_dim, action_dim, 16, 0.002, 10.0, 0.5, 7.0, 2, 1, "none", seeds)
+
+
+def tensors(c: PolicyConfig):
+    """Return untrained parameters for a description."""
+    layout = algorithms.of(c.algo).layouts(c, c.obs_dim, c.action_dim)["actor"]
+    return {"actor": networks.init_flat(layout, list(c.seeds))}
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs; one that has ended but was not asked for its exit code does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def within(seconds: float, what) -> bool:
+    """Whether something becomes true in time."""
+    ends = time.monotonic() + seconds
+    while not what() and time.monotonic() < ends:
+        time.sleep(0.02)
+    return what()
+
+
+for case in (Small, Diverging, Endless, Counting, Numbered, Succeeding, Failing, Lasting, Painted, Reaching):
+    limit = 6 if case is Numbered else None
+    gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", case, max_episode_steps=limit, disable_env_checker=True)

@@ -1,0 +1,131 @@
+"""The order of write, fsync and rename: after a power cut at any moment the old is found, or the whole new."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from crash_states import Recording, record
+
+from gtp_fast.errors import CheckpointError
+from gtp_fast.files import publish
+from gtp_fast.runs import checkpoint
+from gtp_fast.runs.directory import RunDir
+
+
+def found(recording: Recording, read: Callable[[Path], object], place: Path, after: int = 0) -> set[object]:
+    """Return what `read` finds in every state that a power cut may leave."""
+    answers = set()
+    for _, make in recording.crashes(after):
+        place.mkdir()
+        make(place)
+        answers.add(read(place))
+        shutil.rmtree(place)
+    return answers
+
+
+def save(run: RunDir, step: int) -> None:
+    checkpoint.save(run, step, {"w": torch.full((4,), float(step))}, {"w": torch.zeros(2)}, {"logged": step}, {})
+
+
+def newest(place: Path) -> int | str:
+    """Return the step of the newest checkpoint, as a resume finds it."""
+    run = RunDir(place)
+    (place / "ckpt").mkdir(exist_ok=True)
+    try:
+        loaded, _ = checkpoint.load_newest(run)
+    except CheckpointError:
+        return "none is usable"
+    return 0 if loaded is None else loaded.step
+
+
+def first_byte(place: Path) -> bytes:
+    return (place / "file").read_bytes()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+def test_a_published_file_is_the_old_or_the_new_after_any_power_cut(root, tmp_path, monkeypatch):
+    publish(root / "file", b"old")
+    recording = record(root, monkeypatch, lambda: publish(root / "file", b"brand new"))
+    assert found(recording, first_byte, tmp_path / "after") == {b"old", b"brand new"}
+    assert found(recording, first_byte, tmp_path / "after", len(recording.trees) - 1) == {b"brand new"}
+
+
+def without_fsync(path: Path, data: bytes) -> None:
+    part = path.with_name("part")
+    part.write_bytes(data)
+    os.replace(part, path)
+
+
+def without_fsync_of_the_directory(path: Path, data: bytes) -> None:
+    part = path.with_name("part")
+    part.write_bytes(data)
+    descriptor = os.open(part, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    os.replace(part, path)
+
+
+@pytest.mark.parametrize(
+    ("write", "wrong"),
+    [(Path.write_bytes, b""), (without_fsync, b"bran"), (without_fsync_of_the_directory, b"old")],
+    ids=["in place", "no fsync", "no fsync of the directory"],
+)
+def test_a_writer_that_skips_a_part_of_it_is_caught(root, tmp_path, monkeypatch, write, wrong):
+    publish(root / "file", b"old")
+    recording = record(root, monkeypatch, lambda: write(root / "file", b"brand new"))
+    answers = found(
+        recording,
+        lambda place: (place / "file").exists() and first_byte(place),
+        tmp_path / "after",
+        len(recording.trees) - 1,
+    )
+    assert wrong in answers
+
+
+def test_a_resume_finds_the_last_checkpoint_or_the_one_before_after_any_power_cut(root, tmp_path, monkeypatch):
+    run = RunDir(root)
+    run.checkpoints.mkdir()
+    save(run, 10)
+    recording = record(run.checkpoints, monkeypatch, lambda: save(run, 20))
+    shutil.rmtree(run.checkpoints)
+
+    def resumed(place: Path) -> int | str:
+        os.rename(place, root / "ckpt")
+        try:
+            return newest(root)
+        finally:
+            os.rename(root / "ckpt", place)
+
+    assert found(recording, resumed, tmp_path / "after") == {10, 20}
+    assert found(recording, resumed, tmp_path / "after", len(recording.trees) - 1) == {20}
+
+
+def test_the_best_policy_is_the_old_or_the_new_after_any_power_cut(root, tmp_path, monkeypatch):
+    run = RunDir(root)
+    with run.claim():
+        checkpoint.save_best(run, {"w": torch.ones(2)}, {"step": 10})
+    recording = record(
+        run.checkpoints, monkeypatch, lambda: checkpoint.save_best(run, {"w": torch.ones(2)}, {"step": 20})
+    )
+    shutil.rmtree(run.checkpoints)
+
+    def best(place: Path) -> int:
+        os.rename(place, run.checkpoints)
+        try:
+            with run.claim():  # puts back what had stepped aside
+                return checkpoint.load_policy(run.checkpoints / checkpoint.BEST)[1]["step"]
+        finally:
+            os.rename(run.checkpoints, place)
+
+    assert found(recording, best, tmp_path / "after") == {10, 20}
+    assert found(recording, best, tmp_path / "after", len(recording.trees) - 1) == {20}

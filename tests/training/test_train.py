@@ -1,0 +1,196 @@
+"""The run: its files, its refusals, divergence, a full disk, and what a second call does."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from data_cases import columns, write
+from run_cases import tiny
+from safetensors.torch import load_file
+
+from gtp_fast.errors import CheckpointError, DiskError, DivergedError, OutOfMemoryError, UsageError
+from gtp_fast.runs import checkpoint
+from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.events import Evaluated, Progress, Started, Warned
+from gtp_fast.training.train import train
+
+
+def _events(cfg):
+    events = []
+    return train(cfg, events.append), events
+
+
+def test_a_run_leaves_the_promised_files_and_each_step_once(tmp_path: Path):
+    result, events = _events(tiny(tmp_path))
+    run = tmp_path / "run"
+    assert {p.name for p in run.iterdir()} >= {"config.yaml", "environment.json", "LOCK", "metrics.jsonl", "train.log"}
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [10, 20, 30]
+    assert checkpoint.steps(RunDir(run)) == [10, 20, 30] and result.checkpoint.endswith("step-00000030")
+    assert [type(e) for e in events if not isinstance(e, Warned)] == [Started, Progress, Progress, Progress]
+    environment = json.loads((run / "environment.json").read_text())
+    assert len(environment["data_sha256"]) == 64 and environment["torch"] == torch.__version__
+
+
+def test_metric_lines_hold_no_clock(tmp_path: Path):
+    train(tiny(tmp_path))
+    line = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
+    assert not [name for name in line if "second" in name or "time" in name]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path):
+    first, _ = _events(tiny(tmp_path))
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    second, events = _events(tiny(tmp_path))
+    assert not [e for e in events if isinstance(e, Progress)]
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before and second.checkpoint == first.checkpoint
+
+
+def test_other_settings_in_the_same_directory_are_refused_by_name(tmp_path: Path):
+    train(tiny(tmp_path))
+    with pytest.raises(UsageError, match=r"--eta 2\.0 there, 3\.0 here"):
+        train(tiny(tmp_path, eta=3.0))
+    with pytest.raises(UsageError, match="choose another --run-dir"):
+        train(tiny(tmp_path, resume="never"))
+
+
+def test_a_run_with_only_damaged_checkpoints_is_not_restarted(tmp_path: Path):
+    train(tiny(tmp_path))
+    for file in (tmp_path / "run/ckpt").rglob("state.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="none of the 3 checkpoints"):
+        train(tiny(tmp_path))
+
+
+def test_auto_finds_the_unfinished_run_of_the_same_settings(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = tiny(tmp_path, run_dir=None)
+    done = Path(train(cfg).run_dir)
+    assert done.parent == Path("runs/HalfCheetah-v5")
+    for step in (20, 30):
+        for file in RunDir(done).checkpoint(step).iterdir():
+            file.unlink()
+        RunDir(done).checkpoint(step).rmdir()
+    result, events = _events(cfg)
+    assert Path(result.run_dir) == done
+    assert any("continuing from" in note for e in events if isinstance(e, Started) for note in e.notes)
+    assert Path(train(cfg).run_dir) != done or len(list(done.parent.iterdir())) == 1
+
+
+def test_evaluation_is_reported_saved_and_its_best_kept(tmp_path: Path):
+    result, events = _events(tiny(tmp_path, eval_every=15))
+    steps = [e.step for e in events if isinstance(e, Evaluated)]
+    assert steps == [15, 30] and result.score_last is not None and result.score_best is not None
+    assert all(best >= last for best, last in zip(result.score_best, result.score_last, strict=True))
+    saved = json.loads((tmp_path / "run/eval/step-00000030.json").read_text())
+    assert saved["episodes"] == 1 and len(saved["scores"]) == 2 and saved["sampling_steps"] == 2
+    _, meta = checkpoint.load_policy(tmp_path / "run/ckpt/best")
+    assert meta["figures"] == pytest.approx(result.score_best)
+
+
+@pytest.mark.parametrize("every", ["eval_every", "save_every"])
+def test_every_zero_means_never_but_the_last_step_is_saved(tmp_path: Path, every):
+    train(tiny(tmp_path, **{every: 0}))
+    assert not list((tmp_path / "run/eval").iterdir())
+    assert checkpoint.steps(RunDir(tmp_path / "run"))[-1] == 30
+
+
+def test_promise_4_divergence_stops_the_run_within_an_interval_and_is_never_saved(tmp_path: Path):
+    cfg = tiny(tmp_path, lr=1e30, grad_norm=0.0, steps=60, save_every=5)
+    with pytest.raises(DivergedError, match="was not finite at step") as error:
+        train(cfg)
+    assert error.value.exit_code == 4
+    failure = json.loads((tmp_path / "run/failure.json").read_text())
+    assert failure["step"] < 15 and failure["seed"] in (0, 1) and failure["advice"]
+    for file in (tmp_path / "run/ckpt").rglob("*.safetensors"):
+        assert all(torch.isfinite(t).all() for t in load_file(file).values() if t.is_floating_point())
+
+
+@contextmanager
+def _no_file_above(size: int):
+    """Let the kernel refuse larger files, as a full disk does."""
+    old, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, old)
+
+
+def test_promise_5_a_full_disk_warns_and_gives_up_after_three_refusals(tmp_path: Path):
+    train(tiny(tmp_path, steps=30))
+    cfg = replace(tiny(tmp_path), run_dir=str(tmp_path / "second"), steps=200, save_every=10, log_every=1000)
+    events: list = []
+    with _no_file_above(20_000), pytest.raises(DiskError, match="3 writes") as error:  # smaller than a state
+        train(cfg, events.append)
+    assert error.value.exit_code == 7
+    assert sum(isinstance(e, Warned) for e in events) == 3
+    assert checkpoint.steps(RunDir(tmp_path / "second")) == []
+    assert checkpoint.load_newest(RunDir(tmp_path / "run"))[0] is not None
+
+
+def test_the_log_holds_every_warning_and_what_ended_the_run(tmp_path: Path):
+    with _no_file_above(20_000), pytest.raises(DiskError):
+        train(tiny(tmp_path, steps=200, log_every=1000))
+    log = (tmp_path / "run/train.log").read_text().splitlines()
+    warned = [line for line in log if line.startswith("warning: checkpoint at step ")]
+    assert [line.split()[4] for line in warned] == ["10", "20", "30"]
+    assert log[-1].startswith("stopped: DiskError: 3 writes of checkpoints")
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_no_success(tmp_path: Path):
+    cfg = tiny(tmp_path, save_every=0, log_every=1000, steps=10)
+    with _no_file_above(20_000), pytest.raises(DiskError, match="the last checkpoint could not be written"):
+        train(cfg)
+
+
+def test_promise_7_a_run_that_cannot_fit_is_refused_before_it_allocates(tmp_path: Path):
+    with pytest.raises(
+        OutOfMemoryError, match=r"needs about [\d.]+ GB .* lower --seeds, --hidden or --batch-size"
+    ) as error:
+        train(tiny(tmp_path, hidden=20_000, seeds=500))
+    assert error.value.exit_code == 8
+
+
+SMALL_MACHINE = """
+import resource, sys
+from pathlib import Path
+from run_cases import tiny
+from gtp_fast.cli.main import main
+from gtp_fast.training.train import train
+folder = Path(sys.argv[1])
+train(tiny(folder, run_dir=str(folder / "first"), steps=2))  # what is loaded late is loaded now
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (200 << 20), resource.RLIM_INFINITY))
+typed = "train --env HalfCheetah-v5 --backend eager --threads 1 --eval-every 0 --seeds 4 --hidden 2048 --steps 2"
+main([*typed.split(), "--dataset", str(folder / "data.hdf5"), "--run-dir", str(folder / "second")])
+"""
+
+
+def test_promise_7_memory_that_runs_out_exits_8_with_the_flags_that_help(tmp_path: Path):
+    words = [sys.executable, "-c", SMALL_MACHINE, str(tmp_path)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False
+    )
+    assert done.returncode == 8, done.stderr
+    assert "memory ran out" in done.stderr and "lower --seeds (4), --hidden (2048)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_could_not_be_evaluated_is_refused_before_it_starts(tmp_path: Path):
+    write(tmp_path / "own.hdf5", columns(sizes=(29, 8)))
+    kitchen = tiny(tmp_path, env="D4RL/kitchen/mixed-v2", dataset=str(tmp_path / "own.hdf5"), eval_every=10)
+    with pytest.raises(UsageError, match=r"names no evaluation environment in this version; .*or pass --eval-every 0"):
+        train(kitchen)
+    assert not (tmp_path / "run").exists()
+    assert train(replace(kitchen, eval_every=0)).score_last is None
