@@ -24,8 +24,8 @@ from bench.table import keep
 from gtp_fast import device
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.runs import checkpoint
+from gtp_fast.runs.checkpoint import Saving
 from gtp_fast.runs.directory import RunDir
-from gtp_fast.runs.saving import Saving
 from gtp_fast.training import train
 
 ROWS, SAVES, SIGNALS = 10_000, 40, 5

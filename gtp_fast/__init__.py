@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gtp_fast.version import __version__
 
 if TYPE_CHECKING:
-    from gtp_fast.policy.load import load_policy
+    from gtp_fast.policy.policy import load_policy
     from gtp_fast.training.train import Result
 
 __all__ = ["__version__", "load_policy", "train"]
@@ -33,7 +33,7 @@ def train(**settings: Any) -> Result:
 def __getattr__(name: str) -> Any:
     # torch is imported with the policy, not with the package.
     if name == "load_policy":
-        from gtp_fast.policy.load import load_policy
+        from gtp_fast.policy.policy import load_policy
 
         return load_policy
     raise AttributeError(f"module 'gtp_fast' has no attribute {name!r}")

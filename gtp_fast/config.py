@@ -1,14 +1,113 @@
-"""The settings of a run: one frozen dataclass, read by the command line, YAML files and Python alike."""
+"""Variants of GTP that the paper compares: what their settings mean, and which of them have no effect together.
+
+The settings of a run: one frozen dataclass, read by the command line, YAML files and Python alike.
+
+One line of help for every setting; a test keeps it complete.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal, get_type_hints
 
 from gtp_fast.errors import UsageError
-from gtp_fast.variants import check_variants, flag, shown
+
+LARGEST_GRID = 10**6  # steps; the grids of all stages lie on the device
+# Settings of GTP's step alone, with what other algorithms and the fused kernels have.
+PUBLISHED = {
+    "actor_loss": "gtp",
+    "process": "edm",
+    "compare_at_zero": False,
+    "value": "policy",
+    "weight_norm": False,
+    "times": "grid",
+}
+# name: the setting that reads it, with its values that do.
+READ_BY = {
+    "solver": ("actor_loss", ("solver",)),
+    "solver_steps": ("actor_loss", ("solver",)),
+    "lambda_q": ("actor_loss", ("linear-q",)),
+    "lambda_flow": ("actor_loss", ("gtp", "solver", "linear-q", "shortcut", "meanflow")),
+    "compare_at_zero": ("actor_loss", ("gtp", "consistency", "solver", "linear-q", "shortcut")),
+    "value": ("actor_loss", ("gtp", "consistency", "denoiser", "solver", "shortcut", "meanflow")),
+    "weight_norm": ("actor_loss", ("gtp", "consistency", "denoiser", "solver", "shortcut", "meanflow")),
+    "etas": ("actor_loss", ("gtp", "consistency", "denoiser", "solver", "shortcut", "meanflow")),
+    "value_samples": ("value", ("policy",)),
+    "time_mean": ("times", ("lognormal",)),
+    "time_std": ("times", ("lognormal",)),
+}
+
+
+def grid_steps(cfg: TrainConfig) -> tuple[int, int]:
+    """Return the grid's steps at first and at last: s0 and s1, or N and N of `fixed:N`.
+
+    Raises: UsageError for a schedule that is neither.
+    """
+    if cfg.steps_schedule == "doubling":
+        return cfg.s0, cfg.s1
+    kind, _, count = cfg.steps_schedule.partition(":")
+    if kind != "fixed" or not (count.isascii() and count.isdigit()) or len(count) > 7:
+        raise UsageError(f"--steps-schedule {shown(cfg.steps_schedule)} is neither doubling nor fixed:N, as fixed:40")
+    if not 1 <= int(count) <= LARGEST_GRID:
+        raise UsageError(f"--steps-schedule {cfg.steps_schedule} is outside [fixed:1, fixed:{LARGEST_GRID}]")
+    return int(count), int(count)
+
+
+def check_variants(cfg: TrainConfig) -> None:
+    """Refuse variants that cannot be run, or would change nothing.
+
+    Raises: UsageError naming both settings.
+    """
+    grid_steps(cfg)
+    changed = [name for name in (*PUBLISHED, *READ_BY, "steps_schedule") if getattr(cfg, name) != _default(cfg, name)]
+    for name in changed:
+        shared = name in ("etas", "value_samples", "lambda_flow")  # older than the variants, and left to the algorithms
+        if cfg.algo != "gtp" and not shared:
+            raise UsageError(f"{_typed(cfg, name)} is for --algo gtp, not {cfg.algo}")
+        reader, values = READ_BY.get(name, ("algo", (cfg.algo,)))
+        if getattr(cfg, reader) not in values:
+            raise UsageError(f"{_typed(cfg, name)} has no effect with {_typed(cfg, reader)}; leave it out")
+    guided = [name for name in ("value", "weight_norm") if name in changed]
+    guided += ["actor_loss"] * (cfg.actor_loss == "linear-q")
+    if cfg.bc and guided:
+        raise UsageError(f"--bc trains no critic, which {_typed(cfg, guided[0])} needs; leave one of them out")
+    if cfg.process == "flow" and cfg.sigma_max != 1.0:
+        raise UsageError(f"--process flow runs over times from 0 to 1: pass --sigma-max 1, not {cfg.sigma_max}")
+
+
+def not_fused(cfg: TrainConfig) -> str | None:
+    """Return the setting that the fused step needs and this run has not, in words, or None."""
+    for name, value in PUBLISHED.items():
+        if getattr(cfg, name) != value:
+            needed = f"no {flag(name)}" if value is False else f"{flag(name)} {value}"
+            return f"{needed}: the fused step computes the published loss alone, not {_typed(cfg, name)}"
+    return None
+
+
+def _default(cfg: TrainConfig, name: str) -> object:
+    return getattr(type(cfg), name)
+
+
+def _typed(cfg: TrainConfig, name: str) -> str:
+    """Return a setting as it is typed."""
+    value = getattr(cfg, name)
+    return flag(name) if value is True else f"{flag(name)} {value}"
+
+
+def shown(value: object) -> str:
+    """Return a value in few letters: nested YAML aliases stand for more text than fits in memory."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "an integer of thousands of digits"
+
+
+def flag(name: str) -> str:
+    """Return the flag of a field: batch_size -> --batch-size."""
+    return "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -247,3 +346,81 @@ def hash6(cfg: TrainConfig) -> str:
     defaults = asdict(TrainConfig())
     decisive = sorted((k, v) for k, v in asdict(cfg).items() if k not in RUN_ONLY_FIELDS and v != defaults[k])
     return hashlib.sha256(repr(decisive).encode()).hexdigest()[:6]
+
+
+FIELD_HELP = {
+    "env": "data set: hopper-demo-v0, halfcheetah-medium-v2, a Minari id ... (gtp-fast data list)",
+    "dataset": "D4RL-layout file, directory of them, OGBench file, Minari directory or id; --env then names the scorer",
+    "clip_actions": "clip actions outside [-1, 1] and say how many",
+    "normalise_obs": "subtract the data's mean from observations and divide by their spread; saved with the policy",
+    "frame_stack": "frames that make one observation, where observations are pictures",
+    "augment": "probability that a step shifts its pictures by up to 3 pixels",
+    "algo": "algorithm",
+    "bc": "behaviour cloning: no critic, every weight 1",
+    "preset": "settings of the algorithm that belong together",
+    "steps": "train steps in all; schedules stretch over them",
+    "batch_size": "transitions a step",
+    "seed": "first seed",
+    "seeds": "independent runs trained at once: seed, seed + 1, ...",
+    "sampling_steps": "K, steps from noise to action",
+    "candidates": "actions drawn for each observation when evaluated; Q picks one",
+    "select": "how Q picks among candidates",
+    "device": "where to train",
+    "backend": "how the step runs",
+    "precision": "of the operands of matrix products; auto: tf32 on a GPU, fp32 on the CPU",
+    "graph": "capture steps in CUDA graphs (GPU)",
+    "unroll": "train steps in one graph (GPU)",
+    "buffer": "where the data set lies; host: it is streamed to the device; auto: host where it does not fit",
+    "threads": "CPU threads; 0 takes all cores",
+    "run_dir": "the run's own directory; default runs/<env>/<algo>-s<seed>-<UTC>-<hash>",
+    "resume": "auto continues an unfinished run of the same settings; never; or a run's path",
+    "log_every": "steps between log lines",
+    "eval_every": "steps between evaluations; 0: never",
+    "eval_episodes": "episodes of an evaluation",
+    "eval_workers": "processes of an evaluation; 0: one beside training on a CPU, all cores but one on a GPU",
+    "save_every": "steps between checkpoints; 0: only the last step",
+    "keep": "checkpoints kept",
+    "tensorboard": "also log to TensorBoard (extra: track)",
+    "wandb": "also log to Weights & Biases (extra: track)",
+    "profile": "NVTX ranges around the phases of each step",
+    "hidden": "width of the networks",
+    "layers": "hidden layers (of fql; the others have 3)",
+    "lr": "Adam's learning rate",
+    "lr_schedule": "constant, or a cosine to 0 at the last step",
+    "grad_norm": "largest gradient norm of each network; 0: no clipping",
+    "gamma": "discount a step",
+    "tau": "rate of the critic's target",
+    "ema_decay": "decay of the actor's EMA",
+    "ema_every": "steps between EMA updates",
+    "ema_start": "first step of the EMA",
+    "max_q_backup": "TD target from the best of 10 sampled actions",
+    "reward_scale": "rewards are trained as (r + shift) * scale",
+    "reward_shift": "see --reward-scale",
+    "sigma_min": "noise level that stands for time 0",
+    "sigma_max": "largest noise level",
+    "sigma_data": "scale of the actions",
+    "rho": "curvature of the Karras grid",
+    "s0": "grid steps at first",
+    "s1": "grid steps at last",
+    "steps_schedule": "grid steps over the run: doubling from s0 to s1, or fixed:N (Table 8)",
+    "times": "how t is drawn from the grid: uniformly, or so that ln t is normal",
+    "time_mean": "mean of ln t",
+    "time_std": "standard deviation of ln t",
+    "process": "noising of actions: edm, a + t z; flow, (1 - t) a + t z",
+    "actor_loss": "what the actor learns: the paper's loss, or one that it compares with",
+    "lambda_flow": "weight of the instantaneous loss (Eq. 19)",
+    "solver": "method of --actor-loss solver",
+    "solver_steps": "its grid steps from t to u, at most 3",
+    "lambda_q": "weight of Q in --actor-loss linear-q",
+    "compare_at_zero": "carry both sides of the trajectory loss to time 0 before they are compared",
+    "weighting": "factors over t in the losses",
+    "eta": "strength of value guidance (Eq. 14); iql's inverse temperature",
+    "value": "V(o) of the advantage: Q of the policy, of the batch's actions, or a learned expectile",
+    "value_samples": "policy samples whose mean Q is V(o)",
+    "weight_cap": "largest weight of Eq. 14; 0: no cap",
+    "weight_norm": "divide the weights by their batch mean",
+    "alpha": "weight of fql's distillation, of td3bc's Q (2.5 there)",
+    "expectile": "expectile of Q over data actions that V(o) learns",
+    "etas": "one --eta for each of the --seeds members, as 1,5,10",
+    "lrs": "one --lr for each of the --seeds members, as 1e-4,3e-4",
+}

@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from gtp_fast.config import TrainConfig
+from gtp_fast.config import TrainConfig, not_fused
 from gtp_fast.errors import UsageError
-from gtp_fast.variants import not_fused
 
 # A cold compilation costs about 40 s and saves about 8 ms a step on one core (Zen 5, 2026-11-21): it pays from 5,000
 # steps on; at 20,000 the whole run is a quarter faster.

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from places import ROOT
 
 from gtp_fast import config
-from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6, member_values, validate
+from gtp_fast.config import FIELD_HELP, RUN_ONLY_FIELDS, TrainConfig, hash6, member_values, validate
 from gtp_fast.data import catalog
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import UsageError
-from gtp_fast.field_help import FIELD_HELP
 from gtp_fast.presets import dump_yaml, read_yaml
 
 CONFIGS = ROOT / "configs"

@@ -120,7 +120,7 @@ import resource, sys
 import torch
 from dataclasses import replace
 from learn_cases import OBS_DIM, ACTION_DIM, buffer_of, small_config
-from gtp_fast import algorithms, device; from gtp_fast.training import memory as footprint
+from gtp_fast import algorithms, device; from gtp_fast.training import memory
 torch.set_num_threads(1)
 cfg = replace(small_config(), seeds=1, batch_size=8192, hidden=128, **eval(sys.argv[1]))
 state = algorithms.of(cfg.algo).init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
@@ -130,7 +130,7 @@ before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize(
 algorithms.of(cfg.algo).make_step(cfg, state, buffer_of(cfg))()
 lines = open("/proc/self/status").read().splitlines()  # not ru_maxrss, which a child inherits from who started it
 taken = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 - before
-print(taken / (footprint.widths_a_row(cfg) * cfg.batch_size * cfg.hidden * 4))
+print(taken / (memory.widths_a_row(cfg) * cfg.batch_size * cfg.hidden * 4))
 """
 
 

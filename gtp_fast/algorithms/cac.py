@@ -25,7 +25,7 @@ from gtp_kernels.reference import integer_below
 from torch import Tensor
 
 from gtp_fast import rng
-from gtp_fast.algorithms import equations, losses, updates
+from gtp_fast.algorithms import equations, updates
 from gtp_fast.algorithms.encoder import see
 from gtp_fast.algorithms.networks import Layout, critic_layout, mlp_tail, noise_layout, q_values, time_embedding, views
 from gtp_fast.algorithms.policy_config import PolicyConfig
@@ -210,7 +210,7 @@ def _update_actor(
     with torch.enable_grad():
         own_obs = see(params, batch.obs_SBD)
         student = consistency_map(params, a_t, t, own_obs, cfg)
-        consistency_S = losses.weighted_square(student - target, consistency_weights(t, u, cfg.weighting))
+        consistency_S = equations.weighted_square(student - target, consistency_weights(t, u, cfg.weighting))
         loss_S = consistency_S
         if state.critic is not None:
             z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, action.shape[-1] * cfg.sampling_steps)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gtp_fast import rng
-from gtp_fast.algorithms import losses, optimizer, updates
+from gtp_fast.algorithms import equations, optimizer, updates
 from gtp_fast.algorithms.encoder import encoder_shapes, input_width, see
 from gtp_fast.algorithms.networks import Layout, dense, dense_shapes, gelu, layout_of, norm_shapes, views
 from gtp_fast.algorithms.policy_config import PolicyConfig
@@ -199,7 +199,7 @@ def _targets(
     next_obs = see(actors, batch.next_obs_SBD)
     next_SBA = one_step(actors, next_obs, _noise(words, rng.TARGET_NOISE, batch)).clamp(-1.0, 1.0)
     next_q_SB = judge(slow, see(slow, batch.next_obs_SBD), next_SBA).mean(1)
-    y_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_q_SB, cfg.gamma)
+    y_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_q_SB, cfg.gamma)
     obs, z = see(actors, batch.obs_SBD, FLOW), _noise(words, rng.VALUE_NOISE, batch)
     flow = euler_path(actors, obs, z, cfg.sampling_steps)
     return y_SB, flow[-1].clamp(-1.0, 1.0)

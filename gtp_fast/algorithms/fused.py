@@ -3,22 +3,38 @@
 Legend: S members (seeds), B batch rows, M rows of a parameter buffer, H hidden units. A step is the list
 `FusedStep.launches`; every tensor that it touches exists before the first, so that a CUDA graph can hold many steps.
 The actor's launch needs no critic (advantage weights enter with the weight gradients), so it runs beside the chain.
+
+Which tensors each launch of the fused step reads and writes: one method a kernel.
+
+Legend: S members (seeds), B batch rows, M rows of a parameter buffer. Everything is allocated here, once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from gtp_kernels.launch import Launch, Tuning, tuned_for
+from gtp_kernels.actor import gtp_actor
+from gtp_kernels.advantage import gtp_advantage
+from gtp_kernels.chain import gtp_chain
+from gtp_kernels.critic import gtp_critic
+from gtp_kernels.gradients import gtp_gradients
+from gtp_kernels.heads import gtp_heads
+from gtp_kernels.launch import INTERPRETED, Launch, Tuning, blocks, padded, tuned_for
+from gtp_kernels.operands import Operands
+from gtp_kernels.saved import Saved, actor_saved, critic_saved
+from gtp_kernels.update import gtp_update
 from torch import Tensor
 
-from gtp_fast.algorithms.binding import Binding
-from gtp_fast.algorithms.state import TrainState
-from gtp_fast.config import TrainConfig
+from gtp_fast.algorithms import equations, gtp, updates
+from gtp_fast.algorithms.networks import actor_layout, critic_layout
+from gtp_fast.algorithms.state import Net, TrainState
+from gtp_fast.config import TrainConfig, grid_steps, member_seeds, member_values
 from gtp_fast.data.replay import ReplayBuffer
 from gtp_fast.profiling import phase
+from gtp_fast.rng import seed_keys
 
 
 @dataclass(frozen=True)
@@ -70,3 +86,190 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer, shapes:
 def shared_memory(tensor: Tensor) -> int:
     """Return the bytes of shared memory that a block may take where a tensor lies; 0 without a GPU."""
     return torch.cuda.get_device_properties(tensor.device).shared_memory_per_block_optin if tensor.is_cuda else 0
+
+
+METRIC_COLUMNS = 16
+
+
+class Binding:
+    """The tensors of a step, and one method for each launch that binds a kernel to them."""
+
+    def __init__(self, cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer, shapes: Tuning):
+        self.cfg, self.state, self.buffer, self.shapes = cfg, state, buffer, shapes
+        device, hidden = buffer.rows.device, cfg.hidden
+        sizes = buffer.obs_dim, buffer.action_dim, hidden
+        self.nets: dict[str, tuple[Net, int]] = {"actor": (state.actor, 1)}
+        self.saved: dict[str, Saved] = {"actor": actor_saved(*sizes)}
+        layouts = {"actor": actor_layout(*sizes)}
+        if state.critic is not None:
+            self.nets["critic"], self.saved["critic"] = (state.critic, 2), critic_saved(*sizes)
+            layouts["critic"] = critic_layout(*sizes)
+        self.pair_at = {name: layout.places["mlp1.w"][0] for name, layout in layouts.items()}
+        self.operands = {
+            f"{name}.{part}": Operands.of(getattr(net, part), hidden, self.pair_at[name], cfg.precision)
+            for name, (net, _) in self.nets.items()
+            for part in ("param", "slow")
+        }
+        self.tables = {
+            name: torch.tensor(saved.tiles(layouts[name].places, shapes.tile), dtype=torch.int32, device=device)
+            for name, saved in self.saved.items()
+        }
+        self.next_rows = cfg.batch_size * updates.backup_samples(cfg)
+        self.chain_rows = self.next_rows + cfg.batch_size * cfg.value_samples
+        self.times = equations.schedule(cfg.steps, *grid_steps(cfg), cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
+        self.grid = equations.sampling_grid(cfg.sampling_steps, cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
+        keys_S2 = seed_keys(member_seeds(cfg), device)
+        self.seed = keys_S2[:, 0] | (keys_S2[:, 1] << 32)
+        self.eta = torch.tensor(member_values(cfg, "eta"), device=device)
+        self.lr = torch.tensor(member_values(cfg, "lr"), device=device)
+        self.scratch = self._scratch(device)
+
+    def refresh(self) -> None:
+        for operands in self.operands.values():
+            operands.refresh()
+
+    def _scratch(self, device: torch.device) -> dict[str, Tensor]:
+        cfg, seeds, rows = self.cfg, self.cfg.seeds, self.cfg.batch_size
+        shapes: dict[str, tuple[int, ...]] = {
+            "losses": (seeds, 2, rows),
+            "weights": (seeds, rows),
+            "metrics": (seeds, METRIC_COLUMNS),
+            "batch": (seeds, rows, self.buffer.rows.shape[1]),
+            "actions": (seeds, self.chain_rows, self.buffer.action_dim),
+            "next_q": (seeds, 2, self.next_rows),
+            "q": (seeds, 2, rows),
+            "target": (seeds, rows),
+            "advantage_q": (seeds, 2, rows * (1 + cfg.value_samples)),
+        }
+        for name, (net, heads) in self.nets.items():
+            shapes[f"{name}.slopes"] = (seeds * heads, self._kept_rows(name), self.saved[name].slopes)
+            shapes[f"{name}.squares"] = (seeds * heads, len(self.tables[name]))
+            shapes[f"{name}.grad"] = tuple(net.param.shape)
+        # Zeros, not empty: the padding between the tensors of a gradient row is read and never written.
+        scratch = {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
+        scratch["now"] = torch.zeros(seeds, dtype=torch.int64, device=device)
+        kind = torch.bfloat16 if cfg.precision == "bf16" else torch.float32
+        for name, (_, heads) in self.nets.items():
+            shape = seeds * heads, self._kept_rows(name), self.saved[name].width
+            scratch[f"{name}.acts"] = torch.zeros(shape, dtype=kind, device=device)
+        return scratch
+
+    def _kept_rows(self, name: str) -> int:
+        return self.cfg.batch_size * (2 if name == "actor" else 1)
+
+    def actor(self) -> Launch:
+        cfg, slow = self.cfg, self.operands["actor.slow"].args()
+        return self._network(
+            "actor", gtp_actor, (2 * blocks(cfg.batch_size, self.shapes.rows), cfg.seeds), "actor.param",
+            rows_ptr=self.buffer.rows, seed_ptr=self.seed, step_ptr=self.state.step,
+            points_ptr=self.times.points, grid_ptr=self.times.grid,
+            slow_ptr=slow["param_ptr"], slow1_ptr=slow["w1_ptr"], slow2_ptr=slow["w2_ptr"],
+            act_ptr=self.scratch["actor.acts"], slope_ptr=self.scratch["actor.slopes"],
+            loss_ptr=self.scratch["losses"], size=self.buffer.size, stage_length=self.times.stage_length,
+            sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, lambda_flow=cfg.lambda_flow, BATCH=cfg.batch_size,
+            COLUMNS=self.saved["actor"].width, X=self.saved["actor"].inputs,
+            STAGES_OF_N=len(self.times.points), WIDTH=self.times.width, STABLE=cfg.weighting == "stable",
+            AP=padded(self.buffer.action_dim), stages=self.shapes.actor_stages,
+        )  # fmt: skip
+
+    def chain(self) -> Launch:
+        cfg = self.cfg
+        return self._network(
+            "chain", gtp_chain, (blocks(self.chain_rows, self.shapes.rows), cfg.seeds), "actor.slow",
+            rows_ptr=self.buffer.rows, noise_ptr=self.buffer.rows, seed_ptr=self.seed, step_ptr=self.state.step,
+            grid_ptr=self.grid,
+            action_ptr=self.scratch["actions"], batch_ptr=self.scratch["batch"], size=self.buffer.size,
+            sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, BATCH=cfg.batch_size, NEXT=self.next_rows,
+            ROWS=self.chain_rows, REPEAT=1, AP=padded(self.buffer.action_dim), K=cfg.sampling_steps,
+            KEEP=self.shapes.keep, FLOW=False, warps=self.shapes.forward_warps,
+        )  # fmt: skip
+
+    def target_q(self) -> Launch:
+        """The target heads at (o', a'), a' the first of the chain's actions."""
+        next_obs_at = self.buffer.obs_dim + self.buffer.action_dim + 2
+        return self._heads("critic", "critic.slow", "next_q", self.next_rows, 0, next_obs_at, 0)
+
+    def advantage_q(self) -> Launch:
+        """The updated heads at (o, a) and at (o, a_V), a_V the last of the chain's actions."""
+        rows = self.cfg.batch_size * (1 + self.cfg.value_samples)
+        first = self.next_rows * self.buffer.action_dim
+        return self._heads("advantage", "critic.param", "advantage_q", rows, self.cfg.batch_size, 0, first)
+
+    def _heads(self, phase: str, net: str, out: str, rows: int, from_batch: int, obs_at: int, action_at: int) -> Launch:
+        batch = self.scratch["batch"].view(-1)
+        return self._network(
+            phase, gtp_heads, (blocks(rows, self.shapes.rows), 2, self.cfg.seeds), net,
+            obs_ptr=batch[obs_at:], batch_action_ptr=batch[self.buffer.obs_dim :],
+            action_ptr=self.scratch["actions"].view(-1)[action_at:], q_ptr=self.scratch[out],
+            obs_rows=self.cfg.batch_size, action_rows=self.chain_rows, ROWS=rows, FROM_BATCH=from_batch,
+            WRAP=self.cfg.batch_size, REPEAT=1, AP=padded(self.buffer.action_dim), warps=self.shapes.forward_warps,
+        )  # fmt: skip
+
+    def critic(self) -> Launch:
+        cfg = self.cfg
+        return self._network(
+            "critic", gtp_critic, (blocks(cfg.batch_size, self.shapes.rows), 2, cfg.seeds), "critic.param",
+            batch_ptr=self.scratch["batch"], next_q_ptr=self.scratch["next_q"], act_ptr=self.scratch["critic.acts"],
+            slope_ptr=self.scratch["critic.slopes"], q_ptr=self.scratch["q"], target_ptr=self.scratch["target"],
+            gamma=cfg.gamma, BATCH=cfg.batch_size, SAMPLES=updates.backup_samples(cfg),
+            COLUMNS=self.saved["critic"].width, X=self.saved["critic"].inputs,
+        )  # fmt: skip
+
+    def gradients(self, name: str) -> Launch:
+        net, heads = self.nets[name]
+        weighted = name == "actor" and not self.cfg.bc
+        return self._launch(
+            name, gtp_gradients, (len(self.tables[name]), self.cfg.seeds * heads),
+            act_ptr=self.scratch[f"{name}.acts"], weight_ptr=self.scratch["weights"], table_ptr=self.tables[name],
+            grad_ptr=self.scratch[f"{name}.grad"], square_ptr=self.scratch[f"{name}.squares"],
+            grad_stride=net.param.shape[1], ROWS=self._kept_rows(name), COLUMNS=self.saved[name].width,
+            PERIOD=self.cfg.batch_size if weighted else 0, TILE=self.shapes.tile, BR=self.shapes.tile_rows,
+            STAGES=self.shapes.stages, warps=self.shapes.tile_warps,
+        )  # fmt: skip
+
+    def advantage(self) -> Launch:
+        """Weights of Eq. 14 and the metrics; of a BC run the metrics alone."""
+        cfg, scratch = self.cfg, self.scratch
+        return Launch("advantage", gtp_advantage, (cfg.seeds,), {
+            "q_ptr": scratch["advantage_q"], "loss_ptr": scratch["losses"], "critic_q_ptr": scratch["q"],
+            "target_ptr": scratch["target"], "eta_ptr": self.eta, "step_ptr": self.state.step,
+            "weight_ptr": scratch["weights"], "metric_ptr": scratch["metrics"], "now_ptr": scratch["now"],
+            "cap": cfg.weight_cap, "lambda_flow": cfg.lambda_flow, "BATCH": cfg.batch_size,
+            "SAMPLES": cfg.value_samples, "BC": cfg.bc, "CHUNK": min(1024, padded(cfg.batch_size)),
+        }, warps=4)  # fmt: skip
+
+    def update(self, name: str) -> Launch:
+        """Adam and the slow copy; the actor's, the last launch of a step, records the metrics and counts the step."""
+        cfg, scratch, last = self.cfg, self.scratch, name == "actor"
+        net, heads = self.nets[name]
+        size, norm = net.param.shape[1], f"{name}_grad_norm"
+        param, slow = self.operands[f"{name}.param"], self.operands[f"{name}.slow"]
+        names = gtp.metric_names(cfg)
+        return self._launch(
+            "average" if last else name, gtp_update, (blocks(size, self.shapes.block), cfg.seeds * heads),
+            param_ptr=net.param, grad_ptr=scratch[f"{name}.grad"], first_ptr=net.first, second_ptr=net.second,
+            slow_ptr=net.slow, pair_ptr=param.copies, slow_pair_ptr=slow.copies,
+            square_ptr=scratch[f"{name}.squares"], step_ptr=scratch["now"] if last else self.state.step,
+            lr_ptr=self.lr, metric_ptr=scratch["metrics"], sum_ptr=self.state.metric_sums_SQ,
+            bad_ptr=self.state.first_bad_SQ, count_ptr=self.state.step, largest_norm=cfg.grad_norm,
+            rate=1.0 - cfg.ema_decay if last else cfg.tau, total_steps=cfg.steps, SIZE=size, HEADS=heads,
+            PARTIALS=heads * len(self.tables[name]), PADDED=padded(heads * len(self.tables[name])),
+            NORM=names.index(norm), EVERY=cfg.ema_every if last else 1, START=cfg.ema_start if last else 0,
+            COSINE=cfg.lr_schedule == "cosine", RECORD=last, METRICS=len(names), STEP_STRIDE=1 if last else 0,
+            PAIR=param.first, H=cfg.hidden, BLOCK=self.shapes.block,
+        )  # fmt: skip
+
+    def _network(
+        self, phase: str, kernel: object, grid: tuple[int, ...], net: str, stages: int = 0, **args: Any
+    ) -> Launch:
+        """Launch a kernel that runs the network `net`, with what all of those are compiled for."""
+        shapes, buffer, stages = self.shapes, self.buffer, stages or self.shapes.stages
+        shared = {"D": buffer.obs_dim, "A": buffer.action_dim, "W": buffer.rows.shape[1], "H": self.cfg.hidden}
+        shared |= {"BM": shapes.rows, "BN": shapes.units, "STAGES": stages}
+        return self._launch(phase, kernel, grid, stages=stages, **self.operands[net].args(), **shared, **args)
+
+    def _launch(
+        self, phase: str, kernel: object, grid: tuple[int, ...], warps: int = 0, stages: int = 0, **args: Any
+    ) -> Launch:
+        args |= {"PREC": self.cfg.precision, "INTERP": INTERPRETED}
+        return Launch(phase, kernel, grid, args, warps or self.shapes.warps, stages or self.shapes.stages)

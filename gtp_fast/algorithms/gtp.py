@@ -14,7 +14,7 @@ from gtp_kernels.reference import integer_below
 from torch import Tensor
 
 from gtp_fast import rng
-from gtp_fast.algorithms import equations, losses, updates
+from gtp_fast.algorithms import equations, updates
 from gtp_fast.algorithms.encoder import see
 from gtp_fast.algorithms.gtp_variants import ACTOR_LOSSES, Drawn, policy_q
 from gtp_fast.algorithms.networks import (
@@ -28,12 +28,11 @@ from gtp_fast.algorithms.networks import (
 )
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
-from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.config import TrainConfig, grid_steps, member_seeds, member_values
 from gtp_fast.data.frames import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
-from gtp_fast.variants import grid_steps
 
 STEPS_ARE_FREE = True  # the map takes any grid of times: a policy acts in any number of steps
 ACTOR_METRICS = ("actor_loss", "traj_loss", "inst_loss", "actor_grad_norm")
@@ -180,7 +179,7 @@ def _advantage_weights(
 ) -> tuple[Tensor, list[Tensor]]:
     """Form A = Qmin(o, a) - V(o) with the heads just updated, and w of Eq. 14; return it with WEIGHT_METRICS."""
     advantage_SB, more = _advantages(cfg, const, state, batch, value_SBA)
-    weight_SB = losses.advantage_weights(advantage_SB, const.eta_S, cfg.weight_cap, cfg.weight_norm)
+    weight_SB = equations.advantage_weights(advantage_SB, const.eta_S, cfg.weight_cap, cfg.weight_norm)
     effective_S = weight_SB.mean(-1).square() / weight_SB.square().mean(-1)
     advantage = [advantage_SB.mean(-1), advantage_SB.std(-1, correction=0)]
     return weight_SB, [*advantage, weight_SB.mean(-1), weight_SB.amax(-1), effective_S, *more]
@@ -219,13 +218,13 @@ def _update_actor(
     drawn = _drawn(cfg, const, state, own, words, weight_SB)
     traj_S, inst_S = ACTOR_LOSSES[cfg.actor_loss](drawn, params)
     with torch.enable_grad():
-        loss_S = losses.actor_loss(traj_S, inst_S, cfg.lambda_flow)
+        loss_S = equations.actor_loss(traj_S, inst_S, cfg.lambda_flow)
         if cfg.actor_loss == "linear-q":
             assert state.critic is not None
             z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
             critic = views(state.critic.param, const.critic)
             q_S = policy_q(drawn, params, critic, see(critic, batch.obs_SBD), z, const.sampling_grid)
-            loss_S, more = losses.linear_q(loss_S, q_S, cfg.lambda_q), [q_S.detach()]
+            loss_S, more = equations.linear_q(loss_S, q_S, cfg.lambda_q), [q_S.detach()]
     norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S, *more]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gtp_fast.algorithms import equations, losses
+from gtp_fast.algorithms import equations
 from gtp_fast.algorithms.networks import q_values
 from gtp_fast.config import TrainConfig
 
@@ -83,7 +83,7 @@ def denoiser(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
     a_t = drawn.at(drawn.t_SB)
     with torch.enable_grad():
         denoised = drawn.phi(params, a_t, drawn.t_SB, drawn.t_SB)
-        inst_S = losses.instantaneous_loss(drawn.action_SBA, denoised, drawn.weight_SB * w_inst)
+        inst_S = equations.instantaneous_loss(drawn.action_SBA, denoised, drawn.weight_SB * w_inst)
     return torch.zeros_like(inst_S), inst_S
 
 
@@ -135,13 +135,13 @@ def meanflow(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
     phi, slope = torch.func.jvp(  # pyright: ignore[reportAssignmentType]
         lambda x, time: drawn.phi(frozen, x, time, s), (a_t, t), (drawn.direction_SBA, torch.ones_like(t))
     )
-    target = losses.average_map_target(t, s, drawn.action_SBA, phi, slope)
+    target = equations.average_map_target(t, s, drawn.action_SBA, phi, slope)
     _, w_inst = _time_weights(drawn, s)
     with torch.enable_grad():
         both = drawn.phi(params, a_t.repeat(1, 2, 1), t.repeat(1, 2), torch.cat([s, t], dim=1))
         average, denoised = both.split(a_t.shape[1], dim=1)
-        traj_S = losses.trajectory_loss(average, target, drawn.weight_SB * w_inst)
-        inst_S = losses.instantaneous_loss(drawn.action_SBA, denoised, drawn.weight_SB * w_inst)
+        traj_S = equations.trajectory_loss(average, target, drawn.weight_SB * w_inst)
+        inst_S = equations.instantaneous_loss(drawn.action_SBA, denoised, drawn.weight_SB * w_inst)
     return traj_S, inst_S
 
 
@@ -178,7 +178,7 @@ def _both(drawn: Drawn, params: Params, target_SBA: Tensor, u_SB: Tensor) -> tup
         both = drawn.phi(params, a_t.repeat(1, 2, 1), t.repeat(1, 2), torch.cat([s, t], dim=1))
         student = equations.Phi(a_t, both[:, :rows], t, s)
         traj_S = _trajectory(drawn, student, target_SBA, w_traj)
-        inst_S = losses.instantaneous_loss(drawn.action_SBA, both[:, rows:], drawn.weight_SB * w_inst)
+        inst_S = equations.instantaneous_loss(drawn.action_SBA, both[:, rows:], drawn.weight_SB * w_inst)
     return traj_S, inst_S
 
 
@@ -187,9 +187,9 @@ def _trajectory(drawn: Drawn, student_SBA: Tensor, target_SBA: Tensor, w_traj_SB
     if drawn.cfg.compare_at_zero:
         zero = torch.full_like(drawn.s_SB, drawn.cfg.sigma_min)
         student_SBA, target_SBA = (drawn.jump(x, drawn.s_SB, zero) for x in (student_SBA, target_SBA))
-    return losses.trajectory_loss(student_SBA, target_SBA, drawn.weight_SB * w_traj_SB)
+    return equations.trajectory_loss(student_SBA, target_SBA, drawn.weight_SB * w_traj_SB)
 
 
 def _time_weights(drawn: Drawn, u_SB: Tensor) -> tuple[Tensor, Tensor]:
     cfg = drawn.cfg
-    return losses.time_weights(drawn.t_SB, u_SB, cfg.sigma_data, cfg.weighting, cfg.process)
+    return equations.time_weights(drawn.t_SB, u_SB, cfg.sigma_data, cfg.weighting, cfg.process)

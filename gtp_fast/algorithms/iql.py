@@ -23,7 +23,7 @@ from gtp_kernels.reference import integer_below
 from torch import Tensor
 
 from gtp_fast import rng
-from gtp_fast.algorithms import losses, optimizer, updates
+from gtp_fast.algorithms import equations, optimizer, updates
 from gtp_fast.algorithms.encoder import see
 from gtp_fast.algorithms.networks import (
     Layout,
@@ -159,7 +159,7 @@ def _update_value(
     value_SB, next_SB = state_values(value, both).chunk(2, dim=1)
     weight_SB = weights(q_SB - value_SB, const.eta_S, cfg.weight_cap)
     seen = [(q_SB - value_SB).mean(-1), weight_SB.mean(-1), weight_SB.amax(-1)]
-    y_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_SB, cfg.gamma)
+    y_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_SB, cfg.gamma)
     return weight_SB, y_SB, seen + learned
 
 

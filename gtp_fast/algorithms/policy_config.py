@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gtp_fast.algorithms.networks import Layout
 from gtp_fast.config import DETERMINISTIC, TrainConfig, member_seeds
-from gtp_fast.data.obs_scale import Scale
+from gtp_fast.data.replay import Scale
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.errors import CheckpointError, UsageError
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from gtp_fast.algorithms import losses, optimizer
+from gtp_fast.algorithms import equations, optimizer
 from gtp_fast.algorithms.encoder import EYE, see
 from gtp_fast.algorithms.networks import Layout, flat, init_flat, q_values, state_values, views
 from gtp_fast.algorithms.state import Net, TrainState
@@ -109,8 +109,8 @@ def update_critic(
     assert state.critic is not None
     slow = views(state.critic.slow, layout)
     next_obs = see(slow, batch.next_obs_SBD).repeat(1, backup_samples(cfg), 1)
-    next_q = losses.next_value(q_values(slow, next_obs, next_SBA), cfg.batch_size)
-    target_SB = losses.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, cfg.gamma)
+    next_q = equations.next_value(q_values(slow, next_obs, next_SBA), cfg.batch_size)
+    target_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, cfg.gamma)
     return regress_critic(cfg, state, layout, batch, target_SB, lr_S)
 
 
@@ -122,7 +122,7 @@ def regress_critic(
     params = leaves(state.critic, layout)
     with torch.enable_grad():
         q_S2B = q_values(params, see(params, batch.obs_SBD), batch.action_SBA)
-        loss_S = losses.critic_loss(q_S2B, target_SB)
+        loss_S = equations.critic_loss(q_S2B, target_SB)
     norm_S = descend(cfg, state.critic, layout, params, loss_S, lr_S, state.step)
     return [loss_S.detach(), q_S2B.detach().mean((1, 2)), target_SB.mean(-1), norm_S]
 
@@ -135,7 +135,7 @@ def update_value(
     params = leaves(state.value, layout)
     with torch.enable_grad():
         value_SB = state_values(params, see(params, batch.obs_SBD))
-        loss_S = losses.expectile_loss(value_SB, q_SB, cfg.expectile)
+        loss_S = equations.expectile_loss(value_SB, q_SB, cfg.expectile)
     norm_S = descend(cfg, state.value, layout, params, loss_S, lr_S, state.step)
     return [loss_S.detach(), value_SB.detach().mean(-1), norm_S]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gtp_fast.config import TrainConfig
-from gtp_fast.data import published_at
+from gtp_fast.data import download
 from gtp_fast.device import COMPILE_FROM_STEPS, missing_for_compile, missing_for_fused, resolve
 from gtp_fast.version import __version__
 
@@ -42,8 +42,8 @@ def examine() -> dict[str, Any]:
         "compiled": f"no: needs {missing}" if missing else f"works; taken from {COMPILE_FROM_STEPS:,} steps on",
         "fused": f"no: needs {unfused}" if unfused else "works",
         "threads": f"{resolved.threads} of {os.cpu_count()} cores; torch {torch.get_num_threads()}",
-        "D4RL files": str(published_at.folder("d4rl")),
-        "OGBench files": str(published_at.folder("ogbench")),
+        "D4RL files": str(download.folder("d4rl")),
+        "OGBench files": str(download.folder("ogbench")),
         "Minari data": os.environ.get("MINARI_DATASETS_PATH") or str(Path.home() / ".minari" / "datasets"),
         "free disk here": f"{shutil.disk_usage('.').free / 1e9:.1f} GB",
         "extras": ", ".join(f"{name} {'yes' if all(map(_version, needs)) else 'no'}" for name, needs in EXTRAS.items()),

@@ -39,12 +39,12 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 
 def run_sweep(arguments: argparse.Namespace) -> None:
     """Read, plan, say the plan, run, and exit with the code of what came of it."""
-    from gtp_fast.experiments.sweep import asked, plan, run
+    from gtp_fast.experiments.sweep import plan, run
     from gtp_fast.experiments.sweep.table import Table
 
-    names = {field.name for field in fields(asked.SweepConfig)}
+    names = {field.name for field in fields(plan.SweepConfig)}
     typed = {name: value for name, value in vars(arguments).items() if name in names}
-    planned, gpus_per_trial = run.prepare(asked.read(arguments.file, typed))
+    planned, gpus_per_trial = run.prepare(plan.read(arguments.file, typed))
     if arguments.plan:
         found = {"jobs": planned.jobs, "seeds_per_trial": planned.seeds_per_trial, "trials": plan.rows(planned)}
         print(json.dumps(found) if arguments.json else plan.text(planned))

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from gtp_fast.data import catalog, dataset, hdf5, rules
-from gtp_fast.data.data_doubts import lengths, row_doubts, set_doubts
-from gtp_fast.data.rules import AXES, ENDS, FLOATS, Columns, Fault
+from gtp_fast.data.rules import AXES, ENDS, FLOATS, Columns, Fault, lengths, row_doubts, set_doubts
 from gtp_fast.data.spec import DataSpec
 from gtp_fast.data.transitions import columns_of
 from gtp_fast.errors import DataError

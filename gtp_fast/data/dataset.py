@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gtp_fast.data import download, hdf5, minari, minari_names, ogbench
+from gtp_fast.data import catalog, download, hdf5, minari, ogbench
 from gtp_fast.data.rules import ENDS, FLOATS, LAST, Columns, Fault, rowwise
 from gtp_fast.data.spec import DataSpec, with_references
 from gtp_fast.data.transitions import Arrays, Transitions, build_transitions, split_jumps_, validate
@@ -54,7 +54,7 @@ def load(
 
 
 def _read_own(path: Path, spec: DataSpec) -> tuple[list[Arrays], str]:
-    name = None if path.exists() else minari_names.dataset_id(str(path))
+    name = None if path.exists() else catalog.dataset_id(str(path))
     if name is not None:
         return [minari.read_id(name)], f"minari:{name}"
     return [read(part, spec) for part in hdf5.parts(path)], str(path)

@@ -1,4 +1,12 @@
-"""The replay buffer: every transition of the data set in packed rows on the device, sampled by one gather.
+"""Observation normalisation, (o - mean) / std by column: measured once on the data, then part of the policy.
+
+The replay buffer holds what this makes of the data, and a policy makes the same of what it is given, in float32 and by
+the same two operations, to the bit. It is not folded into the first layer's weights: there the mean of a column that
+hardly varies would have to cancel, and operands of 8 or 10 bits cannot do that.
+
+Legend: N transitions, D observation.
+
+The replay buffer: every transition of the data set in packed rows on the device, sampled by one gather.
 
 Legend: N transitions, S members, B batch rows, D observation, A action. A row is [o, a, r, 1 - terminal, o', padding],
 so that a sample touches one run of memory; rows are padded to 16 bytes.
@@ -6,6 +14,7 @@ so that a sample touches one run of memory; rows are padded to 16 bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,12 +22,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gtp_fast.data import obs_scale
 from gtp_fast.data.transitions import row_width
 
 if TYPE_CHECKING:
     from gtp_fast.config import TrainConfig
     from gtp_fast.data.dataset import Transitions
+
+
+EPS = 1e-3  # added to the standard deviation, as TD3+BC's authors do: a constant column is finite
+Scale = tuple[tuple[float, ...], tuple[float, ...]]  # mean, and std + EPS, of each column
+BLOCK = 65_536  # rows whose float64 copies are held at a time
+
+
+def measured(obs_ND: np.ndarray) -> Scale:
+    """Return mean and standard deviation + EPS of each column; summed in float64, rounded to float32."""
+    blocks = range(0, len(obs_ND), BLOCK)
+    zeros_D = np.zeros(obs_ND.shape[1])
+    mean_D = sum((obs_ND[i : i + BLOCK].sum(axis=0, dtype=np.float64) for i in blocks), zeros_D) / len(obs_ND)
+    squares_D = sum((np.square(obs_ND[i : i + BLOCK] - mean_D).sum(axis=0) for i in blocks), zeros_D)
+    std_D = np.sqrt(squares_D / len(obs_ND)) + EPS
+    return _float32(mean_D), _float32(std_D)
+
+
+def _float32(row_D: np.ndarray) -> tuple[float, ...]:
+    return tuple(row_D.astype(np.float32).tolist())
+
+
+def scaled(obs: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Return (obs - mean) / std in float32; obs float32 (..., D)."""
+    return (obs - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+
+
+def scaled_tensor(obs: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Do what `scaled` does, with a tensor; the graph of it can be exported."""
+    return (obs - torch.tensor(mean, device=obs.device)) / torch.tensor(std, device=obs.device)
 
 
 @dataclass(frozen=True)
@@ -43,7 +80,7 @@ class ReplayBuffer:
     rows: Tensor
     obs_dim: int
     action_dim: int
-    obs_scale: obs_scale.Scale | None = None  # of --normalise-obs, what rows are made with
+    obs_scale: Scale | None = None  # of --normalise-obs, what rows are made with
 
     @classmethod
     def from_transitions(cls, data: Transitions, cfg: TrainConfig, device: torch.device | str) -> ReplayBuffer:
@@ -81,7 +118,7 @@ class ReplayBuffer:
         return Batch(obs, action, reward[..., 0], bootstrap[..., 0], next_obs)
 
 
-def packed(data: Transitions, cfg: TrainConfig) -> tuple[np.ndarray, obs_scale.Scale | None]:
+def packed(data: Transitions, cfg: TrainConfig) -> tuple[np.ndarray, Scale | None]:
     """Return the transitions as rows, float32 (N, W), and what observations were scaled by.
 
     Rewards and observations are stored as they are trained: (r + reward_shift) * reward_scale, and `obs_scale.scaled`
@@ -89,15 +126,15 @@ def packed(data: Transitions, cfg: TrainConfig) -> tuple[np.ndarray, obs_scale.S
     """
     obs_dim, action_dim = data.obs_ND.shape[1], data.action_NA.shape[1]
     rest, width = obs_dim + action_dim, row_width(obs_dim, action_dim)
-    scale = obs_scale.measured(data.obs_ND) if cfg.normalise_obs else None
+    scale = measured(data.obs_ND) if cfg.normalise_obs else None
     # Scaled successors need rows of their own: those that can be taken over hold the data's own.
     rows = np.zeros((len(data.obs_ND), width), np.float32) if scale else _rows_for(data.next_obs_ND, rest + 2, width)
-    rows[:, :obs_dim] = obs_scale.scaled(data.obs_ND, *scale) if scale else data.obs_ND
+    rows[:, :obs_dim] = scaled(data.obs_ND, *scale) if scale else data.obs_ND
     rows[:, obs_dim:rest] = data.action_NA
     np.add(data.reward_N, cfg.reward_shift, out=rows[:, rest])  # in place: temporaries would be the peak of memory
     rows[:, rest] *= cfg.reward_scale
     rows[:, rest + 1] = ~data.terminal_N
-    rows[:, rest + 2 : rest + 2 + obs_dim] = obs_scale.scaled(data.next_obs_ND, *scale) if scale else data.next_obs_ND
+    rows[:, rest + 2 : rest + 2 + obs_dim] = scaled(data.next_obs_ND, *scale) if scale else data.next_obs_ND
     return rows, scale
 
 

@@ -1,4 +1,8 @@
-"""From the arrays of a data set to transitions: validation by `data_rules`, episode ends, successors.
+"""Observations that are pictures, on the host: what is taken for one, and how transitions refer to frames by number.
+
+Legend: N rows, E episodes, F frames of H x W pixels and C channels.
+
+From the arrays of a data set to transitions: validation by `data_rules`, episode ends, successors.
 
 Time limits are not terminals: they end an episode, and its last transition still bootstraps. Whatever is left out,
 clipped or split is counted and told in `Transitions.notes`. Legend: N rows, E episodes, D observation, A action.
@@ -6,14 +10,32 @@ clipped or split is counted and told in `Transitions.notes`. Legend: N rows, E e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gtp_fast.data.frame_data import number_frames
 from gtp_fast.data.rules import LAST, Columns, faults
 from gtp_fast.data.spec import Bounds, DataSpec, are_frames
 from gtp_fast.errors import DataError
+
+
+def number_frames(data: Arrays) -> tuple[np.ndarray, Arrays]:
+    """Return all frames, and the data with an observation's numbers in its place.
+
+    Returns: frames uint8 (F, H, W, C), the last ones of episodes behind the others; data with obs int64 (N, 2) and
+    last_obs (E, 2): [number of the frame, number of its episode's first].
+    """
+    rows = np.arange(len(data.obs))
+    ends = np.flatnonzero(data.terminal | data.timeout)
+    starts = np.concatenate([[0], ends + 1])  # one more than episodes where the last row ends one
+    first = starts[np.searchsorted(starts, rows, side="right") - 1]
+    obs, frames, last = np.stack([rows, first], axis=1), data.obs, None
+    if data.last_obs is not None:
+        numbers = np.arange(len(data.last_obs))
+        last = np.stack([len(rows) + numbers, starts[numbers]], axis=1)
+        frames = np.concatenate([data.obs, data.last_obs])
+    return frames, replace(data, obs=obs, last_obs=last)
+
 
 # An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze); D4RL's antmaze-v0 files miss the marks of
 # some resets, which show as jumps of up to 21 m.

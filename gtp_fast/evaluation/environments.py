@@ -1,4 +1,6 @@
-"""Gymnasium environments, built from the catalogue's entry and never from what a data file says of itself.
+"""The four goals of `embedded` as a Gymnasium environment: what scores a policy of multigoal-v0.
+
+Gymnasium environments, built from the catalogue's entry and never from what a data file says of itself.
 
 Gymnasium is imported where one is built: training without evaluations, and acting, go without it.
 """
@@ -10,13 +12,47 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+from gtp_fast.data.embedded import BOUND, Plane
 from gtp_fast.data.spec import Bounds, DataSpec, EvalEnv, ObsShape
 from gtp_fast.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import gymnasium
+
+
+class MultiGoalEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A point in the plane [-3, 3]^2, moved by its action in [-1, 1]^2; a goal ends the episode.
+
+    Reward 1 at a goal, 0 elsewhere; 25 steps at most. Observation: position, float32 (2,).
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self) -> None:
+        self.observation_space = Box(-BOUND, BOUND, (2,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (2,), np.float32)
+        self._plane = Plane()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Place the point near the origin."""
+        super().reset(seed=seed)
+        return self._plane.reset(self.np_random), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Move; end at a goal or after 25 steps."""
+        return *self._plane.step(action), {}
+
+
+gymnasium.register("gtp_fast/MultiGoal-v0", "gtp_fast.evaluation.environments:MultiGoalEnv")
+
 
 INSTALLED_BY = {  # package -> what to give to pip
     "gymnasium": "gymnasium[mujoco]",

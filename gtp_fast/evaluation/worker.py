@@ -30,7 +30,7 @@ from gtp_fast.errors import GtpError
 from gtp_fast.evaluation.evaluate import evaluate_policy
 from gtp_fast.evaluation.rollout import ProcessLostError
 from gtp_fast.policy.policy import Policy, PolicyConfig
-from gtp_fast.runs.results import EvalResult
+from gtp_fast.runs.records import EvalResult
 
 NICE = 5  # a worker yields to training where they share cores
 # Modules are looked up where the parent looks them up and nowhere else: -m would put the working directory first.

@@ -21,8 +21,7 @@ from gtp_fast.errors import UsageError
 from gtp_fast.experiments.figures import latency_lines
 from gtp_fast.files import publish, publish_json
 from gtp_fast.policy import export
-from gtp_fast.policy.load import load_policy
-from gtp_fast.policy.policy import Policy
+from gtp_fast.policy.policy import Policy, load_policy
 from gtp_fast.presets import read_settings, settings_file
 
 STEPS, FEWER_STEPS = tuple(range(1, 11)), (1, 2, 5, 10)

@@ -27,11 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from gtp_fast.algorithms.policy_config import PolicyConfig
-from gtp_fast.data.obs_scale import scaled_tensor
+from gtp_fast.data.replay import scaled_tensor
 from gtp_fast.errors import GtpError, UsageError
 from gtp_fast.files import publish
-from gtp_fast.policy.load import load_policy
-from gtp_fast.policy.policy import Policy
+from gtp_fast.policy.policy import Policy, load_policy
 from gtp_fast.version import __version__
 
 OPSET = 18  # of ONNX: what torch's exporter writes without conversion

@@ -1,13 +1,20 @@
-"""A trained policy: observations in, actions in [-1, 1] out, without autograd and without loops over candidates.
+"""The noise of a policy's calls: a function of (seed, call, row), drawn for many calls at once.
+
+Legend: S members, R rows (observations times candidates), A columns.
+
+A trained policy: observations in, actions in [-1, 1] out, without autograd and without loops over candidates.
 
 What it is, how it is loaded and what it refuses stands here; how it acts, in `act_cpu` and `sampler`.
 Legend: S members (seeds of one run), B observations, C candidates, D observation, A action.
+
+A policy from the files of a run: which checkpoint, which member, on which device.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,12 +25,61 @@ from gtp_fast.algorithms.encoder import see
 from gtp_fast.algorithms.equations import sampling_grid
 from gtp_fast.algorithms.networks import views
 from gtp_fast.algorithms.policy_config import PolicyConfig, check
-from gtp_fast.data import obs_scale
+from gtp_fast.data import replay
 from gtp_fast.device import missing_for_kernels
-from gtp_fast.errors import UsageError
-from gtp_fast.policy.act_cpu import CpuSampler
-from gtp_fast.policy.noise import CallNoise
-from gtp_fast.policy.samplers import AlgorithmSampler, Sampler, TorchSampler, numbers, observations
+from gtp_fast.errors import CheckpointError, UsageError
+from gtp_fast.policy.samplers import AlgorithmSampler, CpuSampler, Sampler, TorchSampler, numbers, observations
+from gtp_fast.runs import checkpoint
+from gtp_fast.runs.directory import RunDir
+
+# One call's numbers take 0.33 ms, almost all of it the dispatch of Philox's operations; those of 1,024 counters, 512
+# calls at batch 1, take 0.41 ms (2026-11, EPYC Zen 5, one thread). A longer block saves nothing and delays its call.
+BLOCK_COUNTERS = 1_024
+
+
+class CallNoise:
+    """Standard normals of one stream, call by call, or Gumbel's numbers made of them.
+
+    What is kept is a cache: a call's numbers do not depend on which calls were asked for before.
+    """
+
+    def __init__(self, seeds: tuple[int, ...], stream: int, columns: int, gumbel: bool = False):
+        self._seeds, self._stream, self._columns, self._gumbel, self._first = seeds, stream, columns, gumbel, 0
+        self._drawn: tuple[int, np.ndarray] = 0, np.empty((0, 0, 0, 0), np.float32)
+
+    def from_row(self, first: int) -> CallNoise:
+        """Return the same noise without each call's first rows: its row 0 is row `first` here."""
+        other = CallNoise(self._seeds, self._stream, self._columns, self._gumbel)
+        other._first = self._first + first
+        return other
+
+    def of_call(self, call: int, rows: int) -> np.ndarray:
+        """Return the numbers of a call, float32 (S, rows, columns); not to be written to."""
+        first, block = self._drawn
+        if block.shape[2] != rows or not first <= call < first + len(block):
+            first, block = self._drawn = call, self._draw(call, rows)
+        return block[call - first]
+
+    def _draw(self, first: int, rows: int) -> np.ndarray:
+        """Draw the calls from `first` on, (calls, S, rows, columns): each call of a member is one more key."""
+        counters = rng.counters_for_normals(rows, self._columns)
+        calls = max(1, BLOCK_COUNTERS // max(1, counters * len(self._seeds)))  # no columns take no counters
+        keys = rng.seed_keys(list(self._seeds), "cpu").repeat(calls, 1)
+        steps = torch.arange(first, first + calls).repeat_interleave(len(self._seeds))[:, None]
+        layout = rng.plan({self._stream: counters}, "cpu")
+        skipped = rng.counters_for_normals(self._first, self._columns)
+        words = rng.words(replace(layout, element=layout.element + skipped), keys, steps)[self._stream]
+        numbers = rng.normals(words, rows, self._columns)
+        if self._gumbel:
+            numbers = _gumbel(numbers)
+        return numbers.unflatten(0, (calls, -1)).numpy()
+
+
+def _gumbel(normals: Tensor) -> Tensor:
+    """Turn normals into Gumbel's numbers G: the largest of Q + G is a draw from softmax(Q)."""
+    uniform = torch.special.ndtr(normals.double()).clamp(1e-12, 1 - 1e-12)
+    return (-(-uniform.log()).log()).float()
+
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
@@ -176,7 +232,7 @@ class Policy:
     def _seen(self, obs: np.ndarray) -> np.ndarray:
         """Return what the networks see of raw observations: the one place where a policy normalises them."""
         mean, std = self.config.obs_mean, self.config.obs_std
-        return obs if mean is None or std is None else obs_scale.scaled(obs, mean, std)
+        return obs if mean is None or std is None else replay.scaled(obs, mean, std)
 
     @torch.inference_mode()
     def paths(self, obs_SBD: np.ndarray) -> np.ndarray:
@@ -200,3 +256,65 @@ def member_of(config: PolicyConfig, tensors: dict[str, Tensor], seed: int) -> tu
     i = config.seeds.index(seed)
     rows = {"actor": slice(i, i + 1), "critic": slice(2 * i, 2 * i + 2)}
     return replace(config, seeds=(seed,)), {name: tensor[rows[name]] for name, tensor in tensors.items()}
+
+
+def load_policy(
+    path: Path | str,
+    seed: int | None = None,
+    best: bool = False,
+    device: str = "auto",
+    sampling_steps: int | None = None,
+    candidates: int | None = None,
+    select: str | None = None,
+    precision: str = "tf32",
+) -> Policy:
+    """Load a policy from a run directory (its newest valid checkpoint, or its best) or from a checkpoint directory.
+
+    Args: seed picks one member of a run of several; without it all are loaded, and a run of one member acts at once.
+    sampling_steps, candidates, select override what the run was trained with. precision is that of products on a GPU.
+    Raises: CheckpointError when there is no usable checkpoint; UsageError for a seed that the run has not.
+    """
+    policy_tensors, meta = checkpoint.load_policy(_checkpoint_path(Path(path), best))
+    config = PolicyConfig.from_json(meta.get("policy", {}))
+    changes = {"sampling_steps": sampling_steps, "candidates": candidates, "select": select}
+    _check_steps(config, sampling_steps)
+    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
+    if candidates is not None and select is None:
+        config = replace(config, select=("none" if candidates == 1 else "softmax"))
+    if seed is not None:
+        config, policy_tensors = member_of(config, policy_tensors, seed)
+    return Policy(config, policy_tensors, _device(device), precision)
+
+
+def _check_steps(config: PolicyConfig, sampling_steps: int | None) -> None:
+    if sampling_steps not in (None, config.sampling_steps) and not algorithms.of(config.algo).STEPS_ARE_FREE:
+        raise UsageError(
+            f"a policy of --algo {config.algo} acts in the {config.sampling_steps} steps that it was trained with, not "
+            f"in --sampling-steps {sampling_steps}; train another one"
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device={name!r} is no device that torch knows; pass 'auto', 'cpu' or 'cuda'") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device={name!r}: torch {torch.__version__} sees no NVIDIA GPU; pass 'cpu' or 'auto'")
+    return device
+
+
+def _checkpoint_path(path: Path, best: bool) -> Path:
+    if (path / checkpoint.MANIFEST).is_file():
+        return path
+    run = RunDir(path)
+    if not run.checkpoints.is_dir():
+        raise CheckpointError(f"{path} is neither a run directory nor a checkpoint; train one with gtp-fast train")
+    if best:
+        return run.checkpoints / checkpoint.BEST
+    newest, _ = checkpoint.load_newest(run)
+    if newest is None:
+        raise CheckpointError(f"{path} has no checkpoint yet; wait for the first, or train longer")
+    return newest.path

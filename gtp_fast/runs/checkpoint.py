@@ -2,6 +2,8 @@
 
 A checkpoint directory holds state.safetensors (every tensor of the train state), policy.safetensors (what acting
 needs), pending-eval-<step>.safetensors (policies whose evaluation was still running), state.json and MANIFEST.json.
+
+A checkpoint is written by a thread while training goes on: the loop waits for the copy to the host alone.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from torch import Tensor
 from gtp_fast.errors import CheckpointError
 from gtp_fast.files import publish_directory, sha256_of
 from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.disk import Disk
 
 FORMAT = 1
 STATE, POLICY, META, MANIFEST, PENDING = (
@@ -216,3 +220,29 @@ def drop_after(run: RunDir, step: int) -> None:
     """
     for later in reversed([later for later in steps(run) if later > step]):
         shutil.rmtree(run.checkpoint(later))
+
+
+class Saving:
+    """At most one checkpoint under way; what the disk refused is told, and counted, when it is settled."""
+
+    def __init__(self, disk: Disk):
+        self._disk, self._pool = disk, ThreadPoolExecutor(1, "checkpoint")
+        self._under_way: tuple[str, Future[None]] | None = None
+
+    def start(self, what: str, commit: Callable[[], None]) -> None:
+        """Have `commit` called by the thread, once the one before it is settled."""
+        self.settle()
+        self._under_way = what, self._pool.submit(commit)
+
+    def settle(self) -> None:
+        """Wait for the checkpoint under way.
+
+        Raises: DiskError at the third refusal in a row; whatever else `commit` raised.
+        """
+        if self._under_way is not None:
+            (what, future), self._under_way = self._under_way, None
+            self._disk.write("checkpoints", what, future.result)
+
+    def close(self) -> None:
+        """Wait for the thread, whatever comes of its work."""
+        self._pool.shutdown()

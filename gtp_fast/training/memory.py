@@ -1,15 +1,27 @@
-"""What a run takes of its device's memory, estimated before anything is taken."""
+"""What a run takes of its device's memory, estimated before anything is taken.
+
+Where the rows of the data set lie: what `--buffer auto` stands for, once their size is known.
+
+Memory that runs out in spite of the estimate: the libraries' errors, told with the flags that help.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
+import torch
+
+from gtp_fast import device
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import OutOfMemoryError
 
 if TYPE_CHECKING:
     from gtp_fast.data.spec import ObsShape
+
 
 FLOATS_A_PARAMETER = 8  # itself, two moments, slow copy, gradient, and what an update holds for a moment
 # How many times --hidden floats a row of the batch takes at the peak of an eager step, measured (2026-11-21): the step
@@ -73,3 +85,58 @@ def free_bytes(device: str) -> int | None:
     info = Path("/proc/meminfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+
+
+def place(
+    asked: TrainConfig, cfg: TrainConfig, chosen: str, parameters: int, data_bytes: int, free: int | None = None
+) -> tuple[TrainConfig, str]:
+    """Resolve `buffer`: on the device where the packed rows fit beside everything else, otherwise in host memory.
+
+    Args: asked as typed, cfg and chosen as `device.resolve` answered; parameters of one member; data_bytes of the
+    packed rows; free bytes on the device, where they are not to be asked of it. Without room the backend is chosen
+    anew, as the fused kernels read rows on the device alone.
+    Raises: UsageError where `--backend fused` was asked for and the rows do not fit; OutOfMemoryError where host memory
+    does not hold them either.
+    """
+    if cfg.buffer != "auto":
+        return cfg, chosen
+    free = free_bytes(cfg.device) if free is None else free
+    if cfg.device == "cpu" or free is None or sum(needed_bytes(cfg, parameters, data_bytes)) <= free:
+        return replace(cfg, buffer="device"), chosen
+    on_host = free_bytes("cpu")
+    if on_host is not None and data_bytes > on_host:
+        raise OutOfMemoryError(
+            f"the packed rows take {data_bytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free on the {cfg.device} and "
+            f"{on_host / 1e9:.1f} GB of host memory; train on fewer transitions"
+        )
+    return device.resolve(replace(asked, buffer="host"))
+
+
+# What torch's allocator on a CPU, and CUDA's driver, say in errors that have no type of their own.
+NO_MEMORY = ("can't allocate memory", "out of memory")
+Rest = ParamSpec("Rest")
+Returned = TypeVar("Returned")
+
+
+def tells_of_memory(
+    run: Callable[Concatenate[TrainConfig, Rest], Returned],
+) -> Callable[Concatenate[TrainConfig, Rest], Returned]:
+    """Turn the errors of NumPy's and torch's allocators into OutOfMemoryError, exit code 8."""
+
+    @functools.wraps(run)
+    def told(cfg: TrainConfig, *args: Rest.args, **kwargs: Rest.kwargs) -> Returned:
+        try:
+            return run(cfg, *args, **kwargs)
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            said = str(error).strip().split("\n")[0]
+            # A RuntimeError may also be a fault of the compiler or an illegal address on a GPU.
+            named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if not named and not any(words in said for words in NO_MEMORY):
+                raise
+            raise OutOfMemoryError(
+                f"memory ran out ({said or type(error).__name__}); lower --seeds ({cfg.seeds}), --hidden "
+                f"({cfg.hidden}) or --batch-size ({cfg.batch_size}), or train on fewer transitions; a run that had "
+                "saved continues from its last checkpoint"
+            ) from error
+
+    return told

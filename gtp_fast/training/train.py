@@ -2,6 +2,8 @@
 
 What happens is told to the caller as events. Steps run in chunks of at most half a second, so that a signal is answered
 and a checkpoint committed within two.
+
+The best policy of each member so far, by the figures of evaluations: ckpt/best.
 """
 
 from __future__ import annotations
@@ -29,14 +31,15 @@ from gtp_fast.errors import DiskError
 from gtp_fast.evaluation.evaluate import check_environment
 from gtp_fast.evaluation.worker import Evaluator, workers_beside
 from gtp_fast.files import publish_json
-from gtp_fast.runs import checkpoint, metrics, results
+from gtp_fast.runs import checkpoint, metrics, records
+from gtp_fast.runs.checkpoint import Saving
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.disk import Disk
 from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
+from gtp_fast.runs.records import EvalResult
 from gtp_fast.runs.resume import describe, open_run, starting_point
-from gtp_fast.runs.saving import Saving
-from gtp_fast.training import best, guards, memory, placement
-from gtp_fast.training.memory_errors import tells_of_memory
+from gtp_fast.training import guards, memory
+from gtp_fast.training.memory import tells_of_memory
 from gtp_fast.training.signals import Interrupt, listen
 
 CHUNK_SECONDS = 0.5
@@ -78,7 +81,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
                 report(event)
 
             tell(Started(run.path, data.source, buffer.size, parameters, chosen, step, notes))
-            for made in results.read_evaluations(run):  # before a kill, after the last checkpoint: not made again
+            for made in records.read_evaluations(run):  # before a kill, after the last checkpoint: not made again
                 if made.step > step:
                     writer.score(made.step, made.figures)
             disk = Disk(run.path, lambda message: tell(Warned(message)))
@@ -93,7 +96,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
                 seconds = training.to_the_end(stepper(cfg, state, buffer), step, interrupt)
             finally:
                 training.close()
-        return results.of_run(cfg, data.source, run, seconds, cfg.steps - step)
+        return records.of_run(cfg, data.source, run, seconds, cfg.steps - step)
 
 
 def _with_data(
@@ -112,7 +115,7 @@ def _with_data(
     layouts = algorithms.of(cfg.algo).layouts(found, obs_shape(data, cfg), data.action_NA.shape[1])
     parameters = updates.parameter_count(found, layouts)
     if data.frames_FHWC is None:
-        found, chosen = placement.place(cfg, found, chosen, parameters, streaming.row_bytes(data))
+        found, chosen = memory.place(cfg, found, chosen, parameters, streaming.row_bytes(data))
     device.prepare(found)
     return found, chosen, data, parameters
 
@@ -207,7 +210,7 @@ class _Training:
     def collect(self, wait: float | None = None) -> None:
         """Take in finished evaluations: the best policy of each member first, then the result's own file."""
         for result, policy in self.evaluator.poll(wait):
-            better = partial(best.replace, self.run, self.best, result, policy, self.meta)
+            better = partial(_replace_best, self.run, self.best, result, policy, self.meta)
             self.disk.write("best policies", "best policy", better)
             publish = partial(publish_json, self.run.evaluation(result.step), result.to_json())
             self.disk.write("evaluations", "evaluation", publish)
@@ -236,3 +239,26 @@ def _meta(cfg: TrainConfig, data: Transitions, policy: PolicyConfig) -> dict[str
     """Return what every checkpoint says of its run."""
     about = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg)}
     return about | {"policy": policy.to_json(), "data_sha256": data.sha256, "references": data.references}
+
+
+def _replace_best(
+    run: RunDir, best: dict[str, Any], result: EvalResult, policy: dict[str, Tensor], meta: Mapping[str, Any]
+) -> None:
+    """Replace the members of ckpt/best that an evaluation beats; ties keep the earlier step.
+
+    Args: best, what stood there, {} or tensors, figures and steps of each member; it is brought up to date. policy,
+    what was evaluated; meta, what a checkpoint says of its run. Raises: OSError from the file system.
+    """
+    tensors, figures, steps = best.get("tensors"), best.get("figures"), best.get("steps")
+    if tensors is None or figures is None or steps is None:
+        tensors = {name: tensor.clone() for name, tensor in policy.items()}
+        figures, steps = list(result.figures), [result.step] * len(result.seeds)
+    else:
+        for i, figure in enumerate(result.figures):
+            if (figure, -result.step) > (figures[i], -steps[i]):
+                figures[i], steps[i] = figure, result.step
+                for name, tensor in policy.items():
+                    rows = tensor.shape[0] // len(result.seeds)
+                    tensors[name][i * rows : (i + 1) * rows] = tensor[i * rows : (i + 1) * rows]
+    best.update(tensors=tensors, figures=figures, steps=steps)
+    checkpoint.save_best(run, tensors, {**meta, "step": max(steps), "figures": figures, "steps": steps})

@@ -25,7 +25,7 @@ from gtp_fast.data import catalog, dataset
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.data.replay import ReplayBuffer
 from gtp_fast.experiments import report
-from gtp_fast.policy.load import load_policy
+from gtp_fast.policy.policy import load_policy
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.training.train import train

@@ -15,16 +15,15 @@ from run_cases import tiny
 from variants_oracle import VariantTrainer
 
 from gtp_fast import device
-from gtp_fast.algorithms import equations, gtp, gtp_variants, losses, networks
+from gtp_fast.algorithms import equations, gtp, gtp_variants, networks
 from gtp_fast.algorithms.backends import stepper
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.config import TrainConfig, validate
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.policy import policy
-from gtp_fast.policy.act_cpu import CpuSampler
-from gtp_fast.policy.load import load_policy
-from gtp_fast.policy.samplers import TorchSampler
+from gtp_fast.policy.policy import load_policy
+from gtp_fast.policy.samplers import CpuSampler, TorchSampler
 from gtp_fast.training.train import train
 
 FLOW = {"process": "flow", "sigma_max": 1.0, "rho": 1.0}
@@ -146,8 +145,8 @@ def test_meanflow_takes_the_derivative_along_the_path(changes):
 def test_the_average_map_of_one_data_point_is_its_own_target():
     t, s = torch.tensor([[3.0, 0.5]]), torch.tensor([[1.0, 0.002]])
     point, still = torch.full((1, 2, 2), 0.7), torch.zeros(1, 2, 2)
-    assert torch.allclose(losses.average_map_target(t, s, point, point, still), point)
-    moving = losses.average_map_target(t, torch.zeros_like(s), 9 * point, point, torch.ones_like(point))
+    assert torch.allclose(equations.average_map_target(t, s, point, point, still), point)
+    moving = equations.average_map_target(t, torch.zeros_like(s), 9 * point, point, torch.ones_like(point))
     assert torch.allclose(moving, point - t[..., None])  # at s = 0 phi_inst has no part
 
 
@@ -161,8 +160,8 @@ def test_losses_compared_at_zero_are_the_plain_ones_where_s_is_zero():
 @pytest.mark.parametrize("cap", [0.0, 2.0])
 def test_normed_weights_have_mean_one_and_their_old_ratios(cap):
     advantage, eta = _normal(2, 64), torch.tensor([1.0, 3.0])
-    plain = losses.advantage_weights(advantage, eta, cap)
-    normed = losses.advantage_weights(advantage, eta, cap, normed=True)
+    plain = equations.advantage_weights(advantage, eta, cap)
+    normed = equations.advantage_weights(advantage, eta, cap, normed=True)
     assert normed.mean(-1).tolist() == pytest.approx([1.0, 1.0], abs=1e-9)
     assert torch.allclose(normed / normed[:, :1], plain / plain[:, :1])
 

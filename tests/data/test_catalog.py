@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import ROOT
 
-from gtp_fast.data import catalog, minari_names, ogbench_names
+from gtp_fast.data import catalog
 from gtp_fast.data.catalog import resolve
 from gtp_fast.data.spec import Source, normalised_score
 from gtp_fast.errors import UsageError
@@ -128,21 +128,21 @@ def test_what_ogbench_has_not_is_no_name(name: str):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*precision lowered", "ignore:.*DISPLAY")
-@pytest.mark.parametrize("stem", ogbench_names.SIZES)
+@pytest.mark.parametrize("stem", catalog.SIZES)
 def test_the_sizes_of_ogbenchs_environments_are_theirs(stem: str):
     env = gymnasium.make(f"ogbench:{stem}-singletask-v0")
-    assert (env.observation_space.shape, env.action_space.shape) == tuple((n,) for n in ogbench_names.SIZES[stem])
+    assert (env.observation_space.shape, env.action_space.shape) == tuple((n,) for n in catalog.SIZES[stem])
     env.close()
 
 
 @pytest.mark.parametrize("visual", ["", "visual-"])
-@pytest.mark.parametrize("stem", ogbench_names.SIZES)
+@pytest.mark.parametrize("stem", catalog.SIZES)
 def test_every_ogbench_task_is_registered_by_the_package(stem: str, visual: str):
     import ogbench  # noqa: F401  # registers the environments
 
     kind = "navigate" if "maze" in stem or "soccer" in stem else "play"
     name = f"{visual}{stem}-{kind}-singletask-task5-v0"
-    spec = ogbench_names.entry(name)
+    spec = catalog.ogbench_entry(name)
     env_id = f"{visual}{stem}-singletask-task5-v0"
     assert (spec is not None and spec.eval_env is not None) == (env_id in gymnasium.registry)
     assert spec is None or spec.eval_env == catalog.EvalEnv(f"ogbench:{env_id}")
@@ -211,8 +211,8 @@ ANY_NAME = st.one_of(
     st.text(),
     nearly_known(),
     st.builds("{}{}".format, st.sampled_from(("minari:", "ogbench:", "visual-", "a.b:")), nearly_known()),
-    st.from_regex(minari_names._ID),
-    st.from_regex(ogbench_names._NAME, fullmatch=True),
+    st.from_regex(catalog._ID),
+    st.from_regex(catalog._NAME, fullmatch=True),
     st.from_regex(catalog._OWN_MODULE, fullmatch=True),
 )
 
@@ -221,8 +221,8 @@ def claims(name: str) -> list[str]:
     """Return which sources take a name for theirs."""
     sources = {
         "named": catalog._NAMED.get,
-        "minari": minari_names.entry,
-        "ogbench": ogbench_names.entry,
+        "minari": catalog.minari_entry,
+        "ogbench": catalog.ogbench_entry,
         "own": catalog._own_data,
     }
     return [source for source, entry in sources.items() if entry(name) is not None]
@@ -237,7 +237,7 @@ def test_any_text_is_an_entry_or_a_usage_error(name: str):
         assert claims(name) == [] and f"'{name}'" in str(error) and "gtp-fast data list" in str(error)
     else:
         assert claims(name)
-        assert spec.name == (minari_names.dataset_id(name) or name)  # "minari:" only says whose a name is
+        assert spec.name == (catalog.dataset_id(name) or name)  # "minari:" only says whose a name is
 
 
 @given(ANY_NAME)

@@ -14,13 +14,12 @@ from run_cases import tiny
 
 from gtp_fast.algorithms import networks
 from gtp_fast.config import TrainConfig, hash6
-from gtp_fast.data import obs_scale
+from gtp_fast.data import replay
 from gtp_fast.data.replay import ReplayBuffer
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.experiments.report import draw_report
 from gtp_fast.policy import export
-from gtp_fast.policy.load import load_policy
-from gtp_fast.policy.policy import Policy, PolicyConfig
+from gtp_fast.policy.policy import Policy, PolicyConfig, load_policy
 from gtp_fast.runs import checkpoint
 from gtp_fast.training.train import train
 
@@ -51,15 +50,15 @@ def _folded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def test_mean_and_spread_are_those_of_float64():
-    obs = np.random.default_rng(0).normal([1e4, -3.0], [1.0, 0.1], size=(obs_scale.BLOCK + 77, 2)).astype(np.float32)
-    mean, std = obs_scale.measured(obs)
+    obs = np.random.default_rng(0).normal([1e4, -3.0], [1.0, 0.1], size=(replay.BLOCK + 77, 2)).astype(np.float32)
+    mean, std = replay.measured(obs)
     assert mean == tuple(np.float32(obs.astype(np.float64).mean(axis=0)))
     assert np.allclose(std, obs.astype(np.float64).std(axis=0) + 1e-3, rtol=1e-7)
 
 
 def test_a_constant_column_becomes_zeros():
     obs = np.stack([np.full(1_000, 0.1), np.arange(1_000)], axis=1).astype(np.float32)
-    scaled = obs_scale.scaled(obs, *obs_scale.measured(obs))
+    scaled = replay.scaled(obs, *replay.measured(obs))
     assert (scaled[:, 0] == 0).all() and abs(scaled[:, 1].std() - 1) < 1e-4
 
 

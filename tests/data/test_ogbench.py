@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ogbench_cases import columns, spoiled, write
 
-from gtp_fast.data import dataset, ogbench_tasks
+from gtp_fast.data import dataset
 from gtp_fast.data import ogbench as ogbench_data
 from gtp_fast.data.catalog import resolve
 from gtp_fast.data.check import check
@@ -60,14 +60,14 @@ def test_written_trajectories_are_paired_and_rewarded_as_the_package_does(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stem", ogbench_tasks.GOALS_M)
+@pytest.mark.parametrize("stem", ogbench_data.GOALS_M)
 def test_the_goals_are_the_packages(stem: str):
     import gymnasium
 
     env = gymnasium.make(f"{stem}-singletask-v0").unwrapped
     theirs = [task["goal_xyzs"] for task in env.task_infos]  # type: ignore[attr-defined]
-    assert np.array_equal(np.array(ogbench_tasks.GOALS_M[stem]), theirs)
-    assert env._reward_task_id == ogbench_tasks.DEFAULT_TASK  # type: ignore[attr-defined]
+    assert np.array_equal(np.array(ogbench_data.GOALS_M[stem]), theirs)
+    assert env._reward_task_id == ogbench_data.DEFAULT_TASK  # type: ignore[attr-defined]
     env.close()
 
 

@@ -22,7 +22,7 @@ from gtp_fast.data.catalog import resolve
 from gtp_fast.data.spec import EvalEnv
 from gtp_fast.errors import DataError, UsageError
 from gtp_fast.evaluation.environments import check_environment, make_env
-from gtp_fast.evaluation.eval_run import EvalConfig, eval_run
+from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
 from gtp_fast.training.train import train
 
 REACHING = "eval_cases:gtp_fast_tests/Reaching-v0"

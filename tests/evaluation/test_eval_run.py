@@ -12,7 +12,7 @@ from run_cases import tiny
 
 from gtp_fast.cli.main import main
 from gtp_fast.errors import CheckpointError, UsageError
-from gtp_fast.evaluation.eval_run import EvalConfig, eval_run
+from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.training.train import train

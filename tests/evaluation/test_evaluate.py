@@ -18,9 +18,9 @@ from gtp_fast.errors import DataError, GtpError, UsageError
 from gtp_fast.evaluation.environments import _without_notices, make_env
 from gtp_fast.evaluation.evaluate import evaluate_policy
 from gtp_fast.policy.policy import Policy
-from gtp_fast.runs import results
+from gtp_fast.runs import records
 from gtp_fast.runs.directory import RunDir
-from gtp_fast.runs.results import EvalResult
+from gtp_fast.runs.records import EvalResult
 
 COUNTING = replace(spec("Counting"), ref_random=0.0, ref_expert=10.0)
 HOPPER = catalog.resolve("Hopper-v5")
@@ -146,7 +146,7 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path, damage: dict[str, Any]):
     whole = EvalResult(3, two, two.astype(int), two, two < 0, None, "Hopper-v5", (0, 1), 2, 1, "none", 0.5).to_json()
     file = run.evaluations / "step-00000003.json"
     file.write_text(json.dumps(whole))
-    assert [one.step for one in results.read_evaluations(run)] == [3]
+    assert [one.step for one in records.read_evaluations(run)] == [3]
     file.write_text(json.dumps(whole | damage))
     with pytest.raises(GtpError, match=r"step-00000003.json is not an evaluation \(.*; remove it and evaluate again"):
-        results.read_evaluations(run)
+        records.read_evaluations(run)

@@ -14,7 +14,7 @@ from gtp_fast.cli.main import main
 from gtp_fast.errors import UsageError
 from gtp_fast.experiments import latency
 from gtp_fast.experiments.latency import LatencyConfig, latency_run
-from gtp_fast.policy.load import load_policy
+from gtp_fast.policy.policy import load_policy
 from gtp_fast.training.train import train
 
 QUICK = LatencyConfig(device="cpu", seconds=1e-6)

@@ -15,10 +15,9 @@ from PIL import Image
 from run_cases import tiny
 
 from gtp_fast.data import embedded
-from gtp_fast.data.catalog import run_settings
-from gtp_fast.data.published import PUBLISHED
+from gtp_fast.data.catalog import PUBLISHED, run_settings
 from gtp_fast.errors import UsageError
-from gtp_fast.experiments import aggregate, figures, paper, report
+from gtp_fast.experiments import figures, paper, report
 from gtp_fast.training.train import train
 
 
@@ -39,17 +38,17 @@ def test_the_datas_return_is_drawn_beside_scores_of_returns_alone(env, lines):
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half():
-    assert aggregate.interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0])) == 1.5
+    assert report.interquartile_mean(np.array([0.0, 1.0, 2.0, 100.0])) == 1.5
     # Five values: a quarter of five is 1.25, so the second and the fourth count three quarters.
-    assert aggregate.interquartile_mean(np.arange(5.0)) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
-    assert aggregate.interquartile_mean(np.array([7.0])) == 7.0
+    assert report.interquartile_mean(np.arange(5.0)) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
+    assert report.interquartile_mean(np.array([7.0])) == 7.0
 
 
 def test_the_bootstrap_interval_holds_the_mean_and_needs_two_seeds():
     figures = np.random.default_rng(0).normal(50, 5, 10)
-    low, high = aggregate.bootstrap_interval(figures) or (0.0, 0.0)
-    assert low < aggregate.interquartile_mean(figures) < high and high - low < 12
-    assert aggregate.bootstrap_interval(np.array([1.0])) is None
+    low, high = report.bootstrap_interval(figures) or (0.0, 0.0)
+    assert low < report.interquartile_mean(figures) < high and high - low < 12
+    assert report.bootstrap_interval(np.array([1.0])) is None
 
 
 def test_the_papers_numbers_are_those_printed():

@@ -21,8 +21,8 @@ from bench import reproduce_docs
 from gtp_fast.config import TrainConfig
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import DataError, UsageError
-from gtp_fast.experiments import aggregate, paper, pictures
-from gtp_fast.experiments.reproduce import bench, data, items, page, run, scores
+from gtp_fast.experiments import figures, paper, report
+from gtp_fast.experiments.reproduce import items, page, run, scores
 from gtp_fast.experiments.reproduce.run import ReproduceConfig, plan, reproduce
 
 TINY = ("hidden=16", "batch_size=8", "eval_episodes=1", "backend=eager", "device=cpu", "candidates=1", "select=none")
@@ -37,8 +37,8 @@ def asked(folder: Path, item: str, **changes: Any) -> ReproduceConfig:
 
 def source(
     env: str = "hopper-medium-expert-v2", row: str | None = "hopper-me", absent: str | None = None
-) -> data.Source:
-    return data.Source({"env": env}, env, env, "ab" * 32, row, absent)
+) -> run.Source:
+    return run.Source({"env": env}, env, env, "ab" * 32, row, absent)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_table_has_a_picture_of_every_row_diverged_ones_and_several_data_sets_
     bad = {"method": "bad", "paper": {}, "status": "diverged at step 9"}
     rows = [row | {"data": data} for data in ("one", "two") for row in (done, bad)]
     moved = [row | ({"last": {"each": [1.0, 2.5]}} if "last" in row else {}) for row in rows]
-    pictures_of = [pictures.table(each, "Table") for each in (rows, rows, moved, rows[:2])]
+    pictures_of = [figures.table(each, "Table") for each in (rows, rows, moved, rows[:2])]
     assert pictures_of[0] == pictures_of[1] and len(set(pictures_of)) == 3
 
 
@@ -125,7 +125,7 @@ def test_the_four_goals_have_masses_costs_and_a_picture(tmp_path: Path):
 def test_the_sweeps_are_drawn_without_what_diverged():
     figure = {"last": {"each": [1.0, 2.0]}, "kind": "score"}
     rows = [{"panel": name, "x": x} | figure for name in ("K", "own K", "eta") for x in (1, 2.5)]
-    png = pictures.sweeps([*rows, {"panel": "eta", "x": 10.0}])
+    png = figures.sweeps([*rows, {"panel": "eta", "x": 10.0}])
     assert png.startswith(b"\x89PNG")
 
 
@@ -205,7 +205,7 @@ def test_what_cannot_be_asked_is_refused_by_name(tmp_path: Path, changes, words)
 
 
 def test_table9_of_an_installed_package_says_that_a_checkout_is_needed(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "ROOT", tmp_path)
     with pytest.raises(UsageError, match="source checkout"):
         reproduce(asked(tmp_path, "table9"), lambda line: None)
 
@@ -213,12 +213,12 @@ def test_table9_of_an_installed_package_says_that_a_checkout_is_needed(tmp_path:
 def test_the_interval_over_tasks_resamples_within_each_task():
     # Two tasks of constant seeds: any resample within tasks is the data itself; across tasks it would spread.
     tasks = [np.array([0.0, 0.0, 0.0]), np.array([100.0, 100.0, 100.0])]
-    assert aggregate.stratified_interval(tasks) == (50.0, 50.0)
-    low, high = aggregate.bootstrap_interval(np.concatenate(tasks)) or (0.0, 0.0)
+    assert report.stratified_interval(tasks) == (50.0, 50.0)
+    low, high = report.bootstrap_interval(np.concatenate(tasks)) or (0.0, 0.0)
     assert low < 50 < high
-    assert aggregate.stratified_interval([np.array([1.0, 2.0]), np.array([3.0])]) is None
+    assert report.stratified_interval([np.array([1.0, 2.0]), np.array([3.0])]) is None
     one = np.array([1.0, 4.0, 9.0])
-    assert aggregate.stratified_interval([one]) == aggregate.bootstrap_interval(one)
+    assert report.stratified_interval([one]) == report.bootstrap_interval(one)
 
 
 def test_the_average_over_tasks_is_that_of_each_seed():

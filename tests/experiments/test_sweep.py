@@ -21,11 +21,10 @@ from places import ROOT
 
 from gtp_fast.cli.main import main
 from gtp_fast.errors import UsageError
-from gtp_fast.experiments.sweep import asked, plan, run
-from gtp_fast.experiments.sweep.asked import SweepConfig
+from gtp_fast.experiments.sweep import plan, run
+from gtp_fast.experiments.sweep.plan import SweepConfig
 from gtp_fast.experiments.sweep.table import Table, lines
-from gtp_fast.experiments.trial import HowFar, Outcome, Trial
-from gtp_fast.experiments.trials import Standing
+from gtp_fast.experiments.trials import HowFar, Outcome, Standing, Trial
 from gtp_fast.files import holder
 from gtp_fast.runs.directory import RunDir
 
@@ -113,9 +112,9 @@ def test_a_file_and_flags_ask_the_same_and_flags_stand_above_it(tmp_path: Path):
         "grid": ["lr=3e-4,0.001", "graph=false"],
         "set": ["--sampling-steps=2"],
     }
-    read = asked.read(file, {})
-    assert read == asked.read(None, typed) and read.grid == {"lr": (3e-4, 1e-3), "graph": (False,)}
-    above = asked.read(file, {"seeds": 3, "set": ["lr=1"], "grid": ["sampling_steps=4"]})
+    read = plan.read(file, {})
+    assert read == plan.read(None, typed) and read.grid == {"lr": (3e-4, 1e-3), "graph": (False,)}
+    above = plan.read(file, {"seeds": 3, "set": ["lr=1"], "grid": ["sampling_steps=4"]})
     assert (above.seeds, above.set, above.grid) == (3, {"lr": 1.0}, {"graph": (False,), "sampling_steps": (4,)})
 
 
@@ -161,7 +160,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path: Path
 def test_a_file_that_is_no_sweep_is_refused_by_line(tmp_path: Path, text, said):
     (tmp_path / "sweep.yaml").write_text(text)
     with pytest.raises(UsageError) as refused:
-        asked.read(tmp_path / "sweep.yaml", {})
+        plan.read(tmp_path / "sweep.yaml", {})
     assert said in str(refused.value)
 
 

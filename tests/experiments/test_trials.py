@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from gtp_fast.experiments.trial import HowFar, Trial, how_far
-from gtp_fast.experiments.trials import run_trials
+from gtp_fast.experiments.trials import HowFar, Trial, how_far, run_trials
 from gtp_fast.files import holder
 from gtp_fast.runs.directory import RunDir
 
@@ -69,7 +68,7 @@ PARENT = """
 import json, sys
 from pathlib import Path
 from gtp_fast.errors import GtpError
-from gtp_fast.experiments.trial import Trial
+from gtp_fast.experiments.trials import Trial
 from gtp_fast.experiments.trials import run_trials
 name, settings, path, steps = json.loads(sys.argv[1])
 try:

@@ -22,8 +22,8 @@ from learn_cases import buffer_of, transitions
 from torch import Tensor
 
 from gtp_fast import rng
-from gtp_fast.algorithms import equations, gtp, losses, optimizer, updates
-from gtp_fast.algorithms.binding import Binding
+from gtp_fast.algorithms import equations, gtp, optimizer, updates
+from gtp_fast.algorithms.fused import Binding
 from gtp_fast.algorithms.networks import actor_layout, critic_layout, q_values, views
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, member_seeds
@@ -142,10 +142,10 @@ def test_the_critic_has_the_gradient_of_its_loss(sizes, backup, precision):
     scratch = case.bind.scratch
     for launch in (case.bind.chain(), case.bind.target_q(), case.bind.critic(), case.bind.gradients("critic")):
         launch()
-    next_q = losses.next_value(scratch["next_q"].double(), case.cfg.batch_size)
-    y = losses.td_target(case.batch.reward_SB, case.batch.bootstrap_SB, next_q, case.cfg.gamma)
+    next_q = equations.next_value(scratch["next_q"].double(), case.cfg.batch_size)
+    y = equations.td_target(case.batch.reward_SB, case.batch.bootstrap_SB, next_q, case.cfg.gamma)
     q = q_values(case.parameters("critic"), case.batch.obs_SBD, case.batch.action_SBA)
-    (expected,) = torch.autograd.grad(losses.critic_loss(q, y).sum(), case.leaf)
+    (expected,) = torch.autograd.grad(equations.critic_loss(q, y).sum(), case.leaf)
     case.near(scratch["target"], y, "fp32")
     case.near(scratch["q"], q.detach(), precision)
     case.near(scratch["critic.grad"], expected, precision)
@@ -166,7 +166,7 @@ def _actor_losses(case: Case) -> tuple[Tensor, Tensor]:
     p = case.parameters("actor")
     student = equations.Phi(a_t, equations.phi(p, a_t, t, s, batch.obs_SBD, *sigmas), t, s)
     denoised = equations.phi(p, a_t, t, t, batch.obs_SBD, *sigmas)
-    w_traj, w_inst = losses.time_weights(t, u, cfg.sigma_data, cfg.weighting)
+    w_traj, w_inst = equations.time_weights(t, u, cfg.sigma_data, cfg.weighting)
     traj_SB = w_traj * (student - target).square().mean(-1)
     return traj_SB, w_inst * (denoised - batch.action_SBA).square().mean(-1)
 
@@ -210,7 +210,7 @@ def test_advantage_weights_are_those_of_the_equation(samples, cap):
     case.bind.advantage()()
     own, policy = scratch["advantage_q"].double().amin(1).split([batch, samples * batch], dim=-1)
     advantage = own - policy.unflatten(-1, (samples, batch)).mean(1)
-    expected = losses.advantage_weights(advantage, case.bind.eta.double(), cap)
+    expected = equations.advantage_weights(advantage, case.bind.eta.double(), cap)
     case.near(scratch["weights"], expected, "fp32")
     metrics = dict(zip(gtp.metric_names(case.cfg), scratch["metrics"].double().unbind(-1), strict=False))
     q, y = scratch["q"].double(), scratch["target"].double()
@@ -219,7 +219,7 @@ def test_advantage_weights_are_those_of_the_equation(samples, cap):
         "actor_loss": traj + case.cfg.lambda_flow * inst,
         "traj_loss": traj,
         "inst_loss": inst,
-        "critic_loss": losses.critic_loss(q, y),
+        "critic_loss": equations.critic_loss(q, y),
         "q": q.mean((1, 2)),
         "td_target": y.mean(-1),
         "advantage": advantage.mean(-1),

@@ -18,7 +18,7 @@ from run_cases import tiny
 from gtp_fast.cli.main import main
 from gtp_fast.errors import CheckpointError, GtpError, UsageError
 from gtp_fast.policy import export
-from gtp_fast.policy.load import load_policy
+from gtp_fast.policy.policy import load_policy
 from gtp_fast.training.train import train
 
 CASES = {

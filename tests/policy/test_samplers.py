@@ -11,10 +11,8 @@ import torch
 from gtp_fast import rng
 from gtp_fast.algorithms import equations, networks
 from gtp_fast.algorithms.policy_config import PolicyConfig
-from gtp_fast.policy.act_cpu import CpuSampler
-from gtp_fast.policy.noise import CallNoise
-from gtp_fast.policy.policy import Policy
-from gtp_fast.policy.samplers import TorchSampler
+from gtp_fast.policy.policy import CallNoise, Policy
+from gtp_fast.policy.samplers import CpuSampler, TorchSampler
 
 D, A, H = 7, 3, 32
 

@@ -25,7 +25,7 @@ from gtp_fast.errors import CheckpointError, DataError, UsageError
 from gtp_fast.evaluation.environments import check_environment, make_env
 from gtp_fast.evaluation.evaluate import evaluate_policy, record_video
 from gtp_fast.policy import export
-from gtp_fast.policy.load import load_policy
+from gtp_fast.policy.policy import load_policy
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.training.train import train

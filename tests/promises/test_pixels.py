@@ -147,7 +147,7 @@ PEAK = """
 import resource, sys
 import torch
 from frame_cases import arrays, frame_config, frame_transitions
-from gtp_fast import algorithms, device; from gtp_fast.training import memory as footprint
+from gtp_fast import algorithms, device; from gtp_fast.training import memory
 from gtp_fast.data.frames import FrameBuffer
 torch.set_num_threads(1)
 cfg = frame_config(batch_size=96, frame_stack=3, **eval(sys.argv[1]))
@@ -160,7 +160,7 @@ before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize(
 algorithm.make_step(cfg, state, FrameBuffer.from_transitions(data, cfg, "cpu"))()
 lines = open("/proc/self/status").read().splitlines()
 taken = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 - before
-print(taken / (footprint.encoder_floats(cfg, buffer.obs_shape) * cfg.batch_size * 4))
+print(taken / (memory.encoder_floats(cfg, buffer.obs_shape) * cfg.batch_size * 4))
 """
 
 

@@ -187,7 +187,7 @@ def settings(folder: Path) -> Kind:
 
 def sweep(folder: Path) -> Kind:
     """A file of a sweep, to the plan that is printed before anything runs."""
-    from gtp_fast.experiments.sweep import asked, plan
+    from gtp_fast.experiments.sweep import plan
 
     file = folder / "sweep.yaml"
     file.write_text(
@@ -196,7 +196,7 @@ def sweep(folder: Path) -> Kind:
     )
 
     def read(_: Path) -> None:
-        planned = plan.plan(asked.read(file, {"out": folder / "runs"}), jobs=2)
+        planned = plan.plan(plan.read(file, {"out": folder / "runs"}), jobs=2)
         json.dumps(plan.rows(planned))
         plan.text(planned)
 
@@ -205,18 +205,18 @@ def sweep(folder: Path) -> Kind:
 
 def described(folder: Path) -> Kind:
     """What a run says of itself, read before it is continued, and where a sweep shows how far it is."""
-    from gtp_fast.experiments import trial
-    from gtp_fast.runs import metrics, results
+    from gtp_fast.experiments import trials
+    from gtp_fast.runs import metrics, records
     from gtp_fast.training.train import train
 
     cfg, run = _run(folder)
     names = [run.path / "environment.json", run.path / "config.yaml", run.metrics, run.log, *run.evaluations.iterdir()]
 
     def read(_: Path) -> None:
-        trial.how_far(run.path)
+        trials.how_far(run.path)
         metrics.truncate_after(run.metrics, 10)
         metrics.truncate_log_after(run.log, 10)
-        list(results.read_evaluations(run))
+        list(records.read_evaluations(run))
         train(cfg)
 
     return names, read

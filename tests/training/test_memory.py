@@ -7,7 +7,7 @@ import torch
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import OutOfMemoryError
-from gtp_fast.training.memory_errors import tells_of_memory
+from gtp_fast.training.memory import tells_of_memory
 
 
 def raising(error: Exception) -> None:

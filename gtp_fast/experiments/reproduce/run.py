@@ -1,7 +1,15 @@
-"""`gtp-fast reproduce ITEM`: from the name of a table or figure to its report, by runs that items share."""
+"""The data that an item runs on: what was asked for, else the paper's tasks; looked at before anything is trained.
+
+Table 9: the bench of a source checkout times every method; its table stands here, the paper's figures in it.
+
+`gtp-fast reproduce ITEM`: from the name of a table or figure to its report, by runs that items share.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +18,121 @@ from typing import Any
 import yaml
 
 from gtp_fast.config import TrainConfig, check_range, hash6
+from gtp_fast.data import catalog, dataset
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.device import cores, resolve
-from gtp_fast.errors import UsageError
+from gtp_fast.errors import DataError, GtpError, UsageError
 from gtp_fast.experiments import paper
-from gtp_fast.experiments.reproduce import bench, data, items, scores
-from gtp_fast.experiments.reproduce.data import Source
-from gtp_fast.experiments.reproduce.items import Budget, Item, Row
+from gtp_fast.experiments.reproduce import items, scores
+from gtp_fast.experiments.reproduce.items import ABLATED, Budget, Item, Row
 from gtp_fast.experiments.reproduce.page import page
-from gtp_fast.experiments.trial import Outcome, Trial
-from gtp_fast.experiments.trials import run_trials
+from gtp_fast.experiments.trials import Outcome, Trial, run_trials
 from gtp_fast.files import file_name, publish, publish_json
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set that is there: the flags that name it, its folder's name, and whether it is the paper's."""
+
+    flags: dict[str, Any]
+    folder: str
+    name: str
+    sha256: str
+    paper_row: str | None  # the paper's row, where the data are the paper's
+    absent: str | None  # else why its figures may not stand beside these
+
+    @property
+    def environment(self) -> str:
+        return self.flags["env"]
+
+
+def choose(item: Item, budget: Budget, env: str | None, file: Path | None, progress: Progress | None) -> list[Source]:
+    """Return the data of an item, read once so that what is missing or damaged is known before anything is trained.
+
+    Raises: UsageError for data that the item is not about; DataError naming the data that need no network.
+    """
+    if item.kind == "goals" and (env not in (None, *item.tasks) or file is not None):
+        raise UsageError(f"{item.name} is about {item.tasks[0]}, which is generated; leave out --env and --dataset")
+    if file is not None and env is None:
+        raise UsageError(f"--dataset {file} needs --env to score policies, for example --env HalfCheetah-v5")
+    if env is not None:
+        return [_looked_at(item, env, file, progress)]
+    names = item.tasks if budget == "paper" or ABLATED not in item.tasks else (ABLATED,)
+    return [_looked_at(item, name, None, progress) for name in names]
+
+
+def _looked_at(item: Item, env: str, file: Path | None, progress: Progress | None) -> Source:
+    spec = catalog.resolve(env)
+    try:
+        data = dataset.load(spec, file, progress=progress)
+    except DataError as error:
+        if file is not None or spec.source == "embedded":
+            raise
+        raise DataError(
+            f"{error}\nTo run on other data: gtp-fast reproduce {item.name} --env hopper-demo-v0 (embedded, needs no "
+            "network), or --dataset FILE --env HalfCheetah-v5; the paper's figures stand only beside the paper's data"
+        ) from None
+    name = file.stem if file is not None else spec.name
+    known = file is None and spec.sha256 in (None, data.sha256)
+    folder = file_name(name)
+    absent = _absent(spec, name, data.sha256)
+    return Source(
+        flags={"env": env} | ({} if file is None else {"dataset": str(file)}),
+        folder=folder if known else f"{folder}-{data.sha256[:8]}",
+        name=name,
+        sha256=data.sha256,
+        paper_row=None if absent else spec.paper_row,
+        absent=absent,
+    )
+
+
+def _absent(spec: catalog.DataSpec, name: str, sha256: str) -> str | None:
+    """Return why the paper's figures may not stand beside these data, None where they may."""
+    if spec.paper_row is None:
+        return "the data are not the paper's"
+    if spec.sha256 is None:
+        return f"no checksum of the published {spec.name} is known to compare the data with"
+    return None if sha256 == spec.sha256 else f"trained on {name} (SHA-256 {sha256[:8]}), not D4RL's {spec.name}"
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def measure(item: Item, say: Callable[[str], None], folder: Path) -> dict[str, Any]:
+    """Run `pytest bench/ --benchmark-only` in the checkout, and return a summary that holds its table.
+
+    Raises: UsageError where the package is installed without its bench; GtpError when the bench fails.
+    """
+    if not (ROOT / "bench" / "table.py").is_file():
+        raise UsageError(
+            f"{item.name} is measured by the bench, which stands beside the package in a source checkout: clone the "
+            "repository, pip install -e '.[dev]', and run this command there"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    file, log = folder.resolve() / "benchmark.json", folder.resolve() / "bench.log"
+    words = [sys.executable, "-m", "pytest", "bench/", "--benchmark-only", f"--benchmark-json={file}"]
+    say(f"{' '.join(words[1:])}, some minutes; its words go to {log}")
+    here = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = os.environ | {"PYTHONPATH": here}
+    with log.open("wb") as out:
+        done = subprocess.run(words, cwd=ROOT, env=environment, stdout=out, stderr=out, check=False)
+    if done.returncode:
+        raise GtpError(f"the bench ended with code {done.returncode}; {log} says why")
+    table = [sys.executable, "-m", "bench.table", str(file)]
+    shown = subprocess.run(table, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    return {
+        "item": item.name,
+        "title": item.title,
+        "kind": item.kind,
+        "reach": "Times of this machine, each with its ratio to the paper's machine; no score is in them.",
+        "table": shown.strip(),
+        "rows": [],
+        "notes": ["TD3+BC and IQL are in the table where the bench times them; the paper does not."],
+        "exit_code": 0,
+    }
+
 
 # No part of the name of a run's folder: said beside it, or the machine's.
 UNNAMED = ("env", "algo", "bc", "preset", "steps", "seeds", "seed", "device", "backend", "precision", "threads")
@@ -51,9 +163,7 @@ class Planned:
     cfg: TrainConfig
 
 
-def reproduce(
-    asked: ReproduceConfig, say: Callable[[str], None], progress: data.Progress | None = None
-) -> dict[str, Any]:
+def reproduce(asked: ReproduceConfig, say: Callable[[str], None], progress: Progress | None = None) -> dict[str, Any]:
     """Train what is missing, score it, write RUNS/<item>/report, and return its summary with where it lies.
 
     Raises: UsageError, DataError before anything is trained; InterruptedRunError once every run has saved.
@@ -63,9 +173,9 @@ def reproduce(
         if getattr(asked, name) is not None:
             check_range(name, getattr(asked, name))
     if item.kind == "bench":
-        found = bench.measure(item, say, asked.runs / item.name)
+        found = measure(item, say, asked.runs / item.name)
         return _write(asked, found | {"command": _command(asked)}, {})
-    sources = data.choose(item, asked.budget, asked.env, asked.dataset, progress)
+    sources = choose(item, asked.budget, asked.env, asked.dataset, progress)
     planned = plan(item, asked, sources)
     jobs = asked.jobs or (1 if _on_cuda(planned[0].cfg) else cores())
     outcomes = run_trials([one.trial for one in planned], jobs, say)
@@ -123,9 +233,9 @@ def _summary(
     if item.kind == "goals":
         rows, pictures = _goals(planned, rows)
     else:
-        from gtp_fast.experiments import pictures as drawing
+        from gtp_fast.experiments import figures
 
-        drawn = drawing.sweeps(rows) if item.name == "fig6" else drawing.table(rows, item.title)
+        drawn = figures.sweeps(rows) if item.name == "fig6" else figures.table(rows, item.title)
         pictures = {f"{item.name}.png": drawn}
     steps = {row["steps"] for row in rows if "steps" in row}
     episodes = {row["episodes"] for row in rows if "episodes" in row}
@@ -203,21 +313,20 @@ def _averages(item: Item, planned: list[Planned], rows: list[dict[str, Any]]) ->
 
 def _goals(planned: list[Planned], rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     """Add masses and costs to the rows whose run is whole, put the data's row before them, and draw them."""
-    from gtp_fast.experiments import pictures
-    from gtp_fast.experiments.reproduce import goals
-    from gtp_fast.policy.load import load_policy
+    from gtp_fast.experiments import figures
+    from gtp_fast.policy.policy import load_policy
 
     whole = [i for i, row in enumerate(rows) if "last" in row]
     places = [(planned[i].trial.path, planned[i].row.acting.get("sampling_steps")) for i in whole]
-    cloud = goals.data_cloud()
-    first = {"method": "data", "status": "done", "paper": {}} | goals.masses(cloud[None])
+    cloud = scores.data_cloud()
+    first = {"method": "data", "status": "done", "paper": {}} | scores.masses(cloud[None])
     clouds, drawn = {"data": cloud}, {"data": first}
-    for i, (path, k), found in zip(whole, places, goals.samplers(places), strict=True):
+    for i, (path, k), found in zip(whole, places, scores.samplers(places), strict=True):
         rows[i] |= found
         name = rows[i]["method"]
-        clouds[name] = goals.cloud(load_policy(path, sampling_steps=k, candidates=1, device="cpu"))[0]
+        clouds[name] = scores.cloud(load_policy(path, sampling_steps=k, candidates=1, device="cpu"))[0]
         drawn[name] = rows[i]
-    return [first, *rows], {"fig7.png": pictures.goals(clouds, drawn)}
+    return [first, *rows], {"fig7.png": figures.goals(clouds, drawn)}
 
 
 def _command(asked: ReproduceConfig) -> str:

@@ -18,8 +18,7 @@ from typing import Any
 
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
-from gtp_fast.experiments.trial import Process, Trial, launch
-from gtp_fast.experiments.trials import PATIENCE_SECONDS, POLL_SECONDS
+from gtp_fast.experiments.trials import PATIENCE_SECONDS, POLL_SECONDS, Process, Trial, launch
 
 CONNECT_SECONDS = 5.0
 DIED = 1  # the code of a task whose worker or node was lost

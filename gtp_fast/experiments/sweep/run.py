@@ -7,11 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from gtp_fast.experiments.sweep import ray
-from gtp_fast.experiments.sweep.asked import SweepConfig
-from gtp_fast.experiments.sweep.plan import Plan, plan, points, rows
+from gtp_fast.experiments.sweep.plan import Plan, SweepConfig, plan, points, rows
 from gtp_fast.experiments.sweep.table import Table
-from gtp_fast.experiments.trial import DIVERGED, Outcome, Process, Trial, how_far, start
-from gtp_fast.experiments.trials import run_trials
+from gtp_fast.experiments.trials import DIVERGED, Outcome, Process, Trial, how_far, run_trials, start
 from gtp_fast.files import publish_json
 
 

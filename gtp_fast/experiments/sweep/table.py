@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from gtp_fast.experiments.trial import HowFar, how_far
-from gtp_fast.experiments.trials import Standing
+from gtp_fast.experiments.trials import HowFar, Standing, how_far
 
 REDRAW_SECONDS = 1.0
 ORDER = ("running", "failed", "diverged", "held", "done", "waiting")  # which trials a low screen shows first
