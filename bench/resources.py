@@ -31,19 +31,19 @@ OLDEST = Path(sys.prefix) / "triton-3.6.0"
 
 def training_launches(precision: str, capability: int) -> list[Launch]:
     """Return the launches of a step, with the shapes of a card."""
-    from gtp_kernels import ahead
+    from gtp_kernels import aot
     from gtp_kernels.launch import tuned_for
 
     from bench.training import config, fused_step
 
     cfg = config(precision=precision, backend="fused")
-    return list(fused_step(cfg, tuned_for(cfg.hidden, cfg.batch_size, ahead.SHARED_MEMORY[capability])).launches)
+    return list(fused_step(cfg, tuned_for(cfg.hidden, cfg.batch_size, aot.SHARED_MEMORY[capability])).launches)
 
 
 def acting_launches(precision: str, capability: int, **changes: Any) -> list[Launch]:
     """Return the launches that act at one observation, with 50 candidates and the shapes of a card."""
     import torch
-    from gtp_kernels import ahead
+    from gtp_kernels import aot
     from gtp_kernels.launch import tuned_for
 
     from bench.training import ACTION_DIM, OBS_DIM, config
@@ -59,7 +59,7 @@ def acting_launches(precision: str, capability: int, **changes: Any) -> list[Lau
     }
     sampler = CudaSampler(described, tensors, torch.device("cpu"), precision)
     launches = sampler.launches(_Call(sampler, 1))  # on a CPU nothing is captured, and shapes are a small card's
-    shapes = tuned_for(described.hidden, 1, ahead.SHARED_MEMORY[capability])
+    shapes = tuned_for(described.hidden, 1, aot.SHARED_MEMORY[capability])
     own = {"KEEP": shapes.keep, "STAGES": shapes.stages}
     return [
         replace(
@@ -79,7 +79,7 @@ def compiled(precision: str, capability: int, acting: bool = False) -> list[dict
 
     acting: of every launch that acts instead, with one candidate and with many, of both processes.
     """
-    from gtp_kernels import ahead
+    from gtp_kernels import aot
 
     launches = [*training_launches(precision, capability), acting_launches(precision, capability)[-1]]
     if acting:
@@ -91,13 +91,13 @@ def compiled(precision: str, capability: int, acting: bool = False) -> list[dict
         if identity in seen:
             continue
         seen.add(identity)
-        kernel = ahead.compile_for(launch, capability)
-        found = ahead.resources(kernel, capability)
+        kernel = aot.compile_for(launch, capability)
+        found = aot.resources(kernel, capability)
         rows.append(
             {"precision": precision, "capability": capability, "phase": launch.phase, "kernel": launch.name}
             | {"grid": launch.grid, "warps": launch.warps, "fits": found.fits(capability)}
-            | {"warps_of_products": sorted(set(ahead.warps_of_products(kernel)))}
-            | {"drops_nan": ahead.drops_nan(kernel), "triton": ahead.VERSION}
+            | {"warps_of_products": sorted(set(aot.warps_of_products(kernel)))}
+            | {"drops_nan": aot.drops_nan(kernel), "triton": aot.VERSION}
             | asdict(found)
         )
     return rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from gtp_kernels.reference import WORD, integer_below, normal_pair, philox4x32
+from gtp_kernels.primitives import WORD, integer_below, normal_pair, philox4x32
 from torch import Tensor
 
 # Streams: what a draw is for. The numbers are part of the checkpoint format: never reuse one.

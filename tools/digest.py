@@ -72,10 +72,10 @@ def digest(**settings: object) -> dict[str, str]:
 
 
 def _content(file: Path) -> bytes:
-    """Return a file's bytes; of an evaluation, without the seconds it took."""
+    """Return a file's bytes; of an evaluation, without the seconds it took and the environment's address."""
     if file.suffix != ".json":
         return file.read_bytes()
-    values = {name: value for name, value in json.loads(file.read_text()).items() if "second" not in name}
+    values = {name: value for name, value in json.loads(file.read_text()).items() if name not in ("seconds", "env_id")}
     return json.dumps(values, sort_keys=True).encode()
 
 

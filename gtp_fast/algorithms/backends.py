@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from gtp_kernels.reference import Compiler, mish
+from gtp_kernels.primitives import Compiler, mish
 from torch import Tensor
 
 from gtp_fast import algorithms

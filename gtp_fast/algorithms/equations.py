@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from gtp_kernels.reference import integer_below
+from gtp_kernels.primitives import integer_below
 from torch import Tensor
 
 from gtp_fast.algorithms.networks import TIME_WIDTH, actor_network, mlp_tail, time_embedding

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from gtp_kernels.reference import integer_below, uniform_from_bits
+from gtp_kernels.primitives import integer_below, uniform_from_bits
 from torch import Tensor
 from torch.nn import functional
 

@@ -19,12 +19,20 @@ import torch
 from gtp_kernels.actor import gtp_actor
 from gtp_kernels.advantage import gtp_advantage
 from gtp_kernels.chain import gtp_chain
-from gtp_kernels.critic import gtp_critic
+from gtp_kernels.critic import gtp_critic, gtp_heads
 from gtp_kernels.gradients import gtp_gradients
-from gtp_kernels.heads import gtp_heads
-from gtp_kernels.launch import INTERPRETED, Launch, Tuning, blocks, padded, tuned_for
-from gtp_kernels.operands import Operands
-from gtp_kernels.saved import Saved, actor_saved, critic_saved
+from gtp_kernels.launch import (
+    INTERPRETED,
+    Launch,
+    Operands,
+    Saved,
+    Tuning,
+    actor_saved,
+    blocks,
+    critic_saved,
+    padded,
+    tuned_for,
+)
 from gtp_kernels.update import gtp_update
 from torch import Tensor
 

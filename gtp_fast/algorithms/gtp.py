@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from gtp_kernels.reference import integer_below
+from gtp_kernels.primitives import integer_below
 from torch import Tensor
 
 from gtp_fast import rng

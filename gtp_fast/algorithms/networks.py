@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from gtp_kernels.reference import mish, philox4x32, uniform_from_bits
+from gtp_kernels.primitives import mish, philox4x32, uniform_from_bits
 from torch import Tensor
 
 from gtp_fast.algorithms.encoder import encoder_shapes, input_width

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from gtp_kernels.reference import integer_below
+from gtp_kernels.primitives import integer_below
 from torch import Tensor
 
 from gtp_fast import rng

@@ -12,11 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from gtp_kernels.chain import gtp_chain
-from gtp_kernels.choose import gtp_choose
-from gtp_kernels.heads import gtp_heads
-from gtp_kernels.launch import INTERPRETED, Launch, blocks, padded, tuned_for
-from gtp_kernels.operands import Operands
+from gtp_kernels.chain import gtp_chain, gtp_choose
+from gtp_kernels.critic import gtp_heads
+from gtp_kernels.launch import INTERPRETED, Launch, Operands, blocks, padded, tuned_for
 from torch import Tensor
 
 from gtp_fast.algorithms.backends import capture_once

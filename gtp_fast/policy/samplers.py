@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from gtp_kernels.reference import MISH_CLAMP
+from gtp_kernels.primitives import MISH_CLAMP
 from torch import Tensor
 
 from gtp_fast import algorithms

@@ -1,10 +1,18 @@
-"""One launch of a kernel with everything bound: what a train step is a short list of."""
+"""One launch of a kernel with everything bound: what a train step is a short list of.
+
+The hidden weights as products read them: rounded copies beside the float32 masters, or the masters themselves.
+
+What a network's launch keeps of each row for the weight gradients, and the tiles in which those are computed.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 # Bytes of shared memory for each hidden unit, from which the chain keeps its thin weights there, and from which the
 # hidden pair has three stages in flight (of the chain, 210 KB at width 256 in TF32).
@@ -85,3 +93,106 @@ def padded(size: int, least: int = 32) -> int:
 def blocks(size: int, block: int) -> int:
     """Return how many blocks cover `size`."""
     return -(-size // block)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """A flat parameter buffer (M, P) and its two hidden weights, (H, H) at `first` and `second` of each row.
+
+    With precision "fp32" `copies` is empty and the weights are read from the buffer; else it is (M, 2, H, H), float32
+    rounded to TF32 or bfloat16, and whoever writes the buffer writes it too, or calls `refresh`.
+    """
+
+    flat: Tensor
+    copies: Tensor
+    first: int
+    second: int
+    precision: str
+
+    @classmethod
+    def of(cls, flat_MP: Tensor, hidden: int, first: int, precision: str) -> Operands:
+        """Make the copies of a buffer whose hidden weights begin at `first`, a bias of `hidden` between them."""
+        members = 0 if precision == "fp32" else flat_MP.shape[0]
+        kind = torch.bfloat16 if precision == "bf16" else torch.float32
+        copies = torch.empty(members, 2, hidden, hidden, dtype=kind, device=flat_MP.device)
+        operands = cls(flat_MP, copies, first, first + hidden * hidden + hidden, precision)
+        operands.refresh()
+        return operands
+
+    def refresh(self) -> None:
+        """Write the copies anew from the buffer."""
+        if self.precision == "fp32":
+            return
+        size = self.copies[0, 0].numel()
+        for i, offset in enumerate((self.first, self.second)):
+            weight = self.flat[:, offset : offset + size].view(-1, *self.copies.shape[2:])
+            self.copies[:, i] = round_to_tf32(weight) if self.precision == "tf32" else weight
+
+    def args(self) -> dict[str, object]:
+        """Return the pointers and strides by the names that every kernel gives them."""
+        own = self.precision == "fp32"
+        return {
+            "param_ptr": self.flat,
+            "w1_ptr": self.flat[:, self.first :] if own else self.copies[:, 0],
+            "w2_ptr": self.flat[:, self.second :] if own else self.copies[:, 1],
+            "param_stride": self.flat.stride(0),
+            "pair_stride": self.flat.stride(0) if own else self.copies.stride(0),
+        }
+
+
+def round_to_tf32(x: Tensor) -> Tensor:
+    """Round float32 to the ten mantissa bits of TF32, to nearest, ties away from zero."""
+    return ((x.view(torch.int32) + 0x1000) & -8192).view(torch.float32)
+
+
+TIME_COLUMNS = 192  # each for t and s: sinusoids 16, hidden 32, dz of the hidden 32, dz of the embedding 16
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Columns of a kept row: [x (`inputs`, padded), h0, h1, h2, dz0, dz1, dz2 (H each), dz3, time networks].
+
+    `layers` maps each linear layer to the columns where its input and its dL/dz begin. `slopes` floats a row are kept
+    apart, for the launch itself.
+    """
+
+    inputs: int
+    slopes: int
+    width: int
+    layers: dict[str, tuple[int, int]]
+
+    def tiles(self, places: dict[str, tuple[int, tuple[int, ...]]], tile: int) -> list[list[int]]:
+        """Return the table of `gtp_gradients`, one row for each tile of each layer.
+
+        Args: places maps a parameter ("mlp0.w", "mlp0.b", ...) to its offset in the flat row and its shape.
+        """
+        table = []
+        for layer, (x_column, z_column) in self.layers.items():
+            weight_at, (inputs, outputs) = places[f"{layer}.w"]
+            bias_at, _ = places[f"{layer}.b"]
+            for i in range(0, inputs, tile):
+                for j in range(0, outputs, tile):
+                    table.append([x_column, z_column, inputs, outputs, weight_at, bias_at, i, j])
+        return table
+
+
+def actor_saved(obs_dim: int, action_dim: int, hidden: int) -> Saved:
+    """Return what `gtp_actor` keeps."""
+    inputs = 16 * blocks(action_dim + 32 + obs_dim, 16)
+    time = inputs + 6 * hidden + padded(action_dim)
+    layers = _mlp_layers(inputs, hidden)
+    for i, name in enumerate("ts"):
+        layers[f"{name}0"] = (time + 16 * i, time + 96 + 32 * i)
+        layers[f"{name}1"] = (time + 32 + 32 * i, time + 160 + 16 * i)
+    return Saved(inputs, 3 * hidden, time + TIME_COLUMNS, layers)
+
+
+def critic_saved(obs_dim: int, action_dim: int, hidden: int) -> Saved:
+    """Return what `gtp_critic` keeps."""
+    inputs = 16 * blocks(obs_dim + action_dim, 16)
+    return Saved(inputs, hidden, inputs + 6 * hidden + 16, _mlp_layers(inputs, hidden))
+
+
+def _mlp_layers(inputs: int, hidden: int) -> dict[str, tuple[int, int]]:
+    starts = [0, inputs, inputs + hidden, inputs + 2 * hidden]
+    return {f"mlp{i}": (start, inputs + (3 + i) * hidden) for i, start in enumerate(starts)}

@@ -14,7 +14,7 @@ which has no bf16 arithmetic and does not round operands: there the rounding is 
 import triton
 import triton.language as tl
 
-from gtp_kernels.trig import turn
+from gtp_kernels.draws import turn
 
 TIME_WIDTH = tl.constexpr(16)
 TIME_HIDDEN = tl.constexpr(32)

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from gtp_kernels import mlp
-from gtp_kernels.trig import turn
+from gtp_kernels.draws import turn
 
 
 @triton.jit

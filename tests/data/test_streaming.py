@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from capture_safety import problems_of
-from gtp_kernels.reference import integer_below
+from gtp_kernels.primitives import integer_below
 from learn_cases import ACTION_DIM, OBS_DIM, small_config, transitions
 from run_cases import tiny
 

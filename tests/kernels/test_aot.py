@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gtp_kernels import ahead
+from gtp_kernels import aot
 from gtp_kernels.launch import INTERPRETED
 from places import ROOT
 
@@ -32,7 +32,7 @@ SPILLS = {
 }
 # Of floats only argmax is left that compares, and so has no NaN of its own: `choose` gives it none. The other minimum
 # is of integers, which have no NaN.
-COMPARES = {("choose.py", "argmax"), ("draws.py", "minimum")}
+COMPARES = {("chain.py", "argmax"), ("draws.py", "minimum")}
 
 
 @pytest.fixture(scope="module", params=[INSTALLED, OLD])
@@ -54,7 +54,7 @@ def beyond(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_every_kernel_compiles_for_every_architecture_and_spills_no_more_than_is_known(rows):
     found = {(row["kernel"], row["capability"]) for row in rows}
-    assert found == {(kernel, capability) for kernel in KERNELS for capability in ahead.SHARED_MEMORY}
+    assert found == {(kernel, capability) for kernel in KERNELS for capability in aot.SHARED_MEMORY}
     assert beyond(rows) == []
 
 
@@ -62,7 +62,7 @@ def test_every_kernel_compiles_for_every_architecture_and_spills_no_more_than_is
 @pytest.mark.parametrize("triton", [INSTALLED, OLD])
 def test_bf16_too_compiles_for_every_architecture_and_spills_no_more_than_is_known(triton):
     rows = measured_apart("--precision", "bf16", triton=triton)
-    assert {row["capability"] for row in rows} == set(ahead.SHARED_MEMORY)
+    assert {row["capability"] for row in rows} == set(aot.SHARED_MEMORY)
     assert beyond(rows) == [] and [row for row in rows if row["drops_nan"] or not row["fits"]] == []
 
 
@@ -98,7 +98,7 @@ def _compiled(path: Path) -> list[ast.Call]:
 
 @pytest.mark.slow
 def test_every_block_finds_its_shared_memory_and_registers(rows):
-    assert [row for row in rows if row["shared"] > ahead.SHARED_MEMORY[row["capability"]]] == []
+    assert [row for row in rows if row["shared"] > aot.SHARED_MEMORY[row["capability"]]] == []
     assert [row for row in rows if row["registers"] * 32 * row["warps"] > 65_536] == []
 
 
@@ -113,4 +113,4 @@ def test_no_warp_repeats_the_work_of_another(rows):
 @pytest.mark.skipif(not INTERPRETED, reason="kernels are compiled here")
 def test_an_interpreted_process_is_told_that_it_cannot_compile():
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET is set"):
-        ahead.compile_for(None, 90)  # pyright: ignore[reportArgumentType]
+        aot.compile_for(None, 90)  # pyright: ignore[reportArgumentType]

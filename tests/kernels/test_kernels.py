@@ -14,10 +14,9 @@ import torch
 import triton
 import triton.language as tl
 from fused_cases import DEVICE, STABLE, fused_config
-from gtp_kernels import draws, mlp, reference
-from gtp_kernels.launch import INTERPRETED, Tuning, tuned_for
-from gtp_kernels.operands import round_to_tf32
-from gtp_kernels.trig import turn
+from gtp_kernels import draws, mlp, primitives
+from gtp_kernels.draws import turn
+from gtp_kernels.launch import INTERPRETED, Tuning, round_to_tf32, tuned_for
 from learn_cases import buffer_of, transitions
 from torch import Tensor
 
@@ -56,7 +55,7 @@ class Case:
         self.bind = Binding(self.cfg, self.state, self.buffer, shapes or tuned_for(self.cfg.hidden, batch, 0))
         self.layouts = [f(obs_dim, self.action_dim, self.cfg.hidden) for f in (actor_layout, critic_layout)]
         self.words = self._words()
-        index = reference.integer_below(self.words[rng.INDEX][..., 0], self.buffer.size)
+        index = primitives.integer_below(self.words[rng.INDEX][..., 0], self.buffer.size)
         double = replace(self.buffer, rows=self.buffer.rows.double())
         self.batch: Batch = ReplayBuffer.gather(double, index)
 

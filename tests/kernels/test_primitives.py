@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from gtp_kernels import reference
+from gtp_kernels import primitives
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,52 +29,52 @@ def _word(value: int) -> Tensor:
     ],
 )
 def test_philox_gives_the_published_known_answers(counter, key, expected):
-    words = reference.philox4x32(*[_word(c) for c in counter], *[_word(k) for k in key])
+    words = primitives.philox4x32(*[_word(c) for c in counter], *[_word(k) for k in key])
     assert tuple(int(w) for w in words) == expected
 
 
 def test_uniform_stays_below_one_and_is_exact():
     bits = torch.tensor([0, 255, 256, 0xFFFFFFFF], dtype=torch.int64)
-    assert reference.uniform_from_bits(bits).tolist() == [0.0, 0.0, 2.0**-24, 1.0 - 2.0**-24]
+    assert primitives.uniform_from_bits(bits).tolist() == [0.0, 0.0, 2.0**-24, 1.0 - 2.0**-24]
 
 
 def test_normal_pair_is_finite_at_the_ends_of_its_range():
     ends = torch.tensor([0, 0xFFFFFFFF], dtype=torch.int64)
-    a, b = reference.normal_pair(ends[:, None], ends[None, :])
+    a, b = primitives.normal_pair(ends[:, None], ends[None, :])
     assert torch.isfinite(a).all() and torch.isfinite(b).all()
     assert a.abs().max() <= math.sqrt(2 * 24 * math.log(2)) + 1e-4
 
 
 def test_integer_below_covers_its_range_and_never_reaches_the_bound():
     bits = torch.arange(0, 2**32, 2**26 - 1, dtype=torch.int64)
-    drawn = reference.integer_below(bits, 7)
+    drawn = primitives.integer_below(bits, 7)
     assert set(drawn.tolist()) == set(range(7))
-    assert int(reference.integer_below(_word(0xFFFFFFFF), 2**31 - 1)) == 2**31 - 2
+    assert int(primitives.integer_below(_word(0xFFFFFFFF), 2**31 - 1)) == 2**31 - 2
 
 
 def test_mish_matches_float64_over_its_whole_range():
     x = torch.cat([torch.linspace(-60, 60, 20_001), torch.tensor([-1e30, 0.0, 1e30])])
     exact = functional.mish(x.double())
     # 4 ulp: an exponential, two products and a division of float32.
-    assert ((reference.mish(x).double() - exact).abs() <= 4 * 2**-23 * exact.abs() + 1e-30).all()
+    assert ((primitives.mish(x).double() - exact).abs() <= 4 * 2**-23 * exact.abs() + 1e-30).all()
 
 
 def test_mish_gradient_matches_float64_autograd():
     x = torch.linspace(-30, 30, 20_001, requires_grad=True)
     exact_in = x.detach().double().requires_grad_()
     (exact,) = torch.autograd.grad(functional.mish(exact_in).sum(), exact_in)
-    (ours,) = torch.autograd.grad(reference.mish(x).sum(), x)
+    (ours,) = torch.autograd.grad(primitives.mish(x).sum(), x)
     # The slope is a sum of terms of order one: absolute error of a few float32 roundings.
     assert (ours.double() - exact).abs().max() < 2e-6
 
 
 def test_mish_backward_passes_gradcheck_in_float64():
     x = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    assert torch.autograd.gradcheck(reference.mish, (x,))
+    assert torch.autograd.gradcheck(primitives.mish, (x,))
 
 
 def test_mish_leaves_its_input_untouched():
     x = torch.randn(64, requires_grad=True)
     before = x.detach().clone()
-    reference.mish(x).sum().backward()
+    primitives.mish(x).sum().backward()
     assert torch.equal(x.detach(), before)

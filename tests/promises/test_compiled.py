@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 import torch
-from gtp_kernels.reference import Compiler
+from gtp_kernels.primitives import Compiler
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config
 
 from gtp_fast import algorithms

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from gtp_kernels.saved import Saved, actor_saved, critic_saved
+from gtp_kernels.launch import Saved, actor_saved, critic_saved
 from hypothesis import given
 from hypothesis import strategies as st
 
