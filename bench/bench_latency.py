@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.training import ACTION_DIM, OBS_DIM, config, policy, registered
+from bench.training import ACTION_DIM, OBS_DIM, config, policy
 from gtp_fast import algorithms
 from gtp_fast.config import DETERMINISTIC
 
@@ -35,13 +35,11 @@ PLACES = ((1, 1), (1, 50), (256, 1))  # batch, candidates
 def bench_act(benchmark, machine, method, batch, candidates, way):
     changes = METHODS[method]
     algo = changes.get("algo", "gtp")
-    if not registered(algo):
-        pytest.skip(f"gtp_fast.algorithms has no {algo} in this version")
     if candidates > 1 and algo in DETERMINISTIC:
         pytest.skip(f"{algo} has one action for an observation")
     select = "none" if candidates == 1 else "argmax"
     cfg = config(**{**changes, "candidates": candidates, "select": select, "device": DEVICE})
-    own = policy(cfg, algorithms.of(algo).init_state(cfg, OBS_DIM, ACTION_DIM, DEVICE), OBS_DIM, ACTION_DIM)
+    own = policy(cfg, algorithms.of(cfg).init_state(cfg, OBS_DIM, ACTION_DIM, DEVICE), OBS_DIM, ACTION_DIM)
     if way == "own" and own.runtime == "torch":
         pytest.skip(f"{algo} acts by its formulas in torch here: timed as that")
     benchmark.group = f"latency/{algo}/{cfg.sampling_steps}"

@@ -41,15 +41,6 @@ def config(**changes: Any) -> TrainConfig:
     return TrainConfig(**(own | defaults | changes))
 
 
-def registered(algo: str) -> bool:
-    """Say whether an algorithm is there in this version."""
-    try:
-        algorithms.of(algo)
-    except (KeyError, ImportError):
-        return False
-    return True
-
-
 def transitions(rows: int = ROWS) -> SimpleNamespace:
     """Return random transitions with the fields of `dataset.Transitions` that the buffer reads."""
     rng = np.random.default_rng(0)
@@ -68,7 +59,7 @@ def training(cfg: TrainConfig, rows: int = ROWS) -> tuple[TrainState, Callable[[
     buffer = ReplayBuffer.from_transitions(data, cfg, cfg.device)  # pyright: ignore[reportArgumentType]
     if rows > ROWS:
         buffer = replace(buffer, rows=buffer.rows.repeat(-(-rows // ROWS), 1)[:rows])
-    state = algorithms.of(cfg.algo).init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
+    state = algorithms.of(cfg).init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
     return state, stepper(cfg, state, buffer)
 
 

@@ -73,7 +73,7 @@ def fused(row: dict[str, Any], dry: bool) -> FusedStep:
 
     cfg = replace(_settings(row, dry), steps=MOST_STEPS)
     buffer = _buffer(cfg)
-    state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+    state = algorithms.of(cfg).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
     return make_step(cfg, state, buffer)
 
 
@@ -86,7 +86,7 @@ def _steps_for(cfg: TrainConfig, seconds: float) -> int:
     """Return how many thousands of steps fit, by a probe of the same run."""
     device.prepare(cfg)
     cfg, buffer = replace(cfg, steps=MOST_STEPS), _buffer(cfg)
-    state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
+    state = algorithms.of(cfg).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
     run = stepper(cfg, state, buffer)
     run(cfg.unroll)
     int(state.step)  # waits for the device

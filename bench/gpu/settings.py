@@ -94,7 +94,7 @@ def _expected(cfg: TrainConfig) -> tuple[float, ...]:
 
 def _losses(cfg: TrainConfig, state: TrainState) -> tuple[float, ...]:
     """Return each member's mean losses since the start."""
-    names = algorithms.of(cfg.algo).metric_names(cfg)
+    names = algorithms.of(cfg).metric_names(cfg)
     columns = [names.index(name) for name in COMPARED if name in names]
     return tuple((state.metric_sums_SQ[:, columns].double() / state.step).flatten().tolist())
 

@@ -8,10 +8,18 @@ device)` and `make_step(cfg, state, buffer)` to train, and to act `noise_columns
 from __future__ import annotations
 
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+from gtp_fast.config import is_variant
+
+if TYPE_CHECKING:
+    from gtp_fast.algorithms.policy_config import PolicyConfig
+    from gtp_fast.config import TrainConfig
 
 
-def of(name: str) -> ModuleType:
-    """Return the module of an algorithm, "gtp", "dql", "cac", "fql", "iql" or "td3bc"."""
-    from gtp_fast.algorithms import cac, dql, fql, gtp, iql, td3bc
+def of(settings: TrainConfig | PolicyConfig) -> ModuleType:
+    """Return the module that trains a run of these settings, or acts for a policy of this description."""
+    from gtp_fast.algorithms import cac, dql, fql, gtp, gtp_variants, iql, td3bc
 
-    return {"cac": cac, "dql": dql, "fql": fql, "gtp": gtp, "iql": iql, "td3bc": td3bc}[name]
+    ours = gtp_variants if is_variant(settings) else gtp
+    return {"cac": cac, "dql": dql, "fql": fql, "gtp": ours, "iql": iql, "td3bc": td3bc}[settings.algo]

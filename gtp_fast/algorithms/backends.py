@@ -53,7 +53,7 @@ def _step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> tuple[Callable
 
         step = fused.make_step(cfg, state, buffer)
         return step, step.refresh
-    step = algorithms.of(cfg.algo).make_step(cfg, state, buffer)
+    step = algorithms.of(cfg).make_step(cfg, state, buffer)
     return (compile_step(step) if cfg.backend == "compiled" else step), lambda: None
 
 

@@ -1,25 +1,167 @@
-"""The actor's losses of GTP, the published one and those that the paper compares it with: one function each.
+"""What the paper compares GTP with: other losses of the actor, other values V(o), times and noising; one step for all.
 
-A function takes what was drawn and the parameters to be trained, and returns L_traj and L_inst of each member, (S,); it
+A loss takes what was drawn and the parameters to be trained, and returns L_traj and L_inst of each member, (S,); it
 runs without gradients but where it says so. Targets are the EMA actor's, but for `meanflow`.
 
-Legend: S members (seeds), B batch rows, A action, D observation.
+Legend: S members (seeds), B batch rows, R rows, A action, D observation.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from gtp_fast.algorithms import equations
-from gtp_fast.algorithms.networks import q_values
-from gtp_fast.config import TrainConfig
+from gtp_fast import rng
+from gtp_fast.algorithms import equations, gtp, updates
+from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.networks import Layout, q_values, state_values, value_layout, views
+from gtp_fast.algorithms.policy_config import PolicyConfig
+from gtp_fast.algorithms.state import TrainState
+from gtp_fast.config import TrainConfig, grid_steps
+from gtp_fast.data.frames import Buffer
+from gtp_fast.data.replay import Batch
+from gtp_fast.data.spec import ObsShape
+from gtp_fast.profiling import phase
 
+STEPS_ARE_FREE = True
 Params = dict[str, Tensor]
+judge, noise_columns = q_values, gtp.noise_columns
+
+
+def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
+    """Return the columns of `TrainState.metric_sums_SQ`."""
+    if cfg.actor_loss == "linear-q":
+        return (*gtp.ACTOR_METRICS, "policy_q", *updates.CRITIC_METRICS)
+    return gtp.metric_names(cfg) + (updates.VALUE_METRICS if cfg.value == "expectile" else ())
+
+
+def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
+    """Return where the parameters of the actor, of one head of the critic and of a learned V lie."""
+    learned = isinstance(cfg, TrainConfig) and cfg.value == "expectile"
+    return gtp.layouts(cfg, obs, action_dim) | ({"value": value_layout(obs, cfg.hidden)} if learned else {})
+
+
+def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
+    """Return a fresh state; each member depends on its own seed alone."""
+    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
+
+
+def path(p: Params, obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
+    """Return the K + 1 points from noise to action, as `gtp.path`, along the process that was trained."""
+    levels = config.sigma_min, config.sigma_max, config.rho
+    grid = equations.sampling_grid(config.sampling_steps, *levels, z_SRN.device).to(z_SRN)
+    return equations.sample_path(p, obs_SRD, z_SRN, grid, config.sigma_data, config.sigma_min, config.process)
+
+
+def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
+    """Return a function that makes one train step in place, in the order of `gtp.make_step`."""
+    nets = layouts(cfg, buffer.obs_shape, buffer.action_dim)
+    const, samples = _constants(cfg, nets, buffer), _value_samples(cfg)
+
+    @torch.no_grad()
+    def step() -> None:
+        with phase("sample"):
+            words, batch = gtp.sample(const, state, buffer)
+        weight_SB, metrics = torch.ones_like(batch.reward_SB), []
+        if state.critic is not None:
+            with phase("chain"):
+                next_SBA, policy_SBA = gtp.policy_actions(cfg, const, state, batch, words, samples)
+            with phase("critic"):
+                metrics += updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+            if cfg.actor_loss != "linear-q":
+                with phase("advantage"):
+                    advantage_SB, more = _advantages(cfg, const, nets.get("value"), state, batch, policy_SBA)
+                    weight_SB = equations.advantage_weights(advantage_SB, const.eta_S, cfg.weight_cap, cfg.weight_norm)
+                    metrics += gtp.weight_metrics(advantage_SB, weight_SB) + more
+        with phase("actor"):
+            metrics = _update_actor(cfg, const, state, batch, words, weight_SB) + metrics
+        with phase("average"):
+            updates.average(cfg, state)
+            updates.record(state, torch.stack(metrics, dim=-1))
+
+    return step
+
+
+def _value_samples(cfg: TrainConfig) -> int:
+    """Return how many actions of the policy are drawn at each observation for V(o)."""
+    return cfg.value_samples if cfg.value == "policy" and cfg.actor_loss != "linear-q" else 0
+
+
+def _constants(cfg: TrainConfig, nets: dict[str, Layout], buffer: Buffer) -> gtp.Constants:
+    """Return GTP's constants with the times drawn as cfg.times says."""
+    const = gtp.constants(cfg, nets, buffer, 1 if cfg.actor_loss == "linear-q" else _value_samples(cfg))
+    if cfg.times == "grid":
+        return const
+    levels = cfg.sigma_min, cfg.sigma_max, cfg.rho
+    lognormal = cfg.time_mean, cfg.time_std
+    return replace(
+        const, schedule=equations.schedule(cfg.steps, *grid_steps(cfg), *levels, buffer.rows.device, lognormal)
+    )
+
+
+def _advantages(
+    cfg: TrainConfig, const: gtp.Constants, value: Layout | None, state: TrainState, batch: Batch, policy_SBA: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Return A, (S, B), and the metrics of a learned V.
+
+    V is the mean Qmin of the policy's samples; or of the batch's own actions, one number for all observations; or the
+    network that has just learned an expectile of Qmin(o, a).
+    """
+    if cfg.value == "policy":
+        return gtp.advantages(cfg, const, state, batch, policy_SBA), []
+    q_SB = gtp.smaller_q(const, state, batch, policy_SBA)
+    if cfg.value == "behaviour":
+        return q_SB - q_SB.mean(-1, keepdim=True), []
+    assert state.value is not None and value is not None
+    more = updates.update_value(cfg, state, value, batch, q_SB, const.lr_S)
+    p = views(state.value.param, value)
+    return q_SB - state_values(p, see(p, batch.obs_SBD)), more
+
+
+def _update_actor(
+    cfg: TrainConfig, const: gtp.Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], weight_SB: Tensor
+) -> list[Tensor]:
+    params, more = updates.leaves(state.actor, const.actor), []
+    with torch.enable_grad():
+        own = replace(batch, obs_SBD=see(params, batch.obs_SBD))
+    drawn = _drawn(cfg, const, state, own, words, weight_SB)
+    traj_S, inst_S = ACTOR_LOSSES[cfg.actor_loss](drawn, params)
+    with torch.enable_grad():
+        loss_S = equations.actor_loss(traj_S, inst_S, cfg.lambda_flow)
+        if cfg.actor_loss == "linear-q":
+            assert state.critic is not None
+            z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
+            critic = views(state.critic.param, const.critic)
+            q_S = policy_q(drawn, params, critic, see(critic, batch.obs_SBD), z, const.sampling_grid)
+            loss_S, more = equations.linear_q(loss_S, q_S, cfg.lambda_q), [q_S.detach()]
+    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S, *more]
+
+
+def _drawn(
+    cfg: TrainConfig, const: gtp.Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], weight_SB: Tensor
+) -> Drawn:
+    """Draw the times and the noise of the actor's loss; obs_SBD is what the actor sees."""
+    assert batch.slow_obs_SBD is not None
+    bits, back = words[rng.INDEX], cfg.solver_steps if cfg.actor_loss == "solver" else 1
+    places = equations.draw_places(const.schedule, state.step, bits[..., 1], bits[..., 2], back)
+    z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
+    return Drawn(
+        cfg=cfg,
+        slow=views(state.actor.slow, const.actor),
+        obs_SBD=batch.obs_SBD,
+        slow_obs_SBD=batch.slow_obs_SBD,
+        action_SBA=batch.action_SBA,
+        direction_SBA=equations.direction(batch.action_SBA, z, cfg.process),
+        weight_SB=weight_SB,
+        places=places,
+        t_SB=places.at(places.n),
+        s_SB=places.at(places.j),
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +201,7 @@ class Drawn:
         return equations.Phi(x_SBA, self.slow_phi(x_SBA, t_SB, s_SB), t_SB, s_SB)
 
 
-def gtp(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
+def published(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
     """Both losses of Eq. 19; the target starts from a_u, one grid step below a_t on the surrogate's line (Eq. 11)."""
     u = drawn.places.at(drawn.places.n - 1)
     return _both(drawn, params, drawn.jump(drawn.at(u), u, drawn.s_SB), u)
@@ -146,11 +288,11 @@ def meanflow(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
 
 
 ACTOR_LOSSES: dict[str, Callable[[Drawn, Params], tuple[Tensor, Tensor]]] = {
-    "gtp": gtp,
+    "gtp": published,
     "consistency": consistency,
     "denoiser": denoiser,
     "solver": solver,
-    "linear-q": gtp,  # with `policy_q` beside it
+    "linear-q": published,  # with `policy_q` beside it
     "shortcut": shortcut,
     "meanflow": meanflow,
 }

@@ -19,7 +19,7 @@ from types import UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from gtp_fast.cli.sweep import add_sweep, run_sweep
-from gtp_fast.config import FIELD_HELP, TrainConfig, flag, setting_types
+from gtp_fast.config import TrainConfig, flag, setting_types
 from gtp_fast.errors import GtpError, UsageError
 from gtp_fast.experiments.reproduce.items import NAMES
 from gtp_fast.version import __version__
@@ -29,7 +29,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add one flag for every field of `TrainConfig`."""
     hints = setting_types()
     for field in fields(TrainConfig):
-        hint, text = hints[field.name], FIELD_HELP[field.name]
+        hint, text = hints[field.name], field.metadata["help"]
         if field.default not in ("", None):
             text += f" (default: {field.default})"
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}

@@ -103,7 +103,7 @@ class Policy:
         precision ("fp32", "tf32" or "bf16") is that of the operands of products on a GPU; a CPU acts in fp32.
         Raises: UsageError where candidates cannot be judged; CheckpointError where shapes do not fit.
         """
-        self._algorithm = algorithms.of(config.algo)
+        self._algorithm = algorithms.of(config)
         layouts = self._algorithm.layouts(config, config.obs_shape, config.action_dim)
         check(config, tensors, layouts)
         self.config, self.device, self._calls = config, torch.device(device), 0
@@ -287,7 +287,7 @@ def load_policy(
 
 
 def _check_steps(config: PolicyConfig, sampling_steps: int | None) -> None:
-    if sampling_steps not in (None, config.sampling_steps) and not algorithms.of(config.algo).STEPS_ARE_FREE:
+    if sampling_steps not in (None, config.sampling_steps) and not algorithms.of(config).STEPS_ARE_FREE:
         raise UsageError(
             f"a policy of --algo {config.algo} acts in the {config.sampling_steps} steps that it was trained with, not "
             f"in --sampling-steps {sampling_steps}; train another one"

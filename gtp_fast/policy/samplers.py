@@ -47,7 +47,7 @@ class AlgorithmSampler:
     def __init__(self, config: PolicyConfig, actor: dict[str, Tensor], critic: dict[str, Tensor] | None):
         """Take parameters by name, (S, in, out) and (2 S, in, out), on one device."""
         self._config, self._actor, self._critic = config, actor, critic
-        self._algorithm = algorithms.of(config.algo)
+        self._algorithm = algorithms.of(config)
 
     @torch.inference_mode()
     def actions(self, obs_SBD: np.ndarray, z_SRA: np.ndarray, gumbel_SR: np.ndarray | None) -> np.ndarray:

@@ -62,7 +62,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
         memory.check_memory(cfg, parameters, bytes_on_device(data, cfg), obs)
-        state = algorithms.of(cfg.algo).init_state(cfg, obs, action_dim, cfg.device)
+        state = algorithms.of(cfg).init_state(cfg, obs, action_dim, cfg.device)
         buffer = buffer_of(data, cfg, state.step)
         if start.checkpoint is not None:
             state.load_(start.checkpoint.tensors)
@@ -112,7 +112,7 @@ def _with_data(
     check_settings(data, cfg)
     if data.frames_FHWC is not None:
         found, chosen = device.resolve(cfg, pictures=True)
-    layouts = algorithms.of(cfg.algo).layouts(found, obs_shape(data, cfg), data.action_NA.shape[1])
+    layouts = algorithms.of(cfg).layouts(found, obs_shape(data, cfg), data.action_NA.shape[1])
     parameters = updates.parameter_count(found, layouts)
     if data.frames_FHWC is None:
         found, chosen = memory.place(cfg, found, chosen, parameters, streaming.row_bytes(data))
@@ -179,7 +179,7 @@ class _Training:
     def log(self, step: int, steps_per_second: float) -> None:
         """Read the metrics from the device, write them, and start the next interval."""
         self.check(step)
-        names = algorithms.of(self.cfg.algo).metric_names(self.cfg)
+        names = algorithms.of(self.cfg).metric_names(self.cfg)
         values = metrics.means(self.state.metric_sums_SQ.tolist(), names, step - self.logged)
         self.state.metric_sums_SQ.zero_()
         self.logged = step
@@ -189,7 +189,7 @@ class _Training:
     def check(self, step: int) -> None:
         """Stop on a value that is not finite, before it is written anywhere."""
         self.saving.settle()  # the last good checkpoint is to be named
-        names, seeds = algorithms.of(self.cfg.algo).metric_names(self.cfg), member_seeds(self.cfg)
+        names, seeds = algorithms.of(self.cfg).metric_names(self.cfg), member_seeds(self.cfg)
         guards.check_finite(self.state.first_bad_SQ.tolist(), names, seeds, self.run.path, self.saved)
         guards.check_tensors(self.state.tensors(), step, seeds, self.run.path, self.saved)
 

@@ -50,7 +50,7 @@ def config(**changes) -> TrainConfig:
 
 
 def trained(cfg: TrainConfig, steps: int, data=None):
-    state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
+    state = gtp_variants.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
     stepper(cfg, state, buffer_of(cfg, data))(steps)
     return state
 
@@ -58,7 +58,7 @@ def trained(cfg: TrainConfig, steps: int, data=None):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_steps_follow_the_slow_implementation(name):
     cfg, data = config(**VARIANTS[name]), transitions()
-    state, fresh = trained(cfg, 6, data), gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
+    state, fresh = trained(cfg, 6, data), gtp_variants.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
     slow = VariantTrainer(cfg, data, OBS_DIM, ACTION_DIM, cfg.seed)
     for _ in range(6):
         slow.train_step()
@@ -71,17 +71,17 @@ def test_steps_follow_the_slow_implementation(name):
         # Of the way that six steps went, float32 may lose 1e-3: Adam divides small gradients by their size.
         assert (ours.param[0].double() - expected).norm() < 1e-3 * (expected - start.param[0].double()).norm()
     assert (state.first_bad_SQ == -1).all()
-    assert len(gtp.metric_names(cfg)) == state.metric_sums_SQ.shape[1]
+    assert len(gtp_variants.metric_names(cfg)) == state.metric_sums_SQ.shape[1]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_promise_9_the_step_stays_on_the_device(name):
     cfg = config(**VARIANTS[name])
-    state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
+    state = gtp_variants.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
     state.step.fill_(3)  # the EMA starts at 4 and is due every fifth step
-    assert problems_of(gtp.make_step(cfg, state, buffer_of(cfg)), state.tensors) == []
-    on_meta = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "meta")
-    assert problems_of(gtp.make_step(cfg, on_meta, buffer_of(cfg, device="meta")), dict, steps=1) == []
+    assert problems_of(gtp_variants.make_step(cfg, state, buffer_of(cfg)), state.tensors) == []
+    on_meta = gtp_variants.init_state(cfg, OBS_DIM, ACTION_DIM, "meta")
+    assert problems_of(gtp_variants.make_step(cfg, on_meta, buffer_of(cfg, device="meta")), dict, steps=1) == []
 
 
 def _normal(*shape, seed=0):
@@ -153,7 +153,7 @@ def test_the_average_map_of_one_data_point_is_its_own_target():
 def test_losses_compared_at_zero_are_the_plain_ones_where_s_is_zero():
     changes = {"compare_at_zero": True}
     for j, same in ((0, True), (None, False)):
-        (carried, _), (plain, _) = (gtp_variants.gtp(*drawn(config(**c), j=j)) for c in (changes, {}))
+        (carried, _), (plain, _) = (gtp_variants.published(*drawn(config(**c), j=j)) for c in (changes, {}))
         assert torch.equal(carried, plain) == same
 
 
@@ -203,7 +203,7 @@ def test_s_lies_at_or_below_u_and_reaches_it(back):
 
 def test_a_fixed_schedule_has_one_stage_and_keeps_its_points():
     cfg = config(steps_schedule="fixed:40")
-    table = gtp._constants(cfg, buffer_of(cfg)).schedule
+    table = gtp_variants._constants(cfg, gtp.layouts(cfg, OBS_DIM, ACTION_DIM), buffer_of(cfg)).schedule
     assert table.points.tolist() == [41] and table.width == 41
     assert torch.equal(table.grid, equations.karras_grid(41, 0.002, 80.0, 7.0).float())
 

@@ -48,7 +48,7 @@ def windows_of_three_steps(monkeypatch):
 
 
 def fresh(cfg: TrainConfig) -> TrainState:
-    return algorithms.of(cfg.algo).init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
+    return algorithms.of(cfg).init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
 
 
 def trained(cfg: TrainConfig, *chunks: int, state: TrainState | None = None) -> str:

@@ -38,7 +38,7 @@ STEPS = 6  # the EMA starts at the fourth and is due at the fifth
 
 def _trained(backend: str, changes: dict):
     cfg = replace(small_config(), backend=backend, **changes)
-    state = algorithms.of(cfg.algo).init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
+    state = algorithms.of(cfg).init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
     stepper(cfg, state, buffer_of(cfg))(STEPS)
     return state.tensors()
 

@@ -31,7 +31,7 @@ def _config(algo, **changes):
 
 
 def _trained(cfg, steps):
-    state = algorithms.of(cfg.algo).init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
+    state = algorithms.of(cfg).init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
     stepper(cfg, state, buffer_of(cfg))(steps)
     return state
 
@@ -48,7 +48,8 @@ def test_a_seed_among_others_trains_like_the_seed_alone(algo):
 
 @pytest.mark.parametrize("changes", [{}, {"bc": True}, {"lr_schedule": "cosine", "grad_norm": 0.0}], ids=str)
 def test_promise_9_the_step_stays_on_the_device(algo, changes):
-    cfg, module = _config(algo, **changes), algorithms.of(algo)
+    cfg = _config(algo, **changes)
+    module = algorithms.of(cfg)
     state = module.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
     assert problems_of(module.make_step(cfg, state, buffer_of(cfg)), state.tensors) == []
     state = module.init_state(cfg, OBS_DIM, ACTION_DIM, "meta")
@@ -93,7 +94,7 @@ def test_a_run_is_evaluated_saved_resumed_bitwise_reported_and_acts(algo, bc, tm
     assert (report.draw_report([first.path], tmp_path / "report") / "summary.json").exists()
     policy, obs = gtp_fast.load_policy(first.path, seed=1), np.random.default_rng(0).normal(size=(5, 2))
     tensors, _ = checkpoint.load_policy(first.checkpoint(6))
-    p = networks.views(tensors["actor"][1:], algorithms.of(algo).layouts(policy.config, 2, 2)["actor"])
+    p = networks.views(tensors["actor"][1:], algorithms.of(policy.config).layouts(policy.config, 2, 2)["actor"])
     expected = networks.mean_actions(p, torch.from_numpy(obs)[None].float())[0].numpy()
     # Nothing is drawn: each call has the same action, with no noise or with noise of no columns.
     for actions in (policy.act(obs), policy.act(obs), policy.act(obs, np.zeros((5, 0)))):
