@@ -66,7 +66,7 @@ def stalls(folder: Path) -> dict[str, list[float]]:
 
         return wrapped
 
-    parts = {(train._Training, "save"): "save", (Saving, "settle"): "settle", (checkpoint, "save"): "write"}
+    parts = {(train._Loop, "save"): "save", (Saving, "settle"): "settle", (checkpoint, "save"): "write"}
     original = {(owner, name): getattr(owner, name) for owner, name in parts}
     for (owner, name), part in parts.items():
         setattr(owner, name, timed(part, getattr(owner, name)))

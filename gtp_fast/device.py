@@ -28,28 +28,30 @@ SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # what the fused kerne
 SHARED_BYTES = {"fp32": 344, "tf32": 344, "bf16": 172}
 
 
+def check(cfg: TrainConfig, pictures: bool = False) -> None:
+    """Refuse a device or a backend that is not there, or cannot run these settings.
+
+    Args: pictures says that observations are, which the fused step cannot see.
+    Raises: UsageError naming what it needs.
+    """
+    device = available(cfg)
+    lacking = _lacking(cfg, device, pictures).get(cfg.backend)
+    if lacking:
+        raise UsageError(f"--backend {cfg.backend} needs {lacking}; or pass --backend eager")
+    if cfg.backend != "auto":
+        _precision(cfg, device, cfg.backend)
+
+
 def resolve(cfg: TrainConfig, pictures: bool = False) -> tuple[TrainConfig, str]:
     """Replace `auto` by a device and a backend; return the settings and a sentence that says why.
 
-    Args: pictures says that observations are, which the fused step cannot see.
-    Raises: UsageError when what was asked for is not there.
+    Args and Raises: as `check`.
     """
-    import torch
-
-    cuda = torch.cuda.is_available()
-    if cfg.device == "cuda" and not cuda:
-        raise UsageError(
-            f"--device cuda: torch {torch.__version__} sees no NVIDIA GPU; run gtp-fast doctor to see why, or pass "
-            "--device cpu"
-        )
-    device = ("cuda" if cuda else "cpu") if cfg.device == "auto" else cfg.device
-    lacking = {
-        "compiled": missing_for_compile(device),
-        "fused": PICTURES if pictures else missing_for_fused(cfg, device),
-    }
-    if lacking.get(cfg.backend):
-        raise UsageError(f"--backend {cfg.backend} needs {lacking[cfg.backend]}; or pass --backend eager")
-    backend, why = (cfg.backend, "as asked") if cfg.backend != "auto" else _choose_backend(cfg, device, lacking)
+    check(cfg, pictures)
+    device = available(cfg)
+    backend, why = cfg.backend, "as asked"
+    if backend == "auto":
+        backend, why = _choose_backend(cfg, device, _lacking(cfg, device, pictures))
     resolved = replace(
         cfg,
         device=device,
@@ -59,6 +61,25 @@ def resolve(cfg: TrainConfig, pictures: bool = False) -> tuple[TrainConfig, str]
         graph=cfg.graph and device == "cuda",
     )
     return resolved, f"{device}, backend {backend} ({why})"
+
+
+def available(cfg: TrainConfig) -> Literal["cpu", "cuda"]:
+    """Return the device that cfg.device stands for. Raises: UsageError where it is not there."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if cfg.device == "cuda" and not cuda:
+        raise UsageError(
+            f"--device cuda: torch {torch.__version__} sees no NVIDIA GPU; run gtp-fast doctor to see why, or pass "
+            "--device cpu"
+        )
+    return ("cuda" if cuda else "cpu") if cfg.device == "auto" else cfg.device
+
+
+def _lacking(cfg: TrainConfig, device: str, pictures: bool) -> dict[str, str | None]:
+    """Return what each backend lacks, in words, or None."""
+    fused = PICTURES if pictures else missing_for_fused(cfg, device)
+    return {"compiled": missing_for_compile(device), "fused": fused}
 
 
 def _precision(cfg: TrainConfig, device: str, backend: str) -> Literal["fp32", "tf32", "bf16"]:

@@ -1,8 +1,6 @@
-"""What a run takes of its device's memory, estimated before anything is taken.
+"""Memory: what a run will take of its device, where the data set's rows lie, and errors of memory that ran out.
 
-Where the rows of the data set lie: what `--buffer auto` stands for, once their size is known.
-
-Memory that runs out in spite of the estimate: the libraries' errors, told with the flags that help.
+The estimate is made before anything is allocated. A run that cannot fit is refused with the flags that help.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from gtp_fast import device
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import OutOfMemoryError
 
@@ -87,29 +84,25 @@ def free_bytes(device: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
 
 
-def place(
-    asked: TrainConfig, cfg: TrainConfig, chosen: str, parameters: int, data_bytes: int, free: int | None = None
-) -> tuple[TrainConfig, str]:
+def place(cfg: TrainConfig, where: str, parameters: int, data_bytes: int, free: int | None = None) -> TrainConfig:
     """Resolve `buffer`: on the device where the packed rows fit beside everything else, otherwise in host memory.
 
-    Args: asked as typed, cfg and chosen as `device.resolve` answered; parameters of one member; data_bytes of the
-    packed rows; free bytes on the device, where they are not to be asked of it. Without room the backend is chosen
-    anew, as the fused kernels read rows on the device alone.
-    Raises: UsageError where `--backend fused` was asked for and the rows do not fit; OutOfMemoryError where host memory
-    does not hold them either.
+    Args: where, "cpu" or "cuda"; parameters of one member; data_bytes of the packed rows; free bytes on the device,
+    where it is not to be asked.
+    Raises: OutOfMemoryError where host memory does not hold the rows either.
     """
     if cfg.buffer != "auto":
-        return cfg, chosen
-    free = free_bytes(cfg.device) if free is None else free
-    if cfg.device == "cpu" or free is None or sum(needed_bytes(cfg, parameters, data_bytes)) <= free:
-        return replace(cfg, buffer="device"), chosen
+        return cfg
+    free = free_bytes(where) if free is None else free
+    if where == "cpu" or free is None or sum(needed_bytes(cfg, parameters, data_bytes)) <= free:
+        return replace(cfg, buffer="device")
     on_host = free_bytes("cpu")
     if on_host is not None and data_bytes > on_host:
         raise OutOfMemoryError(
-            f"the packed rows take {data_bytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free on the {cfg.device} and "
+            f"the packed rows take {data_bytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free on the {where} and "
             f"{on_host / 1e9:.1f} GB of host memory; train on fewer transitions"
         )
-    return device.resolve(replace(asked, buffer="host"))
+    return replace(cfg, buffer="host")
 
 
 # What torch's allocator on a CPU, and CUDA's driver, say in errors that have no type of their own.

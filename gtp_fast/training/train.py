@@ -1,9 +1,7 @@
-"""The run: from settings to a trained policy. The only place with cadence; it holds no mathematics and prints nothing.
+"""The run, from settings to a trained policy: prepare, open, build, loop. It prints nothing and holds no mathematics.
 
-What happens is told to the caller as events. Steps run in chunks of at most half a second, so that a signal is answered
-and a checkpoint committed within two.
-
-The best policy of each member so far, by the figures of evaluations: ckpt/best.
+The caller is told of events. Only the loop knows what is due every N steps. Steps run in chunks of at most half a
+second, so that a signal is answered and a checkpoint committed within two.
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, hash6, member_seeds
 from gtp_fast.data import catalog, dataset, streaming
 from gtp_fast.data.dataset import Transitions
-from gtp_fast.data.frames import buffer_of, bytes_on_device, check_settings, obs_shape
-from gtp_fast.data.spec import DataSpec, with_references
+from gtp_fast.data.frames import Buffer, buffer_of, bytes_on_device, check_settings, obs_shape
+from gtp_fast.data.spec import DataSpec, ObsShape, with_references
 from gtp_fast.errors import DiskError
 from gtp_fast.evaluation.evaluate import check_environment
 from gtp_fast.evaluation.worker import Evaluator, workers_beside
@@ -37,7 +35,7 @@ from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.disk import Disk
 from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
 from gtp_fast.runs.records import EvalResult
-from gtp_fast.runs.resume import describe, open_run, starting_point
+from gtp_fast.runs.resume import Start, describe, open_run, starting_point
 from gtp_fast.training import guards, memory
 from gtp_fast.training.memory import tells_of_memory
 from gtp_fast.training.signals import Interrupt, listen
@@ -53,25 +51,13 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     Raises: a GtpError with the exit code of docs/run-directory.md; after SIGINT or SIGTERM, InterruptedRunError once
     the checkpoint is saved.
     """
-    spec = catalog.resolve(cfg.env)
-    cfg, chosen, data, parameters = _with_data(cfg, spec, report)
-    obs, action_dim = obs_shape(data, cfg), data.action_NA.shape[1]
-    if cfg.eval_every > 0:
-        check_environment(spec, obs, action_dim, cfg.frame_stack, data.action_bounds)
-    spec = with_references(spec, data.references)
+    job = _prepare(cfg, report)
+    cfg, data = job.cfg, job.data
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
-        memory.check_memory(cfg, parameters, bytes_on_device(data, cfg), obs)
-        state = algorithms.of(cfg).init_state(cfg, obs, action_dim, cfg.device)
-        buffer = buffer_of(data, cfg, state.step)
-        if start.checkpoint is not None:
-            state.load_(start.checkpoint.tensors)
+        state, buffer = _build(job, start)
         describe(run, cfg, data)
-        policy = policy_config.of_run(cfg, obs, action_dim, buffer.obs_scale)
-        evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
-        meta = _meta(cfg, data, policy)
         step = int(state.step)
-        notes = (*data.notes, *notes, *start.notes, *streaming.notes(buffer))
         if start.goes_back:
             checkpoint.drop_after(run, step)
         with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:
@@ -80,48 +66,93 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
                 writer.note(event)
                 report(event)
 
-            tell(Started(run.path, data.source, buffer.size, parameters, chosen, step, notes))
-            for made in records.read_evaluations(run):  # before a kill, after the last checkpoint: not made again
-                if made.step > step:
-                    writer.score(made.step, made.figures)
-            disk = Disk(run.path, lambda message: tell(Warned(message)))
-            training = _Training(cfg, run, state, evaluator, writer, tell, disk, Saving(disk), meta, start.best)
-            if start.checkpoint is not None:
-                training.saved = start.checkpoint.path
-                training.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
-                training.resubmit(start.checkpoint.pending_evals)
-            profiling.record_phases(cfg.profile)
-            (run.path / "failure.json").unlink(missing_ok=True)  # of an attempt before this one
+            notes = (*data.notes, *notes, *start.notes, *streaming.notes(buffer))
+            tell(Started(run.path, data.source, buffer.size, job.parameters, job.chosen, step, notes))
+            loop = _loop(job, run, start, state, buffer, writer, tell)
             try:
-                seconds = training.to_the_end(stepper(cfg, state, buffer), step, interrupt)
+                seconds = loop.to_the_end(stepper(cfg, state, buffer), step, interrupt)
             finally:
-                training.close()
+                loop.close()
         return records.of_run(cfg, data.source, run, seconds, cfg.steps - step)
 
 
-def _with_data(
-    cfg: TrainConfig, spec: DataSpec, report: Callable[[Event], None]
-) -> tuple[TrainConfig, str, Transitions, int]:
-    """Load the data, resolve `auto` and prepare the process: what observations are, and how many, decides with it.
+@dataclass(frozen=True)
+class _Job:
+    """A run before it has a directory: its settings without `auto` and why, its data, the parameters of one member."""
 
-    Returns: the settings, why they were chosen, the data, and the parameters of one member.
-    """
-    found, chosen = device.resolve(cfg)
+    cfg: TrainConfig
+    chosen: str
+    spec: DataSpec
+    data: Transitions
+    obs: ObsShape
+    parameters: int
+
+    @property
+    def sizes(self) -> tuple[ObsShape, int]:
+        """What an observation is, and how many numbers an action has."""
+        return self.obs, self.data.action_NA.shape[1]
+
+
+def _prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> _Job:
+    """Load the data, choose device, backend and buffer by them, and refuse what cannot be run or evaluated."""
+    spec = catalog.resolve(cfg.env)
+    device.check(cfg)  # before a download
     where = Path(cfg.dataset) if cfg.dataset else None
     data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
     check_settings(data, cfg)
-    if data.frames_FHWC is not None:
-        found, chosen = device.resolve(cfg, pictures=True)
-    layouts = algorithms.of(cfg).layouts(found, obs_shape(data, cfg), data.action_NA.shape[1])
-    parameters = updates.parameter_count(found, layouts)
-    if data.frames_FHWC is None:
-        found, chosen = memory.place(cfg, found, chosen, parameters, streaming.row_bytes(data))
-    device.prepare(found)
-    return found, chosen, data, parameters
+    obs, action_dim = obs_shape(data, cfg), data.action_NA.shape[1]
+    parameters = updates.parameter_count(cfg, algorithms.of(cfg).layouts(cfg, obs, action_dim))
+    pictures = data.frames_FHWC is not None
+    if not pictures:
+        cfg = memory.place(cfg, device.available(cfg), parameters, streaming.row_bytes(data))
+    cfg, chosen = device.resolve(cfg, pictures)
+    device.prepare(cfg)
+    if cfg.eval_every > 0:
+        check_environment(spec, obs, action_dim, cfg.frame_stack, data.action_bounds)
+    return _Job(cfg, chosen, with_references(spec, data.references), data, obs, parameters)
+
+
+def _build(job: _Job, start: Start) -> tuple[TrainState, Buffer]:
+    """Allocate state and buffer, once they are known to fit, and load the checkpoint that the run starts from."""
+    cfg = job.cfg
+    memory.check_memory(cfg, job.parameters, bytes_on_device(job.data, cfg), job.obs)
+    state = algorithms.of(cfg).init_state(cfg, *job.sizes, cfg.device)
+    buffer = buffer_of(job.data, cfg, state.step)
+    if start.checkpoint is not None:
+        state.load_(start.checkpoint.tensors)
+    return state, buffer
+
+
+def _loop(
+    job: _Job,
+    run: RunDir,
+    start: Start,
+    state: TrainState,
+    buffer: Buffer,
+    writer: metrics.MetricsWriter,
+    tell: Callable[[Event], None],
+) -> _Loop:
+    """Return the loop where it begins: at the checkpoint's step, with the evaluations that it was waiting for."""
+    cfg, step = job.cfg, int(state.step)
+    for made in records.read_evaluations(run):  # before a kill, after the last checkpoint: not made again
+        if made.step > step:
+            writer.score(made.step, made.figures)
+    policy = policy_config.of_run(cfg, *job.sizes, buffer.obs_scale)
+    evaluator = Evaluator(policy, job.spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
+    disk = Disk(run.path, lambda message: tell(Warned(message)))
+    meta = _meta(cfg, job.data, policy)
+    loop = _Loop(cfg, run, state, evaluator, writer, tell, disk, Saving(disk), meta, start.best)
+    if start.checkpoint is not None:
+        loop.saved = start.checkpoint.path
+        loop.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
+        loop.resubmit(start.checkpoint.pending_evals)
+    profiling.record_phases(cfg.profile)
+    (run.path / "failure.json").unlink(missing_ok=True)  # of an attempt before this one
+    return loop
 
 
 @dataclass
-class _Training:
+class _Loop:
     """What a run in progress holds, and what happens at each boundary."""
 
     cfg: TrainConfig

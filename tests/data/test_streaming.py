@@ -164,22 +164,20 @@ def test_what_streaming_costs_is_said_at_the_start(tmp_path: Path):
 
 
 def test_rows_that_do_not_fit_the_gpu_stay_in_host_memory():
-    asked = TrainConfig(env="x", device="cpu")
-    cuda = replace(asked, device="cuda", backend="compiled")  # as resolved on a machine with a GPU
-    assert memory.place(asked, cuda, "why", 10**6, 10**9, free=10**10)[0].buffer == "device"
-    assert memory.place(asked, cuda, "why", 10**6, 10**8, free=10**8)[0].buffer == "host"
+    cfg = TrainConfig(env="x")
+    assert memory.place(cfg, "cuda", 10**6, 10**9, free=10**10).buffer == "device"
+    assert memory.place(cfg, "cuda", 10**6, 10**8, free=10**8).buffer == "host"
 
 
 def test_rows_that_fit_nowhere_are_refused_with_the_figures():
-    asked = TrainConfig(env="x", device="cpu")
     with pytest.raises(OutOfMemoryError, match=r"the packed rows take 1000000\.0 GB; 10\.0 GB are free on the cuda"):
-        memory.place(asked, replace(asked, device="cuda"), "why", 10**6, 10**15, free=10**10)
+        memory.place(TrainConfig(env="x"), "cuda", 10**6, 10**15, free=10**10)
 
 
 def test_rows_on_a_cpu_are_never_streamed_unasked():
-    asked = TrainConfig(env="x", device="cpu", backend="eager")
-    assert memory.place(asked, asked, "why", 10**6, 10**15, free=1)[0].buffer == "device"
-    assert memory.place(asked, replace(asked, buffer="host"), "why", 1, 1)[0].buffer == "host"
+    cfg = TrainConfig(env="x")
+    assert memory.place(cfg, "cpu", 10**6, 10**15, free=1).buffer == "device"
+    assert memory.place(replace(cfg, buffer="host"), "cpu", 1, 1).buffer == "host"
 
 
 def test_the_fused_step_refuses_streamed_rows_and_says_why(monkeypatch):
