@@ -1,8 +1,8 @@
-"""The algorithms by name; each is whole in one file, and all are asked for the same things.
+"""The algorithms: each is one file, and all files have the same functions. `gtp` documents them.
 
-A module of an algorithm has `layouts(cfg, obs, action_dim)`, `metric_names(cfg)`, `init_state(cfg, obs, action_dim,
-device)` and `make_step(cfg, state, buffer)` to train, and to act `noise_columns(config)`, `path(p, obs, z, config)`,
-`judge(p, obs, actions)` and `STEPS_ARE_FREE`; `gtp` says what each is. Acting, obs is what `encoder.see` makes of it.
+To train: `layouts(cfg, obs, action_dim)`, `metric_names(cfg)`, `init_state(cfg, obs, action_dim, device)` and
+`make_step(cfg, state, buffer)`. To act: `noise_columns(config)`, `path(p, obs, z, config)`, `judge(p, obs, actions)`
+and `STEPS_ARE_FREE`; there obs is the output of `encoder.see`.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
-"""Consistency-AC, whole: a consistency model as the actor, trained to agree with its EMA and to raise Q (SPEC 10).
+"""Consistency-AC: the actor is a consistency model that learns to agree with its EMA and to raise Q.
 
 After "Consistency Models as a Rich and Efficient Policy Class for Reinforcement Learning" (Ding and Jin) and the code
-published with it. What differs from that code, each on purpose:
+published with it. Deliberate differences from that code:
 
-- N(k) is the doubling schedule, s0 to s1, over the whole run; theirs starts its slower one anew every 50,000 steps.
-- The network is given c_in a_t and 0.25 ln t (EDM), theirs a_t and t as they are.
-- The EMA actor acts at evaluation, theirs the trained one; both choose by the target critic.
-- One learning rate for both networks, constant or stepped each step; theirs, of the actor alone, once in 50,000.
+- N(k) doubles from s0 to s1 once over the whole run; theirs restarts a slower schedule every 50,000 steps.
+- The network's inputs are c_in a_t and 0.25 ln t (EDM); theirs are a_t and t.
+- The EMA actor acts at evaluation; theirs uses the trained actor. Both choose by the target critic.
+- Both networks share one learning rate, constant or updated each step; theirs updates the actor's every 50,000 steps.
 - Targets are never divided by their deviation (their q_norm of some tasks).
-- The weight 100 / (t - u), which theirs always has, is `weighting: stable`; `paper` has none.
+- The weight 100 / (t - u), which they always use, is `weighting: stable`; `paper` has none.
 - With one sampling step the level is sigma_max; theirs embeds 2.
 
-Legend: S members (seeds), B batch rows, R rows, D observation, A action, T sampling steps, N = T A columns of noise. As
-in `gtp`, a step touches only `TrainState` and the buffer, and returns nothing to the host.
+The step touches only `TrainState` and the buffer and returns nothing to the host.
+
+Legend: S members (seeds), B batch rows, R rows, D observation, A action, T sampling steps, N = T A columns of noise.
 """
 
 from __future__ import annotations
@@ -96,10 +97,10 @@ def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyCon
 def _follow(
     p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, levels_T: Tensor, config: TrainConfig | PolicyConfig
 ) -> list[Tensor]:
-    """Map noise of the first level to an action; noise it to the next level, a + sqrt(t^2 - smin^2) z; and so on.
+    """Map noise of the first level to an action; noise it to the next level, a + sqrt(t^2 - smin^2) z; map it again.
 
-    What does not change along the chain is computed once: the observation's share of the first layer is one product
-    for all steps, and a level's time embedding, the same for every row, is one more row of bias.
+    The observation's share of the first layer is computed once for all steps. A level's time embedding is the same for
+    every row: it enters as one more row of bias.
     """
     noises = z_SRN.split(z_SRN.shape[-1] // len(levels_T), dim=-1)
     w_action, w_time, w_obs = p["mlp0.w"].split([noises[0].shape[-1], p["t1.w"].shape[-1], obs_SRD.shape[-1]], dim=1)
@@ -161,7 +162,7 @@ def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
 
 
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
-    """Return a function that makes one train step in place: sample, critic, actor, average (SPEC 5)."""
+    """Return a function that makes one train step in place: sample, critic, actor, average."""
     const = _constants(cfg, buffer)
 
     @torch.no_grad()
@@ -230,9 +231,10 @@ def _guidance(
     words: dict[int, Tensor],
     actions_SBA: Tensor,
 ) -> Tensor:
-    """Return q_loss of the actor's own samples at o under the heads just updated; gradients pass all T steps.
+    """Return q_loss of the actor's own samples at o under the heads just updated; gradients flow through all T steps.
 
-    Which head is raised is a member's coin. The other runs forward alone: heads are picked as rows of parameters.
+    A coin of each member decides which head is raised. The other head only runs forward: both are picked as rows of the
+    parameter buffer.
     """
     assert state.critic is not None
     coin_S1 = words[rng.INDEX][:, :1, 3] >> 31 == 0  # the top bit of a word that nothing else reads

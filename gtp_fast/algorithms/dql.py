@@ -1,11 +1,11 @@
-"""Diffusion-QL (Wang, Hunt, Zhou; ICLR 2023), whole: a policy of T denoising steps that climbs Q through its chain.
+"""Diffusion-QL (Wang, Hunt, Zhou; ICLR 2023): a policy of T denoising steps, trained through the whole chain by Q.
 
-Loss of the actor: mean ||eps - eps_theta(a_t, t, o)||^2 - eta mean Q_i(o, pi(o)) / mean |Q_j(o, pi(o))|; a coin decides
-which head is i, and the gradient of the second term passes through all T steps of pi. Critic, EMA and target are GTP's
-lineage: the same pieces. T is `sampling_steps`, 5 in the paper.
+The actor's loss is mean ||eps - eps_theta(a_t, t, o)||^2 - eta mean Q_i(o, pi(o)) / mean |Q_j(o, pi(o))|. A coin picks
+the head i, and the gradient of the second term flows through all T steps of pi. Critic, EMA and target are the same as
+GTP's. T is `sampling_steps`, 5 in the paper.
 
-Deviations from the published code: its cosine schedule of the learning rate is --lr-schedule cosine here, and stepped
-every step; the coin is drawn on the device; the time embeddings of the T steps are computed once, not once a row.
+Differences from the published code: its cosine learning rate is --lr-schedule cosine here, updated every step; the coin
+is drawn on the device; the time embeddings of the T steps are computed once, not once a row.
 
 Legend: S members (seeds), B batch rows, R rows, D observation, A action, T denoising steps, H hidden.
 """
@@ -79,7 +79,7 @@ class Diffusion:
     """The constants of T steps, each (T,), step 0 the cleanest.
 
     alpha_bar: share of the action's variance left; a_0 = recip a_t - recip_m1 eps; posterior mean = mean_0 a_0 + mean_t
-    a_t, standard deviation `spread`, which step 0 has not.
+    a_t, standard deviation `spread`, which step 0 does not use.
     """
 
     alpha_bar: Tensor
@@ -140,7 +140,7 @@ def denoise(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, constants: Dif
 def denoising_loss(p: dict[str, Tensor], batch: Batch, t_SB: Tensor, eps_SBA: Tensor, constants: Diffusion) -> Tensor:
     """Return mean ||eps - eps_theta(sqrt(bar) a + sqrt(1 - bar) eps, t, o)||^2, (S,); t_SB int64 in [0, T).
 
-    A row's step enters as one more column of its input, one for each step: no scatter in the gradient.
+    A row's step enters as a one-hot column of its input, so that the gradient needs no scatter.
     """
     steps = len(constants.alpha_bar)
     fixed_SRH, w_action, times_STH = _first_layer(p, batch.obs_SBD, steps)

@@ -1,12 +1,12 @@
-"""Flow Q-learning (Park, Li, Levine 2025), whole: a behaviour flow, a one-step policy distilled from it, twin critic.
+"""Flow Q-learning (Park, Li, Levine 2025): a behaviour flow, a one-step policy distilled from it, and a twin critic.
 
-The published agent's choices: x_t = (1 - t) z + t a with velocity a - z; ten Euler steps; networks of tanh-GELU, with
-LayerNorm behind it in the critic alone; the mean of the heads in target and policy loss (q_agg "mean"); Q as it is
-(normalize_q_loss off); no slow actor. All losses are taken at the parameters before the step, so that one Adam over
-their sum, as published, is what the two buffers' Adams make. `--bc` is the flow alone, acting by its Euler steps.
+As published: x_t = (1 - t) z + t a with velocity a - z; ten Euler steps; networks of tanh-GELU, with LayerNorm behind
+it in the critic alone; the mean of the heads in target and policy loss (q_agg "mean"); Q unscaled (normalize_q_loss
+off); no EMA actor. All losses are taken at the parameters before the step, so the Adam steps of our two buffers equal
+the published single Adam over the sum of losses. `--bc` trains the flow alone and acts by its Euler steps.
 
-Different here: weights and biases start as torch's Linear does, not Glorot and zero; gradients may be clipped
-(grad_norm, off by default), actor and critic apart; candidates may be drawn and judged by the smaller target head.
+Differences: weights and biases start as torch's Linear does, not Glorot and zero; gradients may be clipped (grad_norm,
+off by default), actor and critic separately; candidates may be drawn and judged by the smaller target head.
 
 Legend: S members (seeds), M = 2 S heads, B batch rows, D observation, A action, H hidden.
 """
@@ -59,7 +59,7 @@ def layouts(cfg: Sizes, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
 def actor_layout(cfg: Sizes, obs: ObsShape, action_dim: int) -> Layout:
     """Return the layout of the flow, input [o, x_t, t], and behind it, but for BC, of the one-step policy, [o, z].
 
-    Each has an encoder of its own for frames; that of the one that acts has no prefix.
+    Each has its own encoder for frames; the encoder of the network that acts has no prefix.
     """
     inputs = input_width(obs) + action_dim
     flow = _mlp_shapes(FLOW, inputs + 1, cfg, action_dim)
@@ -155,7 +155,8 @@ def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, targets, actors, critic, average.
 
-    Targets come before the actors' update and that before the critic's: each reads the others as they were.
+    Targets are computed before the actors' update, and that runs before the critic's: each reads the others' old
+    parameters.
     """
     const = _constants(cfg, buffer)
 
@@ -175,7 +176,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
             with phase("critic"):
                 metrics += _update_critic(cfg, const, state, batch, y_SB)
         with phase("average"):
-            state.actor.slow.copy_(state.actor.param)  # FQL acts with the parameters as they are
+            state.actor.slow.copy_(state.actor.param)  # FQL acts with the trained parameters
             if state.critic is not None:
                 optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
             updates.record(state, torch.stack(metrics, dim=-1))
@@ -224,9 +225,9 @@ def _update_flow(cfg: TrainConfig, const: _Constants, state: TrainState, batch: 
 def _update_actors(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Words, taught_SBA: Tensor
 ) -> list[Tensor]:
-    """Descend flow loss + alpha mean || mu(o, z) - taught ||^2 - mean Q(o, mu(o, z)).
+    """Take a step on flow loss + alpha mean || mu(o, z) - taught ||^2 - mean Q(o, mu(o, z)).
 
-    The action that Q sees is clamped, the action that is distilled is not, as published.
+    Q sees the clamped action; distillation uses the unclamped one, as published.
     """
     assert state.critic is not None
     critic, params = views(state.critic.param, const.critic), updates.leaves(state.actor, const.actor)

@@ -1,7 +1,7 @@
-"""What the paper compares GTP with: other losses of the actor, other values V(o), times and noising; one step for all.
+"""What the paper compares GTP with: other actor losses, other values V(o), other times and noising, in one train step.
 
-A loss takes what was drawn and the parameters to be trained, and returns L_traj and L_inst of each member, (S,); it
-runs without gradients but where it says so. Targets are the EMA actor's, but for `meanflow`.
+An actor loss takes the batch and the trained parameters and returns L_traj and L_inst of each member, (S,). Gradients
+flow inside `torch.enable_grad()` alone. Targets come from the EMA actor, except in `meanflow`.
 
 Legend: S members (seeds), B batch rows, R rows, A action, D observation.
 """
@@ -92,7 +92,7 @@ def _value_samples(cfg: TrainConfig) -> int:
 
 
 def _constants(cfg: TrainConfig, nets: dict[str, Layout], buffer: Buffer) -> gtp.Constants:
-    """Return GTP's constants with the times drawn as cfg.times says."""
+    """Return GTP's constants, with a schedule of log-normal times if cfg.times asks for them."""
     const = gtp.constants(cfg, nets, buffer, 1 if cfg.actor_loss == "linear-q" else _value_samples(cfg))
     if cfg.times == "grid":
         return const
@@ -108,8 +108,8 @@ def _advantages(
 ) -> tuple[Tensor, list[Tensor]]:
     """Return A, (S, B), and the metrics of a learned V.
 
-    V is the mean Qmin of the policy's samples; or of the batch's own actions, one number for all observations; or the
-    network that has just learned an expectile of Qmin(o, a).
+    V is the mean Qmin of the policy's samples; or the mean Qmin of the batch's actions, one number for all rows; or the
+    value network, which has just learned an expectile of Qmin(o, a).
     """
     if cfg.value == "policy":
         return gtp.advantages(cfg, const, state, batch, policy_SBA), []
@@ -145,7 +145,7 @@ def _update_actor(
 def _drawn(
     cfg: TrainConfig, const: gtp.Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], weight_SB: Tensor
 ) -> Drawn:
-    """Draw the times and the noise of the actor's loss; obs_SBD is what the actor sees."""
+    """Draw the times and the noise of the actor's loss; batch.obs_SBD holds the trained actor's features."""
     assert batch.slow_obs_SBD is not None
     bits, back = words[rng.INDEX], cfg.solver_steps if cfg.actor_loss == "solver" else 1
     places = equations.draw_places(const.schedule, state.step, bits[..., 1], bits[..., 2], back)
@@ -166,12 +166,12 @@ def _drawn(
 
 @dataclass(frozen=True)
 class Drawn:
-    """One batch with its times and noise: a_t = a + t direction, and the weights w of its rows."""
+    """The actor's batch: its times, its noise (a_t = a + t direction) and the weights w of its rows."""
 
     cfg: TrainConfig
     slow: Params  # of the EMA actor
-    obs_SBD: Tensor  # as the actor that is trained sees them, with its gradient
-    slow_obs_SBD: Tensor  # as the EMA actor sees them
+    obs_SBD: Tensor  # features of the trained actor, with gradient
+    slow_obs_SBD: Tensor  # features of the EMA actor
     action_SBA: Tensor
     direction_SBA: Tensor
     weight_SB: Tensor
@@ -180,11 +180,11 @@ class Drawn:
     s_SB: Tensor
 
     def at(self, time_SB: Tensor) -> Tensor:
-        """Return the noised actions of a time (Eq. 11), (S, B, A)."""
+        """Return the actions noised to these times (Eq. 11), (S, B, A)."""
         return equations.perturb(self.action_SBA, time_SB, self.direction_SBA)
 
     def phi(self, p: Params, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
-        """Return phi(x, t, s) of the actor that is trained; rows may be several times B, in blocks of B."""
+        """Return phi(x, t, s) of the trained actor; x may hold several blocks of B rows."""
         return self._phi(p, self.obs_SBD, x_SBA, t_SB, s_SB)
 
     def slow_phi(self, x_SBA: Tensor, t_SB: Tensor, s_SB: Tensor) -> Tensor:
@@ -202,13 +202,13 @@ class Drawn:
 
 
 def published(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
-    """Both losses of Eq. 19; the target starts from a_u, one grid step below a_t on the surrogate's line (Eq. 11)."""
+    """Return both losses of Eq. 19; the target starts from a_u, one grid step below a_t on the surrogate's line."""
     u = drawn.places.at(drawn.places.n - 1)
     return _both(drawn, params, drawn.jump(drawn.at(u), u, drawn.s_SB), u)
 
 
 def consistency(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
-    """L_traj alone."""
+    """Return L_traj alone."""
     u, t, s = drawn.places.at(drawn.places.n - 1), drawn.t_SB, drawn.s_SB
     target = drawn.jump(drawn.at(u), u, s)
     w_traj, _ = _time_weights(drawn, u)
@@ -220,7 +220,7 @@ def consistency(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
 
 
 def denoiser(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
-    """L_inst alone: phi(x, t, s) learns s = t, and sampling by Phi asks it for s < t."""
+    """Return L_inst alone: phi(x, t, s) learns s = t only, although sampling by Phi evaluates it at s < t."""
     _, w_inst = _time_weights(drawn, drawn.places.at(drawn.places.n - 1))
     a_t = drawn.at(drawn.t_SB)
     with torch.enable_grad():
@@ -230,9 +230,9 @@ def denoiser(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
 
 
 def solver(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
-    """Both losses; a_u is what a solver makes of a_t along the EMA actor's own field, `solver_steps` grid steps down.
+    """Return both losses; a solver integrates the EMA actor's field from a_t to a_u, `solver_steps` grid steps below.
 
-    Near time 0 the grid ends first: u is its lowest point, and the steps that are left have length 0.
+    Near time 0 the grid may end first. Then u is its lowest point, and the remaining steps have length 0.
     """
     cfg, n = drawn.cfg, drawn.places.n
     ladder = [drawn.t_SB, *(drawn.places.at((n - i).clamp(min=0)) for i in range(1, cfg.solver_steps + 1))]
@@ -241,9 +241,9 @@ def solver(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
 
 
 def solve(denoise: Callable[[Tensor, Tensor], Tensor], x_SBA: Tensor, times: list[Tensor], heun: bool = True) -> Tensor:
-    """Integrate dx/dt = (x - denoise(x, t)) / t from times[0] through all of them, each (S, B) and above 0.
+    """Integrate dx/dt = (x - denoise(x, t)) / t through `times`, each (S, B) and above 0, by Heun's or Euler's method.
 
-    Heun's method, or Euler's. Equal times are a step of length 0.
+    Two equal times make a step of length 0.
     """
     for t_SB, to_SB in itertools.pairwise(times):
         t_SB1, step_SB1 = t_SB[..., None], (to_SB - t_SB)[..., None]
@@ -256,9 +256,10 @@ def solve(denoise: Callable[[Tensor, Tensor], Tensor], x_SBA: Tensor, times: lis
 
 
 def shortcut(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
-    """Both losses; the target is two jumps from a_t itself, by way of the grid's midpoint m of t and s (Eq. 23).
+    """Return both losses; the target is two jumps from a_t: to the grid's midpoint m of t and s, and on to s (Eq. 23).
 
-    Where t and s are neighbours m is s, and the second jump is none: only L_inst anchors them, as in shortcut models.
+    Where t and s are neighbours, m is s and the second jump is the identity: L_inst alone anchors them, as in shortcut
+    models.
     """
     t, s, places = drawn.t_SB, drawn.s_SB, drawn.places
     m = places.at((places.n + places.j) // 2)
@@ -266,10 +267,10 @@ def shortcut(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
 
 
 def meanflow(drawn: Drawn, params: Params) -> tuple[Tensor, Tensor]:
-    """Both losses; phi(x, t, s) is regressed on what its own derivative along the path says it is (Eq. 31).
+    """Return both losses; phi(x, t, s) is regressed on a target made of its own derivative along the path (Eq. 31).
 
-    phi_inst is the surrogate's, the action itself, and f = direction: the target is linear in both, so that in the mean
-    over actions it is the one of E[a | x_t]. L_inst is Eq. 31 at s = t. Both losses are of phi, and have its weight.
+    phi_inst is the action and f is the direction of the surrogate field. The target is linear in both, so its mean over
+    actions is the target that E[a | x_t] would give. L_inst is Eq. 31 at s = t. Both losses carry phi's weight.
     """
     t, s = drawn.t_SB, drawn.s_SB
     a_t = drawn.at(t)
@@ -301,10 +302,10 @@ ACTOR_LOSSES: dict[str, Callable[[Drawn, Params], tuple[Tensor, Tensor]]] = {
 def policy_q(
     drawn: Drawn, params: Params, critic: Params, critic_obs_SBD: Tensor, z_SBA: Tensor, grid: Tensor
 ) -> Tensor:
-    """Return mean Qmin(o, pi(o)), (S,), of K-step samples; gradients pass the whole chain, none enters the critic.
+    """Return mean Qmin(o, pi(o)), (S,), of K-step samples; gradients flow through the whole chain, not into the critic.
 
-    Eq. 69 does not say which head Q is. Qmin: it judges actions in Eq. 14 and 16 too, and one head alone, or the mean
-    of both, would draw the actor to what that head overrates.
+    Eq. 69 does not say which head Q is. We take Qmin, as Eq. 14 and 16 do: one head, or the mean of both, would pull
+    the actor towards actions that a head overrates.
     """
     cfg, obs = drawn.cfg, drawn.obs_SBD
     actions = equations.sample_actions(params, obs, z_SBA, grid, cfg.sigma_data, cfg.sigma_min, cfg.process)
@@ -312,7 +313,7 @@ def policy_q(
 
 
 def _both(drawn: Drawn, params: Params, target_SBA: Tensor, u_SB: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both losses from one forward of 2 B rows: (t, s) for the map, (t, t) for the denoiser."""
+    """Return both losses from one forward pass of 2 B rows: (t, s) for the map, (t, t) for the denoiser."""
     t, s, rows = drawn.t_SB, drawn.s_SB, drawn.action_SBA.shape[1]
     w_traj, w_inst = _time_weights(drawn, u_SB)
     a_t = drawn.at(t)
@@ -325,7 +326,7 @@ def _both(drawn: Drawn, params: Params, target_SBA: Tensor, u_SB: Tensor) -> tup
 
 
 def _trajectory(drawn: Drawn, student_SBA: Tensor, target_SBA: Tensor, w_traj_SB: Tensor) -> Tensor:
-    """Return L_traj; with `compare_at_zero` the EMA actor carries both sides from s to sigma_min, which is time 0."""
+    """Return L_traj; with `compare_at_zero` the EMA actor first carries both sides from s to time 0, sigma_min."""
     if drawn.cfg.compare_at_zero:
         zero = torch.full_like(drawn.s_SB, drawn.cfg.sigma_min)
         student_SBA, target_SBA = (drawn.jump(x, drawn.s_SB, zero) for x in (student_SBA, target_SBA))

@@ -1,13 +1,13 @@
-"""Implicit Q-learning (Kostrikov, Nair, Levine, 2021), whole: V as an expectile of Q, and regression on good actions.
+"""Implicit Q-learning (Kostrikov, Nair, Levine, 2021): V is an expectile of Q, and the actor regresses on good actions.
 
-V(o) learns the expectile of min_j Q_j^-(o, a) over the data's actions, Q learns r + gamma (1 - terminal) V(o'), and a
-Gaussian (mean tanh of a network, one standard deviation an action's axis) is fitted with weights min(cap, exp(eta (Q -
-V))): eta is the published inverse temperature, weight_cap its 100. In the published order: V, actor, critic, target.
-It acts by its mean. `--bc` is the Gaussian's likelihood with weights of 1, and no critic.
+V(o) learns the expectile of min_j Q_j^-(o, a) over the data's actions. Q learns r + gamma (1 - terminal) V(o'). A
+Gaussian (its mean is tanh of a network, one standard deviation for each action axis) is fitted with weights min(cap,
+exp(eta (Q - V))): eta is the published inverse temperature, weight_cap the published 100. The order is the published
+one: V, actor, critic, target. The policy acts by its mean. `--bc` fits the Gaussian with weights of 1 and no critic.
 
-Different from the published code: the project's networks of three Mish layers that start as torch's Linear, theirs of
-two ReLU with orthogonal weights; rewards are those of GTP's task presets, theirs scaled by the spread of returns on
-Gym; no dropout; gradients may be clipped (grad_norm, off by default). As there, --lr-schedule is of the actor alone.
+Differences from the published code: our networks have three Mish layers that start as torch's Linear, theirs two ReLU
+layers with orthogonal weights; rewards follow GTP's task presets, theirs are scaled by the spread of returns on Gym; no
+dropout; gradients may be clipped (grad_norm, off by default). --lr-schedule acts on the actor alone, as published.
 
 Legend: S members (seeds), B batch rows, R rows, D observation, A action.
 """
@@ -43,7 +43,7 @@ from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
 
-STEPS_ARE_FREE = False  # there is one
+STEPS_ARE_FREE = False  # there is one step
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the published code
 ACTOR_METRICS = ("actor_loss", "log_std", "actor_grad_norm")
 WEIGHT_METRICS = ("advantage", "weight", "weight_max")
@@ -95,7 +95,7 @@ def weights(advantage_SB: Tensor, eta_S: Tensor, cap: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Constants:
-    """What a step reads and never writes, on the device; `steady` is the settings of V and Q."""
+    """What a step reads and never writes, on the device; V and Q train with the settings `steady`."""
 
     keys_S2: Tensor
     plan: rng.Plan
@@ -137,7 +137,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
                 critic = const.layouts["critic"]
                 metrics += updates.regress_critic(const.steady, state, critic, batch, y_SB, const.lr_S)
         with phase("average"):
-            state.actor.slow.copy_(state.actor.param)  # IQL acts with the parameters as they are
+            state.actor.slow.copy_(state.actor.param)  # IQL acts with the trained parameters
             if state.critic is not None:
                 optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
             updates.record(state, torch.stack(metrics, dim=-1))
@@ -148,7 +148,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
 def _update_value(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Update V; return with the V just updated the actor's weights and Q's target, each (S, B), and metrics."""
+    """Update V. Return the actor's weights and Q's target under the new V, each (S, B), and metrics."""
     assert state.critic is not None and state.value is not None
     layout = const.layouts["value"]
     target_heads = views(state.critic.slow, const.layouts["critic"])
@@ -166,7 +166,7 @@ def _update_value(
 def _update_actor(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, weight_SB: Tensor
 ) -> list[Tensor]:
-    """Descend -mean w log pi(a | o)."""
+    """Take a step on -mean w log pi(a | o); return ACTOR_METRICS."""
     layout = const.layouts["actor"]
     params = updates.leaves(state.actor, layout)
     with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""TrainState: every tensor that a train step may touch, at fixed addresses, to be saved, hashed and loaded in place.
+"""TrainState: every tensor that a train step may write, at a fixed address; saved, hashed and loaded in place.
 
 Legend: S members (seeds), Pa and Pc floats in a row of the actor's and the critic's buffer, Q metrics.
 """
@@ -16,7 +16,7 @@ from gtp_fast.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Net:
-    """One trained network: parameters, Adam's moments and the slow copy (EMA or target), each float32 (M, P)."""
+    """One trained network: parameters, Adam's moments and the EMA copy (of the critic: its target), each float32 (M, P)."""
 
     param: Tensor
     first: Tensor
@@ -25,13 +25,13 @@ class Net:
 
     @classmethod
     def fresh(cls, flat_MP: Tensor) -> Net:
-        """Start from parameters: moments zero, the slow copy equal."""
+        """Start from parameters: moments are zero, the EMA copy is equal."""
         return cls(flat_MP, torch.zeros_like(flat_MP), torch.zeros_like(flat_MP), flat_MP.clone())
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """The whole state of a run. BC runs have no critic; only what learns V(o) beside Q has a value network.
+    """The whole state of a run. BC runs have no critic; only algorithms that learn V(o) have a value network.
 
     step: int64 (), train steps done. metric_sums_SQ: float32 sums since the last log. first_bad_SQ: int64, the step at
     which a metric was first not finite, -1 for never.
@@ -51,7 +51,7 @@ class TrainState:
         return named | {"step": self.step, "metric_sums": self.metric_sums_SQ, "first_bad": self.first_bad_SQ}
 
     def load_(self, tensors: dict[str, Tensor]) -> None:
-        """Copy saved tensors into the state in place; addresses stay.
+        """Copy saved tensors into the state; addresses stay.
 
         Raises: CheckpointError when a name, shape or type differs; then nothing has been changed.
         """

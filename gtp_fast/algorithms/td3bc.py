@@ -1,11 +1,11 @@
-"""TD3+BC (Fujimoto and Gu, 2021), whole: TD3 with a deterministic actor that also clones the data's actions.
+"""TD3+BC (Fujimoto and Gu, 2021): TD3 with a deterministic actor that also clones the data's actions.
 
-Loss of the actor: -lambda mean Q_1(o, pi(o)) + mean (pi(o) - a)^2, lambda = alpha / mean |Q_1|; target actions are
-pi^-(o') plus clipped noise. The actor and all targets move on every second step: a step always computes them, and
-keeps what it had where they are not due. `--bc` is the cloning term alone, every step.
+The actor's loss is -lambda mean Q_1(o, pi(o)) + mean (pi(o) - a)^2 with lambda = alpha / mean |Q_1|. Target actions are
+pi^-(o') plus clipped noise. The actor and all targets move on every second step: each step computes their update and
+keeps the old values where none is due. `--bc` is the cloning term alone, on every step.
 
-Different from the published code: observations are not normalised; the project's networks of three Mish layers, theirs
-of two ReLU; rewards are those of GTP's task presets; the target actor acts at evaluation, theirs the trained one;
+Differences from the published code: observations are not normalised; our networks have three Mish layers, theirs two
+ReLU layers; rewards follow GTP's task presets; the target actor acts at evaluation, theirs uses the trained actor;
 gradients may be clipped (grad_norm, off by default).
 
 Legend: S members (seeds), B batch rows, R rows, D observation, A action.
@@ -40,14 +40,14 @@ from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
 
-STEPS_ARE_FREE = False  # there is one
+STEPS_ARE_FREE = False  # there is one step
 NOISE, NOISE_CLIP = 0.2, 0.5  # of the target actions, in units of the actions
 DELAY = 2  # steps from one update of actor and targets to the next
 ACTOR_METRICS = ("actor_loss", "cloning_loss", "actor_grad_norm")
 
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
-    """Return the columns of `TrainState.metric_sums_SQ`; the actor's are of every step, due or not."""
+    """Return the columns of `TrainState.metric_sums_SQ`; the actor's count every step, due or not."""
     return ("actor_loss", "actor_grad_norm") if cfg.bc else (*ACTOR_METRICS, "policy_q", *updates.CRITIC_METRICS)
 
 
@@ -148,7 +148,7 @@ def _clone(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch)
 
 
 def _update_actor(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, due: Tensor) -> list[Tensor]:
-    """Descend -alpha mean Q_1 / mean |Q_1| + mean (pi(o) - a)^2 where `due`, bool (), under the heads just updated."""
+    """Take a step on -alpha mean Q_1 / mean |Q_1| + mean (pi(o) - a)^2 where `due`, bool (), under the new heads."""
     assert state.critic is not None
     first = views(state.critic.param.view(cfg.seeds, 2, -1)[:, 0], const.critic)
     params = updates.leaves(state.actor, const.actor)
@@ -171,10 +171,10 @@ def _descend_where(
     loss_S: Tensor,
     step: Tensor,
 ) -> Tensor:
-    """Take an Adam step that counts the actor's updates alone; where it is not due, keep every bit as it was."""
+    """Take an Adam step that counts the actor's updates alone; where none is due, leave every bit unchanged."""
     parts = actor.param, actor.first, actor.second
     before = [part.clone() for part in parts]
-    own = replace(cfg, steps=max(1, cfg.steps // DELAY))  # a cosine ends with the last of them
+    own = replace(cfg, steps=max(1, cfg.steps // DELAY))  # a cosine ends with the last update
     norm_S = updates.descend(own, actor, const.actor, params, loss_S, const.lr_S, step // DELAY)
     for part, kept in zip(parts, before, strict=True):
         part.copy_(torch.where(due, part, kept))

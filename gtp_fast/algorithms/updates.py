@@ -1,4 +1,4 @@
-"""What every algorithm's step is made of: fresh networks, a clipped Adam step, the twin critic's regression, records.
+"""What the steps of all algorithms share: fresh networks, a clipped Adam step, critic and value regression, metrics.
 
 Legend: S members (seeds), B batch rows, M rows of a parameter buffer, D observation, A action, Q metrics.
 """
@@ -20,8 +20,8 @@ from gtp_fast.data.replay import Batch
 BACKUP_SAMPLES = 10  # actions a state of max_q_backup, as in the lineage
 CRITIC_METRICS = ("critic_loss", "q", "td_target", "critic_grad_norm")
 VALUE_METRICS = ("value_loss", "value", "value_grad_norm")
-# By kind of device, a 1 that asks for gradients: what a leaf of a compiled step is made by where torch cannot trace
-# requires_grad_(). `graph.compile_step` fills it.
+# For each kind of device a 1 that requires a gradient. `backends.compile_step` fills it where torch cannot trace
+# requires_grad_(): a compiled step then multiplies its parameters by this 1.
 ASKING: dict[str, Tensor] = {}
 
 
@@ -58,7 +58,7 @@ def parameter_count(cfg: TrainConfig, layouts: dict[str, Layout]) -> int:
 
 
 def policy_tensors(state: TrainState) -> dict[str, Tensor]:
-    """Return copies of what acting needs: the EMA actor (S, Pa) and, but for BC, the target critic (2 S, Pc)."""
+    """Return copies of what acting needs: the EMA actor (S, Pa) and, except for BC, the target critic (2 S, Pc)."""
     tensors = {"actor": state.actor.slow.clone()}
     return tensors if state.critic is None else tensors | {"critic": state.critic.slow.clone()}
 
@@ -69,9 +69,9 @@ def backup_samples(cfg: TrainConfig) -> int:
 
 
 def leaves(net: Net, layout: Layout) -> dict[str, Tensor]:
-    """Return the parameters as leaves that share the buffer's memory, so that gradients come one tensor each.
+    """Return the parameters as autograd leaves that share the buffer's memory, one for each tensor.
 
-    Where ASKING is filled, those of a compiled step are products with 1: copies of the same bits.
+    Where ASKING is filled, a compiled step gets products with 1 instead: copies of the same bits.
     """
     if torch.compiler.is_compiling() and ASKING:
         with torch.enable_grad():
@@ -89,7 +89,7 @@ def descend(
     lr_S: Tensor,
     step: Tensor,
 ) -> Tensor:
-    """Take one clipped Adam step on the sum of the members' losses, which share no parameter; return the norms (S,)."""
+    """Take one clipped Adam step on each member's loss; return the gradient norms (S,). Members share no parameter."""
     grads = torch.autograd.grad(loss_S, list(params.values()), grad_outputs=torch.ones_like(loss_S))
     grad_MP = flat(grads, layout)
     norm_S, scale_M1 = optimizer.clip_scale(grad_MP, cfg.seeds, cfg.grad_norm)
@@ -104,7 +104,7 @@ def update_critic(
 ) -> list[Tensor]:
     """Regress both heads on y = r + gamma (1 - terminal) min_j Q_j^-(o', a') (Eq. 16); return CRITIC_METRICS.
 
-    next_SBA (S, samples B, A): the policy's actions at o', samples of a state in blocks of B rows.
+    next_SBA (S, samples B, A) are the policy's actions at o'; several samples of a state lie in blocks of B rows.
     """
     assert state.critic is not None
     slow = views(state.critic.slow, layout)
@@ -141,7 +141,7 @@ def update_value(
 
 
 def average(cfg: TrainConfig, state: TrainState) -> None:
-    """Move the EMA actor, on the steps that are due, and the target critic."""
+    """Update the target critic, and on the steps that are due the EMA actor."""
     rate = optimizer.ema_rate(state.step, cfg.ema_decay, cfg.ema_every, cfg.ema_start)
     optimizer.average_(state.actor.slow, state.actor.param, rate)
     if state.critic is not None:
@@ -149,7 +149,7 @@ def average(cfg: TrainConfig, state: TrainState) -> None:
 
 
 def record(state: TrainState, metrics_SQ: Tensor) -> None:
-    """Add up the metrics, note the first step at which one was not finite, and count the step."""
+    """Add up the metrics, record the first step at which one was not finite, and count the step."""
     bad = ~torch.isfinite(metrics_SQ) & (state.first_bad_SQ < 0)
     state.first_bad_SQ.copy_(torch.where(bad, state.step, state.first_bad_SQ))
     state.metric_sums_SQ.add_(metrics_SQ)
