@@ -16,7 +16,7 @@ from gtp_fast.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Net:
-    """One trained network: parameters, Adam's moments and the EMA copy (of the critic: its target), each float32 (M, P)."""
+    """One trained network: parameters, Adam's moments and the EMA copy (the critic's target), each float32 (M, P)."""
 
     param: Tensor
     first: Tensor
