@@ -116,7 +116,7 @@ class TrainConfig:
     sigma_data: float = _setting(0.5, "scale of the actions", 1e-12, 1e6)
     rho: float = _setting(7.0, "curvature of the Karras grid", 0.02, 1e3)  # sigma^(1/rho) stays within float64
     s0: int = _setting(10, "grid steps at first", 1, 10**6)
-    s1: int = _setting(1280, "grid steps at last", 1, 10**6)  # the grids of all stages lie on the device
+    s1: int = _setting(1280, "grid steps at last", 1, 10**6)  # the device holds the grids of all stages
     steps_schedule: str = _setting("doubling", "grid steps over the run: doubling from s0 to s1, or fixed:N (Table 8)")
     times: Literal["grid", "lognormal"] = _setting(
         "grid", "how t is drawn from the grid: uniformly, or so that ln t is normal"
@@ -154,8 +154,8 @@ RUN_ONLY_FIELDS = tuple(field.name for field in fields(TrainConfig) if field.met
 # Every number has a range: NaN lies in none.
 _RANGES = {field.name: field.metadata["range"] for field in fields(TrainConfig) if field.metadata["range"]}
 DETERMINISTIC = ("iql", "td3bc")  # algorithms whose policy has one action for an observation
-LARGEST_GRID = 10**6  # steps; the grids of all stages lie on the device
-# Settings of GTP's step alone, with what other algorithms and the fused kernels have.
+LARGEST_GRID = 10**6  # steps; the device holds the grids of all stages
+# Settings of GTP alone, with the published values, which the fused kernels compute.
 PUBLISHED = {
     "actor_loss": "gtp",
     "process": "edm",
@@ -164,7 +164,7 @@ PUBLISHED = {
     "weight_norm": False,
     "times": "grid",
 }
-# name: the setting that reads it, with its values that do.
+# Setting: the one that reads it, and the values of that one for which it does.
 READ_BY = {
     "solver": ("actor_loss", ("solver",)),
     "solver_steps": ("actor_loss", ("solver",)),
@@ -201,9 +201,9 @@ def validate(cfg: TrainConfig) -> TrainConfig:
     if cfg.layers != 3 and cfg.algo != "fql":
         raise UsageError(f"--layers {cfg.layers} is for --algo fql; the networks of {cfg.algo} have 3")
     if cfg.max_q_backup and cfg.algo in ("fql", *DETERMINISTIC):
-        raise UsageError(f"--max-q-backup is none of {cfg.algo}'s: it draws at most one action at o'; leave it out")
+        raise UsageError(f"--max-q-backup does not apply to {cfg.algo}, which draws at most one action at o'; leave it out")
     if cfg.etas is not None and cfg.algo in ("fql", "td3bc"):
-        raise UsageError(f"--etas {shown(cfg.etas)} is none of {cfg.algo}'s; what weighs its Q and cloning is --alpha")
+        raise UsageError(f"--etas {shown(cfg.etas)} does not apply to {cfg.algo}; --alpha weighs its Q against cloning")
     if cfg.algo in DETERMINISTIC and (cfg.candidates, cfg.sampling_steps) != (1, 1):
         raise UsageError(
             f"--candidates {cfg.candidates}, --sampling-steps {cfg.sampling_steps}: {cfg.algo} has one action for an "
@@ -252,7 +252,7 @@ def member_values(cfg: TrainConfig, name: str) -> list[float]:
     try:
         values = [float(part) for part in listed.split(",")]
     except ValueError:
-        raise UsageError(f"--{name}s {shown(listed)} is no list of numbers; write --{name}s 1,5,10") from None
+        raise UsageError(f"--{name}s {shown(listed)} is not a list of numbers; write --{name}s 1,5,10") from None
     if len(values) != cfg.seeds:
         raise UsageError(f"--{name}s {shown(listed)} has {len(values)} values for --seeds {cfg.seeds}; give one each")
     for value in values:
@@ -263,7 +263,7 @@ def member_values(cfg: TrainConfig, name: str) -> list[float]:
 def hash6(cfg: TrainConfig) -> str:
     """Return six hexadecimal digits of the settings that decide the result.
 
-    Settings at their defaults do not count: a later version that has more of them finds the run again.
+    Settings at their defaults do not count, so that a later version with more settings finds the run again.
     """
     defaults = asdict(TrainConfig())
     decisive = sorted((k, v) for k, v in asdict(cfg).items() if k not in RUN_ONLY_FIELDS and v != defaults[k])
@@ -316,7 +316,7 @@ def is_variant(settings: Any) -> bool:
 
 
 def not_fused(cfg: TrainConfig) -> str | None:
-    """Return the setting that the fused step needs and this run has not, in words, or None."""
+    """Return, in words, the setting that keeps this run from the fused step, or None."""
     for name, value in PUBLISHED.items():
         if getattr(cfg, name) != value:
             needed = f"no {flag(name)}" if value is False else f"{flag(name)} {value}"
@@ -329,13 +329,13 @@ def _default(cfg: TrainConfig, name: str) -> object:
 
 
 def _typed(cfg: TrainConfig, name: str) -> str:
-    """Return a setting as it is typed."""
+    """Return a setting as its flag."""
     value = getattr(cfg, name)
     return flag(name) if value is True else f"{flag(name)} {value}"
 
 
 def shown(value: object) -> str:
-    """Return a value in few letters: nested YAML aliases stand for more text than fits in memory."""
+    """Return a short form of a value: nested YAML aliases can stand for more text than fits in memory."""
     try:
         return reprlib.repr(value)
     except ValueError:  # Python writes no integer of more than 4,300 digits

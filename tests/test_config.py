@@ -337,7 +337,7 @@ def test_a_sweep_across_members_has_one_value_each():
     ("changes", "words"),
     [
         ({"etas": "1,5"}, "has 2 values for --seeds 3"),
-        ({"etas": "1,,5"}, "is no list of numbers"),
+        ({"etas": "1,,5"}, "is not a list of numbers"),
         ({"lrs": "1,2,nan"}, "--lrs nan is outside"),
         ({"etas": "1,2,-3"}, "--etas -3.0 is outside"),
         ({"etas": "1,2,3", "bc": True}, "leave out --etas"),

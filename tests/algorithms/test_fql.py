@@ -150,7 +150,7 @@ def test_promise_9_the_step_stays_on_the_device(changes):
 
 @pytest.mark.parametrize("changes", [{"etas": "1,2"}, {"max_q_backup": True}], ids=str)
 def test_what_fql_has_not_is_refused(changes):
-    with pytest.raises(UsageError, match="is none of fql's"):
+    with pytest.raises(UsageError, match="does not apply to fql"):
         run_settings({"env": "multigoal-v0", "algo": "fql", "bc": False, "seeds": 2} | changes)
 
 

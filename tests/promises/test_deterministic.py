@@ -61,7 +61,7 @@ def test_promise_9_the_step_stays_on_the_device(algo, changes):
     [
         ({"candidates": 4}, "--candidates 4.*pass 1 for both"),
         ({"sampling_steps": 5}, "--sampling-steps 5.*pass 1 for both"),
-        ({"max_q_backup": True}, "--max-q-backup is none of"),
+        ({"max_q_backup": True}, "--max-q-backup does not apply to"),
     ],
     ids=str,
 )
