@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TRAINS := $(VENV)/.trains# stamp: what make train needs is installed
 STAMP := $(VENV)/.installed# stamp: everything is
-PIP := $(BIN)/python -m pip install -c constraints.txt
+PIP := $(BIN)/python -m pip install --no-compile# the last step compiles what is needed, below
 TORCH := torch==2.13.0
 OLD_TRITON := triton-3.6.0# the oldest that is supported; tests and bench.resources compile the kernels with it, too
 TRAIN_FLAGS ?=
@@ -72,9 +72,9 @@ $(TRAINS): pyproject.toml constraints.txt
 	@echo '== 1 of 3: $(TORCH). For CPUs alone 10 packages, 0.2 GB; from PyPI on Linux 29 packages, 2.7 GB, with CUDA.'
 	@[ "$$(uname)" != Linux ] || command -v nvidia-smi >/dev/null || \
 	  echo '   No NVIDIA GPU here? PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make train fetches the 0.2 GB.'
-	$(PIP) --no-compile $(TORCH)
+	$(PIP) -c constraints.txt $(TORCH)
 	@echo '== 2 of 3: gtp-fast and its dependencies, 49 packages, 89 MB'
-	$(PIP) --no-compile -e .
+	$(PIP) -c constraints.txt -e .
 	@echo '== 3 of 3: compiling what training imports, nothing to fetch'
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import gtp_fast.training.train, gtp_fast.experiments.figures'
 	@touch $@
@@ -82,9 +82,9 @@ $(TRAINS): pyproject.toml constraints.txt
 $(STAMP): $(TRAINS)
 	@echo '== Installing what tests, checks and benchmarks need on top into $(VENV), in 3 steps'
 	@echo '== 1 of 3: linters, Ray, OGBench, dm_control, ONNX, Triton and more, 43 packages, 551 MB'
-	$(PIP) --no-compile -e '.[dev]'
+	$(PIP) -c constraints.txt -e '.[dev]'
 	@echo '== 2 of 3: $(OLD_TRITON), 1 package, 188 MB, on Linux alone'
-	[ "$$(uname)" != Linux ] || $(PIP) --no-compile --no-deps --target $(VENV)/$(OLD_TRITON) $(subst -,==,$(OLD_TRITON))
+	[ "$$(uname)" != Linux ] || $(PIP) --no-deps --target $(VENV)/$(OLD_TRITON) $(subst -,==,$(OLD_TRITON))
 	@echo '== 3 of 3: compiling all of it, nothing to fetch'
 	@$(BIN)/python -m compileall -qq -j 0 $(VENV) || true  # some packages hold files for other Pythons
 	@touch $@
