@@ -62,8 +62,9 @@ gpu-dry:
 	PYTHONPATH=.:kernels $(PYTHON) -m bench.gpu --dry $(if $(PARTS),--parts $(PARTS))
 
 # A stamp comes last: an install that was interrupted is done again. Sizes are those of the wheels that constraints.txt
-# names, for Python 3.11 on Linux (2026-11-26). pip would compile all of torch, training imports a fifth of it: without
-# pip's compiling, torch is installed in 19 s, not 69 s (2 cores of an AMD EPYC, 2026-11-26).
+# names, for Python 3.11 on Linux (2026-11-26). pip would compile all of torch; training imports 27 % of it. Without pip's
+# compiling, installing torch takes 10 s of CPU time, not 34 s (AMD EPYC, 2026-11-26). What is imported often is compiled
+# in a last step, for environments in which Python may write no caches (PYTHONDONTWRITEBYTECODE).
 $(TRAINS): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
 	  f"gtp-fast needs Python 3.11 to 3.13, {sys.executable} is {v[0]}.{v[1]}; try: make PYTHON=python3.12")'
