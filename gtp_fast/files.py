@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -15,11 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from gtp_fast.errors import BusyError
 
 PARTIAL = ".partial-"  # prefix of what is being written; leftovers of a killed process are swept on the next claim
 REPLACED = PARTIAL + "old-"  # prefix of a directory that steps aside for its successor; put back if none came
+_log = logging.getLogger(__name__)
 
 
 def publish(path: Path, data: bytes | Callable[[Path], None]) -> None:
@@ -90,33 +93,44 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive lock on a file; the kernel releases it when the process ends, however it ends.
 
-    Raises: BusyError naming the holder when another process has it.
+    The file stays: removing it would let two holders in. It says who holds the lock. With `wait` another holder is
+    named in a warning and waited for. Raises: BusyError naming another holder, without `wait`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "an unknown process"
-            raise BusyError(f"{what} is in use by {holder}; wait for it to end, or choose another") from None
+            other = _named(file)
+            if not wait:
+                raise BusyError(f"{what} is in use by {other}; wait for it to end, or choose another") from None
+            _log.warning("%s is in use by %s; waiting for it", what, other)
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
         file.flush()
         yield
 
 
+def _named(file: TextIO) -> str:
+    file.seek(0)
+    return file.read().strip() or "an unknown process"
+
+
 def holder(path: Path) -> str | None:
-    """Return who holds the lock of a file that `locked` takes, None where nobody does."""
+    """Return who holds the lock of a file that `locked` takes, None where nobody does.
+
+    It asks with a shared lock, so that two that ask at the same time do not take each other for a holder.
+    """
     try:
         with path.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file closes
             except BlockingIOError:
-                return file.read().strip() or "an unknown process"
+                return _named(file)
     except FileNotFoundError:
         pass
     return None

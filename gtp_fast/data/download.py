@@ -9,16 +9,13 @@ file lies beside it in NAME.part, and NAME.part.json says what it is a part of.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
-import logging
 import os
 import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +23,7 @@ from typing import Any, NamedTuple
 from gtp_fast.data.catalog import D4RL_BASE, OGBENCH_BASE
 from gtp_fast.data.spec import DataSpec
 from gtp_fast.errors import DataError, DiskError
-from gtp_fast.files import publish_file, sha256_of
+from gtp_fast.files import locked, publish_file, sha256_of
 
 
 class Place(NamedTuple):
@@ -76,7 +73,6 @@ STALL_SECONDS = 6.0  # a server that sends nothing for so long counts as gone
 ANSWER_SECONDS = 8.0
 CUTS = 10  # times that one call goes on after the connection broke; a later call goes on from there
 BLOCK = 1 << 20
-_log = logging.getLogger(__name__)
 _BROKEN = (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError)
 
 
@@ -94,8 +90,7 @@ def fetch(spec: DataSpec, progress: Progress | None = None) -> Path:
     if path.exists():
         return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _sole(path):
+        with locked(path.with_name(path.name + ".lock"), str(path), wait=True):
             if not path.exists():  # another process may have fetched it while this one waited
                 _download(spec, path, progress)
     except OSError as error:
@@ -103,18 +98,6 @@ def fetch(spec: DataSpec, progress: Progress | None = None) -> Path:
             raise DiskError(f"no space left for {path}; free some, or set {folder} to a larger disk") from None
         raise DataError(f"{path.parent} cannot be written ({error}); set {folder} to a folder of yours") from None
     return path
-
-
-@contextmanager
-def _sole(path: Path) -> Iterator[None]:
-    """Wait for, then hold, the lock of one file. The lock file stays: removing it would let two holders in."""
-    with path.with_name(path.name + ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.warning("another process is fetching %s; waiting for it", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _download(spec: DataSpec, path: Path, progress: Progress | None) -> None:

@@ -6,7 +6,6 @@ one place, and always acts with GROUP rows: an episode depends on neither the nu
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import multiprocessing
@@ -16,13 +15,13 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from gtp_fast import errors
 from gtp_fast.errors import GtpError, UsageError
@@ -177,24 +176,12 @@ def _end_with_parent() -> None:
 def one_thread() -> Iterator[None]:
     """Hold torch and NumPy's BLAS to one thread: products of a few rows only make more wait, and differ by a bit.
 
-    Forked processes inherit it. NumPy's is found in this process's own map, where the system shows one.
+    Forked processes inherit it.
     """
-    before, (blas_threads, set_blas_threads) = torch.get_num_threads(), _blas()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    set_blas_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
-        set_blas_threads(blas_threads)
-
-
-def _blas() -> tuple[int, Callable[[int], None]]:
-    """Return how many threads NumPy's OpenBLAS takes and what sets them; where it is not found, nothing does."""
-    with suppress(OSError):
-        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "openblas" in line}
-        for library in map(ctypes.CDLL, sorted(mapped)):
-            for name in ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads"):
-                if hasattr(library, name.format("set")):
-                    return getattr(library, name.format("get"))(), getattr(library, name.format("set"))
-    return 1, lambda threads: None

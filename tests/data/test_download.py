@@ -226,7 +226,8 @@ def test_a_second_process_waits_and_then_finds_the_file(site: Site, content: byt
     first = fetch_in_a_process()
     wait_for_part(1)
     second = fetch_in_a_process()
-    assert "another process is fetching" in second.communicate(timeout=30)[1]
+    said = f"{download.cache_path(SPEC)} is in use by process {first.pid} on "
+    assert said in second.communicate(timeout=30)[1]
     assert first.wait(30) == second.returncode == 0 and len(site.asked) == 1
     assert download.cache_path(SPEC).read_bytes() == content
 

@@ -33,7 +33,7 @@ OWNERS = {
     "yaml": {"presets", "experiments.reproduce.run"},
     "tqdm": {"cli.screen"},
     "urllib": {"data.download"},
-    "fcntl": {"files", "data.download"},
+    "fcntl": {"files"},
 }
 CALLS = {  # dotted call -> modules that may make it
     "os.replace": {"files", "runs.directory"},
