@@ -201,7 +201,7 @@ def validate(cfg: TrainConfig) -> TrainConfig:
     if cfg.layers != 3 and cfg.algo != "fql":
         raise UsageError(f"--layers {cfg.layers} is for --algo fql; the networks of {cfg.algo} have 3")
     if cfg.max_q_backup and cfg.algo in ("fql", *DETERMINISTIC):
-        raise UsageError(f"--max-q-backup does not apply to {cfg.algo}: it draws at most one action at o'; leave it out")
+        raise UsageError(f"--max-q-backup does not apply to {cfg.algo}: it draws at most one action at o'; omit it")
     if cfg.etas is not None and cfg.algo in ("fql", "td3bc"):
         raise UsageError(f"--etas {shown(cfg.etas)} does not apply to {cfg.algo}; --alpha weighs its Q against cloning")
     if cfg.algo in DETERMINISTIC and (cfg.candidates, cfg.sampling_steps) != (1, 1):
