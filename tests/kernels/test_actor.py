@@ -14,7 +14,7 @@ from gtp_fast.algorithms.networks import views
 
 
 def _actor_losses(case: Case) -> tuple[Tensor, Tensor]:
-    """Return the two losses of every transition, not yet weighted by its advantage: (S, B) each."""
+    """Return both losses of every transition without its advantage weight, (S, B) each."""
     cfg, batch = case.cfg, case.batch
     bits = case.words[rng.INDEX]
     t, u, s = (x.double() for x in equations.draw_times(case.bind.times, case.state.step, bits[..., 1], bits[..., 2]))
@@ -31,7 +31,7 @@ def _actor_losses(case: Case) -> tuple[Tensor, Tensor]:
     return traj_SB, w_inst * (denoised - batch.action_SBA).square().mean(-1)
 
 
-# The weights over t are taken after the products, in float32 whatever their operands.
+# One precision is enough for the weights over t: they come after the products and are always float32.
 @pytest.mark.parametrize(
     ("precision", "changes"), [*((p, {}) for p in PRECISIONS), ("fp32", STABLE | {"lambda_flow": 0.3})]
 )
@@ -48,7 +48,7 @@ def test_the_actor_has_the_gradient_of_its_weighted_losses(sizes, changes, preci
     case.near(case.bind.scratch["losses"], torch.stack([traj_SB, inst_SB], dim=1).detach(), precision)
     for name, gradient in views(expected, case.layouts[0]).items():
         found = views(case.bind.scratch["actor.grad"], case.layouts[0])[name]
-        # Each tensor for itself: the small time networks would vanish in the norm of the whole.
+        # One norm a tensor, because the small time networks would vanish in a common one.
         share = (found.double() - gradient).norm() / gradient.norm()
         assert share < 2 * TOLERANCE * UNIT[precision], (name, float(share))
 

@@ -31,7 +31,7 @@ def test_the_chain_samples_what_its_twin_samples(sizes, precision):
     obs, z = _chain_inputs(case)
     p = {name: tensor.detach() for name, tensor in case.parameters("actor", "slow").items()}
     expected = equations.sample_actions(p, obs, z, case.bind.grid.double(), case.cfg.sigma_data, case.cfg.sigma_min)
-    # Noise of 80 standard deviations passes through three steps: what is rounded early is multiplied later.
+    # Noise of 80 standard deviations passes through three steps, and later steps multiply early rounding.
     share = (case.bind.scratch["actions"].double() - expected).norm() / expected.norm()
     assert share < 3 * TOLERANCE * UNIT[precision], float(share)
 

@@ -26,7 +26,7 @@ def test_the_heads_judge_as_their_twin(sizes, precision):
     case.near(case.bind.scratch["advantage_q"], updated, precision)
 
 
-# The largest of ten samples is taken after the products, in float32 whatever their operands.
+# One precision is enough for the largest of ten samples: it comes after the products and is always float32.
 @pytest.mark.parametrize(("precision", "backup"), [*((p, False) for p in PRECISIONS), ("fp32", True)])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_the_critic_has_the_gradient_of_its_loss(sizes, backup, precision):

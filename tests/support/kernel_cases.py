@@ -37,7 +37,7 @@ PRECISIONS = ["fp32", "tf32", "bf16"]
 
 
 class Case:
-    """A state with critics and moments that training could have left, and the batch that its next step draws."""
+    """A state as training could have left it, its launches, and the batch that its next step draws, in float64."""
 
     def __init__(self, sizes: tuple[int, int, int] = (5, 3, 16), shapes: Tuning | None = None, **changes):
         obs_dim, self.action_dim, batch = sizes
@@ -77,6 +77,6 @@ class Case:
         return views(flat, self.layouts[net == "critic"])
 
     def near(self, found: Tensor, expected: Tensor, precision: str) -> None:
-        """Hold a result to its twin: the norm of the difference, as a share of the twin's."""
+        """Assert that a result is near its twin: the norm of the difference, as a share of the twin's norm."""
         share = (found.double() - expected).norm() / expected.norm()
         assert share < TOLERANCE * UNIT[precision], float(share)
