@@ -1,4 +1,4 @@
-"""Every kernel compiled for GPUs that are not here, within what their multiprocessors have."""
+"""Every kernel, compiled without a GPU for each architecture: it compiles, fits, spills little and keeps NaN."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ INSTALLED = pytest.param(None, id="installed")
 OLD = pytest.param(
     OLDEST, id="oldest", marks=pytest.mark.skipif(not OLDEST.is_dir(), reason=f"no {OLDEST.name}; make lays it there")
 )
-# Bytes that a thread spills, stores and loads together, by Triton, operands, kernel and architecture; all else spills
-# nothing. The actor takes all 255 registers: its first activation alone, the left operand of the hidden pair, is 128 of
-# them in TF32. What is spilled are a few values that wait for the loss; a thread loads 1,500 words, 108 bytes are 27.
+# Spilled bytes a thread, stores and loads together, by Triton, operands, kernel and architecture; everything else
+# spills nothing. The actor takes all 255 registers: its first activation, the left operand of the hidden layers, takes
+# 128 of them in TF32. It spills a few values that wait for the loss: 108 bytes are 27 words, and a thread loads 1,500.
 SPILLS = {
     ("3.6", "tf32"): {("gtp_actor", 80): 108, ("gtp_actor", 86): 68, ("gtp_actor", 89): 68}
     | {("gtp_actor", 90): 40, ("gtp_actor", 100): 24},
     ("3.6", "bf16"): {("gtp_actor", 90): 40, ("gtp_actor", 100): 32},
     ("3.7", "bf16"): {("gtp_actor", 100): 40},
 }
-# Of floats only argmax is left that compares, and so has no NaN of its own: `choose` gives it none. The other minimum
-# is of integers, which have no NaN.
+# argmax compares floats and has no option for NaN; `gtp_choose` gives it none. The other minimum is of integers.
 COMPARES = {("chain.py", "argmax"), ("draws.py", "minimum")}
 
 
@@ -42,7 +41,7 @@ def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 def beyond(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows that spill more than is known of them."""
+    """Return the rows that spill more than SPILLS allows."""
 
     def bound(row: dict[str, Any]) -> int:
         known = SPILLS.get((row["triton"][:3], row["precision"]), {})
@@ -80,7 +79,7 @@ def test_no_instruction_makes_a_number_of_nan(rows):
 
 
 def test_every_minimum_and_maximum_is_told_to_pass_nan_on():
-    # Branches that the default configuration does not compile, too.
+    # Reads the source, because the default configuration does not compile every branch.
     found = [(path.name, call) for path in (ROOT / "kernels" / "gtp_kernels").glob("*.py") for call in _compiled(path)]
     plain = [(file, call) for file, call in found if TOLD not in map(ast.unparse, call.keywords)]
     called = {(file, ast.unparse(call.func).split(".")[-1]) for file, call in plain}
@@ -104,7 +103,7 @@ def test_every_block_finds_its_shared_memory_and_registers(rows):
 
 @pytest.mark.slow
 def test_no_warp_repeats_the_work_of_another(rows):
-    # Rows of a block are 16: warps that lie along them would all multiply the same.
+    # A block has 16 rows. Warps laid along the rows would all compute the same product.
     networks = [row for row in rows if row["kernel"] in NETWORKS]
     assert networks and all(row["products"] > 0 for row in networks)
     assert [row for row in networks if row["warps_of_products"] != [[1, row["warps"]]]] == []
