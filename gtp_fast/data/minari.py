@@ -64,7 +64,7 @@ def _cache() -> Path:
 def _fetch(name: str) -> None:
     """Let Minari's client download a data set, if its server answers at all."""
     near = [
-        known for known in difflib.get_close_matches(name, catalog.minari_known(), n=2, cutoff=0.8) if known != name
+        known for known in difflib.get_close_matches(name, catalog.minari_names(), n=2, cutoff=0.8) if known != name
     ]
     meant = f"did you mean {' or '.join(near)}? Else " if near else ""
     try:

@@ -50,7 +50,7 @@ def read(path: Path, spec: DataSpec) -> Arrays:
     Raises: DataError when the file is absent, damaged, lacks a key or is of another environment; UsageError when the
     entry names no task of OGBench.
     """
-    task = catalog.task(spec)
+    task = catalog.ogbench_task(spec)
     if task is None:
         raise UsageError(
             f"{path} is an OGBench file, which is rewarded for a task, and '{spec.name}' names none; pass --env "

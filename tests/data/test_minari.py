@@ -169,7 +169,7 @@ def test_references_of_the_data_set_count_where_they_are_two_numbers_in_order(ca
     data = dataset.load(ANY, path)
     assert data.references == expected
     assert [note for note in data.notes if "references" in note] == (
-        ["scores are by the data set's own references: 0 for a return of -5, 100 for 20"] if expected else []
+        ["scores use the data set's own references: 0 for a return of -5, 100 for 20"] if expected else []
     )
 
 
