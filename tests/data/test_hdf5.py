@@ -98,4 +98,4 @@ def test_shards_in_a_minari_directory_are_refused(tmp_path: Path):
 
 
 def test_an_empty_directory_is_refused(tmp_path: Path):
-    assert refusal(tmp_path).startswith("DIR is no Minari data set")
+    assert refusal(tmp_path).startswith("DIR is not a Minari data set")
