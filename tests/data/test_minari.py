@@ -126,7 +126,7 @@ REFUSED = {
     "pictures": (
         Dict({"eye": Box(0, 255, (8, 8, 3), np.uint8), "a": BOX}),
         UNIT,
-        "observations hold a Box of pictures",
+        "observations hold a Box of images",
     ),
     "words": (Dict({"mission": Text(5), "a": BOX}), UNIT, "observations hold a Text space; expected numbers"),
 }
