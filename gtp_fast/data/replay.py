@@ -20,7 +20,7 @@ from gtp_fast.data.transitions import row_width
 
 if TYPE_CHECKING:
     from gtp_fast.config import TrainConfig
-    from gtp_fast.data.dataset import Transitions
+    from gtp_fast.data.transitions import Transitions
 
 EPS = 1e-3  # added to the standard deviation, as in TD3+BC: a constant column stays finite
 Scale = tuple[tuple[float, ...], tuple[float, ...]]  # mean, and std + EPS, of each column

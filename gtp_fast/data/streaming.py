@@ -1,9 +1,10 @@
 """Data sets larger than the device's memory: the packed rows stay in host memory and are staged window by window.
 
-In: transitions and the training state's step counter. Out: a buffer that gives the same bits as rows on
-the device, also after a resume. The indices of a step are a function of seed and step (`rng`): a host thread draws them
-ahead, gathers the rows into pinned memory and copies them to the device while it trains on the previous window. A step
-finds its rows at (step mod staged steps) by arithmetic on the device, so that CUDA graphs need no change.
+In: transitions and the training state's step counter. Out: a buffer that gives the same bits as
+rows on the device, also after a resume. The indices of a step are a function of seed and step (`rng`): a host thread
+draws them ahead, gathers the rows into pinned memory and copies them to the device, which meanwhile trains on the
+previous window. A step finds its rows at (step mod staged steps) by arithmetic on the device, so that CUDA graphs need
+no change.
 
 Legend: N transitions, W floats per row, S members, B batch rows, G steps per window; two windows are staged.
 """
@@ -21,10 +22,11 @@ from torch import Tensor
 
 from gtp_fast import rng
 from gtp_fast.config import TrainConfig, member_seeds
-from gtp_fast.data.replay import Batch, ReplayBuffer, packed, row_width
+from gtp_fast.data.replay import Batch, ReplayBuffer, packed
+from gtp_fast.data.transitions import row_width
 
 if TYPE_CHECKING:
-    from gtp_fast.data.dataset import Transitions
+    from gtp_fast.data.transitions import Transitions
 
 WINDOW_BYTES = 4 * 2**20  # of rows; docs/data.md has the cost
 LONGEST_WINDOW = 512  # steps
