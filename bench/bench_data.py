@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bench.training import config
-from gtp_fast.data.dataset import read_hdf5
+from gtp_fast.data.hdf5 import read_hdf5
 from gtp_fast.data.replay import ReplayBuffer, packed
 from gtp_fast.data.streaming import Stager, window_steps
 from gtp_fast.data.transitions import build_transitions

@@ -25,7 +25,7 @@ from bench.gpu.results import commit, rounded
 from bench.table import keep, slug
 from gtp_fast import files
 from gtp_fast.config import TrainConfig
-from gtp_fast.data import dataset
+from gtp_fast.data import hdf5
 from gtp_fast.data.replay import ReplayBuffer
 from gtp_fast.data.spec import DataSpec
 from gtp_fast.data.transitions import build_transitions, validate
@@ -69,7 +69,7 @@ def load(path: Path) -> dict[str, float]:
         seconds[name] = time.perf_counter() - started
         return found
 
-    arrays = phase("read and hash", lambda: dataset.read_hdf5(path))
+    arrays = phase("read and hash", lambda: hdf5.read_hdf5(path))
     clipped = phase("validate", lambda: validate(arrays, spec, False))
     data = phase("successors", lambda: build_transitions(arrays, spec.name, str(path), clipped))
     phase("pack", lambda: ReplayBuffer.from_transitions(data, cfg, DEVICE).rows[0].cpu())

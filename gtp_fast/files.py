@@ -1,6 +1,7 @@
-"""Files that outlive a crash: what is published is the old file or the whole new one, whatever is killed and when.
+"""Files that survive a crash: after a kill at any moment, a path holds the old file or the complete new one.
 
-`publish` and its kin are the only durable writes of the project, `locked` its only lock.
+In: a path and its content. Out: a durable file or directory. All durable writes of the project go through the
+`publish` functions.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from typing import TextIO
 
 from gtp_fast.errors import BusyError
 
-PARTIAL = ".partial-"  # prefix of what is being written; leftovers of a killed process are swept on the next claim
-REPLACED = PARTIAL + "old-"  # prefix of a directory that steps aside for its successor; put back if none came
+PARTIAL = ".partial-"  # prefix of files being written; the next claim of the run deletes those of a killed process
+# Prefix of a directory being replaced; the next claim restores it if the new one is missing.
+REPLACED = PARTIAL + "old-"
 _log = logging.getLogger(__name__)
 
 
 def publish(path: Path, data: bytes | Callable[[Path], None]) -> None:
-    """Write a file durably: beside its place, fsync, rename, fsync of the directory.
+    """Write a file durably: write a partial file beside it, fsync, rename, fsync the directory.
 
-    Args: data is the content, or a function that writes it to the path that it is given.
-    Raises: OSError from the file system; then `path` is as it was.
+    Args: data is the content, or a function that writes it to a given path.
+    Raises: OSError from the file system; `path` is then unchanged.
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
@@ -49,17 +51,17 @@ def publish_json(path: Path, value: object) -> None:
 
 
 def publish_file(part: Path, path: Path) -> None:
-    """Move a finished file of the same directory into place, durably."""
+    """Rename a finished file to another name in its directory, durably."""
     sync(part)
     os.replace(part, path)
     sync(path.parent)
 
 
 def publish_directory(path: Path, fill: Callable[[Path], None]) -> None:
-    """Write a directory durably: filled beside its place, every file fsynced, renamed, parent fsynced.
+    """Write a directory durably: fill a partial one beside it, fsync every file, rename, fsync the parent.
 
-    A directory that stands in the place already is replaced. That takes two renames, and a kill between them leaves the
-    old one under another name: the next claim puts it back.
+    An existing directory is replaced. That takes two renames, and a kill between them leaves the old directory under
+    another name; the next claim of the run directory restores it.
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     old = path.with_name(REPLACED + path.name)
@@ -84,7 +86,7 @@ def publish_directory(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Return when the content of a file, or the names in a directory, are on the disk."""
+    """Fsync a file or a directory: return when its content or its names are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -143,5 +145,5 @@ def sha256_of(path: Path) -> str:
 
 
 def file_name(text: str, filler: str = "_") -> str:
-    """Return a text as the name of a file: what is neither letter nor digit nor one of `-_.` becomes the filler."""
+    """Return a text as a file name: characters other than letters, digits and `-_.` become the filler."""
     return "".join(c if c.isalnum() or c in "-_." else filler for c in text).lstrip(".") or "_"

@@ -189,7 +189,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
         ("- 1\n- 2\n", "holds list, expected lines"),
         ("just text\n", "holds str, expected lines"),
         ("!!set {lr, eta}\n", "holds set, expected lines"),
-        ("lr: 1\nlr: 2\n", "'lr' stands twice"),
+        ("lr: 1\nlr: 2\n", "'lr' is given twice"),
         ("gamma: 0.9\n\nlearning_rate: 1\n", "mine.yaml:3: no setting is called 'learning_rate'"),
         ("gamma: 0.9\nlr: fast\n", "mine.yaml:2: --lr is 'fast', expected float"),
         ("lr: nan\n", "--lr nan is outside"),

@@ -18,7 +18,8 @@ from gtp_fast import algorithms
 from gtp_fast.algorithms import updates
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig
-from gtp_fast.data.frames import Buffer, FrameBuffer
+from gtp_fast.data.buffers import Buffer
+from gtp_fast.data.frames import FrameBuffer
 from gtp_fast.data.streaming import fed
 from gtp_fast.errors import UsageError
 from gtp_fast.profiling import phase

@@ -23,7 +23,7 @@ from gtp_fast.algorithms.networks import Layout, actor_layout, critic_layout, q_
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, grid_steps, member_seeds, member_values
-from gtp_fast.data.frames import Buffer
+from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase

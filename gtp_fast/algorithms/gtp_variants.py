@@ -22,7 +22,7 @@ from gtp_fast.algorithms.networks import Layout, q_values, state_values, value_l
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, grid_steps
-from gtp_fast.data.frames import Buffer
+from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase

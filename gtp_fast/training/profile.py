@@ -9,7 +9,7 @@ from gtp_fast import algorithms, device, profiling
 from gtp_fast.algorithms.backends import stepper
 from gtp_fast.config import TrainConfig
 from gtp_fast.data import catalog, dataset
-from gtp_fast.data.frames import buffer_of, check_settings, obs_shape
+from gtp_fast.data.buffers import buffer_of, check_settings, obs_shape
 
 STEPS = 50
 

@@ -22,8 +22,8 @@ from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, hash6, member_seeds
 from gtp_fast.data import catalog, dataset, streaming
+from gtp_fast.data.buffers import Buffer, buffer_of, bytes_on_device, check_settings, obs_shape
 from gtp_fast.data.dataset import Transitions
-from gtp_fast.data.frames import Buffer, buffer_of, bytes_on_device, check_settings, obs_shape
 from gtp_fast.data.spec import DataSpec, ObsShape, with_references
 from gtp_fast.errors import DiskError
 from gtp_fast.evaluation.evaluate import check_environment

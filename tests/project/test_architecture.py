@@ -15,7 +15,7 @@ PRODUCT = sorted([*ROOT.glob("gtp_fast/**/*.py"), *ROOT.glob("kernels/gtp_kernel
 # Each package imports only what stands before it; files at the root are everybody's.
 ORDER = ("root", "data", "algorithms", "runs", "policy", "evaluation", "training", "experiments", "cli")
 OWNERS = {
-    "h5py": {"data.dataset", "data.minari"},
+    "h5py": {"data.hdf5", "data.minari"},
     "minari": {"data.minari"},
     "gymnasium": {"data.minari", "data.ogbench", "data.spaces", "evaluation.environments", "evaluation.mazes"},
     "ogbench": {"data.ogbench"},

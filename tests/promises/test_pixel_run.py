@@ -141,7 +141,7 @@ def test_an_environment_of_other_observations_is_refused():
     numbers = DataSpec("x", "file", eval_env=EvalEnv("Pendulum-v1"))
     with pytest.raises(DataError, match=r"shape \(3,\) but the data have pictures of \(16, 16, 3\)"):
         check_environment(numbers, (SIDE, SIDE, 3), 1)
-    with pytest.raises(UsageError, match="--frame-stack 2 needs an environment of pictures"):
+    with pytest.raises(UsageError, match="--frame-stack 2 needs image observations, and the environment has"):
         check_environment(numbers, (SIDE, SIDE, 6), 1, frame_stack=2)
 
 
