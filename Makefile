@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
-OLD_TRITON := triton-3.6.0# the oldest that is supported; tests and bench.resources compile the kernels with it, too
+OLD_TRITON := triton-3.6.0# the oldest that is supported; tests and bench.static compile the kernels with it, too
 TRAIN_FLAGS ?=
 TEST_FLAGS ?=
 RESULTS ?= bench/results
@@ -42,7 +42,7 @@ lint: $(STAMP)
 # The first prints the timing table and writes it to bench/results.
 bench: $(STAMP)
 	$(BIN)/pytest bench/ --benchmark-only
-	PYTHONPATH=.:kernels $(BIN)/python -m bench.resources --precision tf32
+	PYTHONPATH=.:kernels $(BIN)/python -m bench.static --precision tf32
 
 slow: $(STAMP)
 	$(BIN)/pytest -q -m long

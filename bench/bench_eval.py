@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from bench.training import config, policy
-from gtp_fast.algorithms import gtp
 from gtp_fast.data import catalog
 from gtp_fast.evaluation.evaluate import evaluate_policy
 
@@ -22,7 +21,7 @@ def bench_roll_out(benchmark, machine, env):
     spec = catalog.resolve(env)
     sizes = {"hopper-demo-v0": (11, 3), "multigoal-v0": (2, 2), "HalfCheetah-v5": (17, 6)}[env]
     cfg = config()
-    acting = policy(cfg, gtp.init_state(cfg, *sizes, "cpu"), *sizes)
+    acting = policy(cfg, *sizes)
     first = evaluate_policy(acting, spec, EPISODES)
     again = benchmark.pedantic(evaluate_policy, (acting, spec, EPISODES), rounds=1)
     assert np.array_equal(first.returns_SE, again.returns_SE)

@@ -11,58 +11,43 @@ import pytest
 import torch
 from gtp_kernels import primitives
 
-from bench.training import ACTION_DIM, OBS_DIM, config, transitions
+from bench.clock import repeated
+from bench.training import ACTION_DIM, DEVICE, OBS_DIM, buffer_of, config
 from gtp_fast.algorithms import equations, networks, optimizer
-from gtp_fast.data.replay import ReplayBuffer
 
 pytestmark = pytest.mark.benchmark(warmup=False)
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH, WIDTH, K = 256, 256, 5
 ROUNDS = 20
 
 
-def _bytes(benchmark: Any, ceiling: dict[str, float], seconds: float, moved: int) -> None:
-    share = moved / seconds / 1e9 / ceiling["copy_gb_s"]
-    benchmark.extra_info |= ceiling | {"bytes": moved, "percent_of_copy_ceiling": 100 * share}
-
-
-def _flops(benchmark: Any, ceiling: dict[str, float], seconds: float, flops: int) -> None:
-    share = flops / seconds / 1e9 / ceiling["product_gflop_s"]
-    benchmark.extra_info |= ceiling | {"flops": flops, "percent_of_product_ceiling": 100 * share}
-
-
-def _times(call: Any) -> Any:
-    return lambda n: [call() for _ in range(n)]
-
-
 @pytest.mark.benchmark(group="kernel/product")
-def bench_product(benchmark, timed, ceiling):
+def bench_product(benchmark, timed):
     a, b = (torch.randn(WIDTH, WIDTH, device=DEVICE) for _ in range(2))
     assert (torch.mm(a, b) - (a.double() @ b.double())).abs().max() < 1e-3  # 256 products of normals, 24 bits
-    taken = timed(_times(lambda: torch.mm(a, b)), 100, ROUNDS, shape="256x256x256", precision="fp32")
-    _flops(benchmark, ceiling, taken, 2 * WIDTH**3)
+    flops = 2 * WIDTH**3
+    timed(repeated(lambda: torch.mm(a, b)), 100, ROUNDS, shape="256x256x256", precision="fp32", flops=flops)
 
 
 @pytest.mark.benchmark(group="kernel/mish")
-def bench_mish(benchmark, timed, ceiling):
+def bench_mish(benchmark, timed):
     x = torch.randn(BATCH, WIDTH, device=DEVICE)
     expected = torch.nn.functional.mish(x.double())
     assert (primitives.mish(x) - expected).abs().max() < 1e-5
-    taken = timed(_times(lambda: primitives.mish(x)), 100, ROUNDS, shape="256x256", precision="fp32")
-    _bytes(benchmark, ceiling, taken, 2 * x.numel() * 4)
+    moved = 2 * x.numel() * 4
+    timed(repeated(lambda: primitives.mish(x)), 100, ROUNDS, shape="256x256", precision="fp32", bytes=moved)
 
 
 @pytest.mark.benchmark(group="kernel/gather")
-def bench_gather(benchmark, timed, ceiling):
-    buffer = ReplayBuffer.from_transitions(transitions(), config(), DEVICE)  # pyright: ignore[reportArgumentType]
+def bench_gather(benchmark, timed):
+    buffer = buffer_of(config(device=DEVICE))
     index = torch.randint(buffer.size, (1, BATCH), device=DEVICE)
     assert torch.equal(buffer.gather(index).next_obs_SBD[0, 3], buffer.rows[index[0, 3]][25:42])
-    taken = timed(_times(lambda: buffer.gather(index)), 100, ROUNDS, shape=f"{BATCH} of {buffer.size} rows")
-    _bytes(benchmark, ceiling, taken, 2 * BATCH * buffer.rows.shape[1] * 4)
+    moved = 2 * BATCH * buffer.rows.shape[1] * 4
+    timed(repeated(lambda: buffer.gather(index)), 100, ROUNDS, shape=f"{BATCH} of {buffer.size} rows", bytes=moved)
 
 
 @pytest.mark.benchmark(group="kernel/chain")
-def bench_chain(benchmark, timed, ceiling):
+def bench_chain(benchmark, timed):
     layout = networks.actor_layout(OBS_DIM, ACTION_DIM, WIDTH)
     flat = networks.init_flat(layout, [0]).to(DEVICE)
     p, exact = networks.views(flat, layout), networks.views(flat.double(), layout)
@@ -74,12 +59,12 @@ def bench_chain(benchmark, timed, ceiling):
         return equations.sample_actions(p, obs.to(dtype), z.to(dtype), grid.to(dtype), 0.5, 0.002)
 
     assert (chain() - chain(exact, torch.float64)).abs().max() < 2e-5  # 80 z at the start, 24 bits
-    taken = timed(_times(chain), 5, ROUNDS, shape=f"2 x {BATCH} rows, K = {K}", precision="fp32")
-    _flops(benchmark, ceiling, taken, 2 * 2 * BATCH * K * layout.parameters)
+    flops = 2 * 2 * BATCH * K * layout.parameters
+    timed(repeated(chain), 5, ROUNDS, shape=f"2 x {BATCH} rows, K = {K}", precision="fp32", flops=flops)
 
 
 @pytest.mark.benchmark(group="kernel/update")
-def bench_update(benchmark, timed, ceiling):
+def bench_update(benchmark, timed):
     """Adam, clipping and EMA of the actor's flat buffer; the first step of Adam is lr times the gradient's sign."""
     param = networks.init_flat(networks.actor_layout(OBS_DIM, ACTION_DIM, WIDTH), [0]).to(DEVICE)
     grad, slow, start = torch.randn_like(param), param.clone(), param.clone()
@@ -94,8 +79,8 @@ def bench_update(benchmark, timed, ceiling):
     update()
     moved = (param - start)[grad.abs() > 0.1]
     assert torch.allclose(moved, -3e-4 * grad[grad.abs() > 0.1].sign(), atol=1e-6)
-    taken = timed(_times(update), 20, ROUNDS, shape=f"{param.numel()} parameters", precision="fp32")
-    _bytes(benchmark, ceiling, taken, 11 * param.numel() * 4)  # grad twice, four tensors read and written, param again
+    moved = 11 * param.numel() * 4  # grad twice, four tensors read and written, param again
+    timed(repeated(update), 20, ROUNDS, shape=f"{param.numel()} parameters", precision="fp32", bytes=moved)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the fused launches need a GPU; interpreted they are not timed")
@@ -105,11 +90,10 @@ def bench_launch(benchmark, timed, place):
     from gtp_fast.algorithms import fused, gtp
 
     cfg = config(backend="fused", precision="tf32", device="cuda")
-    buffer = ReplayBuffer.from_transitions(transitions(), cfg, DEVICE)  # pyright: ignore[reportArgumentType]
     state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, DEVICE)
-    step = fused.make_step(cfg, state, buffer)
+    step = fused.make_step(cfg, state, buffer_of(cfg))
     step()
     assert (state.first_bad_SQ < 0).all() and int(state.step) == 1
     launch = step.launches[place]
     benchmark.group = f"kernel/{launch.name}"
-    timed(_times(launch), 200, ROUNDS, phase=launch.phase, precision="tf32", shape="batch 256, width 256, K = 5")
+    timed(repeated(launch), 200, ROUNDS, phase=launch.phase, precision="tf32", shape="batch 256, width 256, K = 5")

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 from bench.gpu import plan
-from bench.gpu.results import KEPT, Results, commit
+from bench.gpu.results import Results
 from bench.gpu.supervise import NO_TIME, REASON, STOPPED, Row, keep_log, measured
 from bench.gpu.tables import text
+from bench.tables import RESULTS, commit
 
 MACHINE_S = 60.0  # a fresh machine reads torch from a cold disk; asked twice
 END_S = 3.0  # for writing and for ending processes
@@ -49,7 +50,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--call", choices=["first", "second"], default="first", help="which parts; see docs/gpu.md")
     parser.add_argument("--dry", action="store_true", help="go through everything on the CPU at toy sizes")
     parser.add_argument("--seconds", type=float, default=plan.CALL_S, help="what the call may take")
-    parser.add_argument("--results", type=Path, default=KEPT, help="folder of the results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--commit", default="", help="what is measured, where there is no git checkout")
     parser.add_argument("--data", default="", help="the training's data set, a D4RL-layout file")
     parser.add_argument("--env", default="", help="its environment, a name of gtp-fast train --env")
@@ -73,7 +74,7 @@ def _machine(dry: bool) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
             until = time.monotonic() + MACHINE_S
-            found = next(measured("bench.gpu.machine", [{}], dry, MACHINE_S, until, Path(folder) / "log"))
+            found = next(measured("bench.tables.described", [{}], dry, MACHINE_S, until, Path(folder) / "log"))
             if not found.get(REASON, "").startswith((STOPPED, NO_TIME)):
                 break
     return found
@@ -93,8 +94,7 @@ def _run(part: plan.Part, results: Results, dry: bool, until: float) -> list[Row
         return results.skip(part.name, rows, NO_TIME)
     log, done = results.begin(part.name), []
     limit_s = part.limit_s * (plan.DRY_CALL_S / plan.CALL_S if dry else 1.0)
-    module = f"bench.gpu.{part.module}"
-    for row in measured(module, rows, dry, part.row_limit_s, min(until, started + limit_s), log):
+    for row in measured(f"bench.gpu.{part.measure}", rows, dry, part.row_limit_s, min(until, started + limit_s), log):
         results.add(part.name, row, time.monotonic() - started)
         done.append(row)
     keep_log(log)

@@ -36,7 +36,7 @@ def of_graphs(name: str) -> bool:
     return "backends" in name or "stream" in name
 
 
-def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
+def run_file(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     """Run pytest on row["file"] for row["limit_s"] seconds at most; count outcomes and name the failures.
 
     What pytest prints, each failure whole, goes to the part's log. A file that takes longer is interrupted, which

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
+from bench.clock import once_s
 from bench.gpu.plan import VARIABLES
 from gtp_fast import algorithms, device
 from gtp_fast.algorithms.backends import stepper
@@ -33,7 +34,7 @@ MOST_STEPS = 2_000_000  # the paper's
 PROBE_STEPS = 400
 
 
-def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
+def learn(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     """Train and keep the policies; return steps, seconds, and the last interval's means, one value a member.
 
     How many steps there are is decided before the first, for the schedules of a run depend on its length.
@@ -89,11 +90,7 @@ def _steps_for(cfg: TrainConfig, seconds: float) -> int:
     state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device)
     run = stepper(cfg, state, buffer)
     run(cfg.unroll)
-    int(state.step)  # waits for the device
-    started = time.perf_counter()
-    run(PROBE_STEPS)
-    int(state.step)
-    taken = (time.perf_counter() - started) / PROBE_STEPS
+    taken = once_s(run, PROBE_STEPS) / PROBE_STEPS
     return max(1_000, min(MOST_STEPS, int(0.95 * seconds / taken) // 1_000 * 1_000))
 
 

@@ -10,9 +10,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from bench.tables import over_seeds, page
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.data import catalog
 from gtp_fast.data.spec import with_references
@@ -22,23 +22,21 @@ from gtp_fast.policy.policy import Policy
 RULES = ((1, "none"), (50, "softmax"), (50, "argmax"))
 
 
-def scored(file: Path, episodes: int, sampling_steps: tuple[int, ...]) -> list[str]:
+def scored(file: Path, episodes: int, sampling_steps: tuple[int, ...]) -> str:
     """Return a Markdown table: for each way of acting, each seed's score, their mean and standard deviation."""
     with safe_open(file, "pt") as opened:
         about, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     config = PolicyConfig.from_json(json.loads(about["policy"]))
     spec = with_references(catalog.resolve(about["env"]), json.loads(about["references"]))
-    lines = [f"{about['env']}, {int(about['steps']):,} steps, {episodes} episodes a seed", ""]
-    lines += ["| K | candidates | each seed | mean (std) |", "|---|---|---|---|"]
+    rows = []
     for k in sampling_steps:
         for candidates, select in RULES:
             acts = replace(config, sampling_steps=k, candidates=candidates, select=select)
             result = evaluate_policy(Policy(acts, tensors), spec, episodes)
-            each = np.array(result.figures)
             rule = "1" if candidates == 1 else f"{candidates}, {select}"
-            seeds = ", ".join(f"{score:.1f}" for score in each)
-            lines.append(f"| {k} | {rule} | {seeds} | {each.mean():.1f} ({each.std():.1f}) |")
-    return lines
+            rows.append([k, rule, *over_seeds(result.figures)])
+    heading = f"{about['env']}, {int(about['steps']):,} steps, {episodes} episodes a seed"
+    return page(heading, ("K", "candidates", "each seed", "mean (std)"), rows)
 
 
 def main() -> None:
@@ -49,10 +47,10 @@ def main() -> None:
     parser.add_argument("--sampling-steps", type=int, nargs="+", default=[5, 2])
     asked = parser.parse_args()
     try:
-        lines = scored(asked.file, asked.episodes, tuple(asked.sampling_steps))
+        table = scored(asked.file, asked.episodes, tuple(asked.sampling_steps))
     except (OSError, SafetensorError, TypeError, KeyError) as error:
         parser.error(f"{asked.file} holds no policies that make gpu wrote ({error}); name a policies-*.safetensors")
-    print("\n".join(lines))
+    print(table, end="")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""One step of a published trainer, for bench.beside: `python bench/official.py NAME CHECKOUT`, of its own code alone.
+"""One step of a published trainer, of its own code alone: `python bench/published.py NAME CHECKOUT`.
 
-Nothing of this project is imported, so that the interpreter may be one that holds what the checkout needs. Speaks on
-standard output: `ready`, then for each line with a number n the CPU milliseconds of a step over n steps.
+`python -m bench.runs beside` starts it. Nothing of this project is imported, so that the interpreter may be one that
+holds what the checkout needs. It prints `ready`, then for each line with a number n the CPU milliseconds of a step over
+n steps.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -40,38 +42,31 @@ def without_logger() -> None:
     sys.modules["utils.logger"] = logger
 
 
-def diffusion_ql() -> Run:
-    """Diffusion-QL with the settings of its HalfCheetah tasks: five steps, eta 1, gradient norm 9."""
+def torch_agent(module: str, name: str, device: Callable[[str], Any], **settings: Any) -> Run:
+    """Return the steps of an agent in torch, with the settings of its HalfCheetah tasks: eta 1, gradient norm 9."""
     import torch
 
     torch.set_num_threads(1)
     without_logger()
-    from agents.ql_diffusion import Diffusion_QL  # pyright: ignore[reportMissingImports]
+    agents = importlib.import_module(module)
     from utils.data_sampler import Data_Sampler  # pyright: ignore[reportMissingImports]
 
-    agent = Diffusion_QL(
-        *(OBS_DIM, ACTION_DIM, 1.0, "cpu", 0.99, 0.005),
-        eta=1.0, beta_schedule="vp", n_timesteps=5, lr=3e-4, grad_norm=9.0,
-    )  # fmt: skip
+    same = (OBS_DIM, ACTION_DIM, 1.0, device("cpu"), 0.99, 0.005)
+    agent = getattr(agents, name)(*same, eta=1.0, lr=3e-4, grad_norm=9.0, **settings)
     replay = Data_Sampler(data(), "cpu")
     return lambda n: agent.train(replay, n, BATCH)
+
+
+def diffusion_ql() -> Run:
+    """Return the steps of Diffusion-QL, of five denoising steps."""
+    return torch_agent("agents.ql_diffusion", "Diffusion_QL", str, beta_schedule="vp", n_timesteps=5)
 
 
 def consistency_ac() -> Run:
-    """Consistency-AC with the settings of its HalfCheetah tasks: two steps, eta 1, gradient norm 9."""
+    """Return the steps of Consistency-AC, of two denoising steps."""
     import torch
 
-    torch.set_num_threads(1)
-    without_logger()
-    from agents.ql_consistency import Consistency_QL  # pyright: ignore[reportMissingImports]
-    from utils.data_sampler import Data_Sampler  # pyright: ignore[reportMissingImports]
-
-    agent = Consistency_QL(
-        *(OBS_DIM, ACTION_DIM, 1.0, torch.device("cpu"), 0.99, 0.005),
-        n_timesteps=2, eta=1.0, lr=3e-4, grad_norm=9.0,
-    )  # fmt: skip
-    replay = Data_Sampler(data(), "cpu")
-    return lambda n: agent.train(replay, n, BATCH)
+    return torch_agent("agents.ql_consistency", "Consistency_QL", torch.device, n_timesteps=2)
 
 
 def fql(hidden: int, layers: int) -> Run:
