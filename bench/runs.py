@@ -126,7 +126,7 @@ def beside(
     for child in children.values():
         child.communicate()
     commits = {name: _revision(folder) for name, folder in checkouts.items()}
-    return result([beside_row(*key, times) for key in times], published=commits, rounds=rounds)
+    return result([beside_row(name, backend, times) for name, backend in times], published=commits, rounds=rounds)
 
 
 def serve(name: str, backend: str) -> None:

@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from bench.clock import apart
 from bench.tables import ROOT, Row, fill, grid
@@ -62,17 +63,12 @@ def acting_launches(precision: str, capability: int, **changes: Any) -> list[Lau
     launches = sampler.launches(_Call(sampler, 1))  # on a CPU nothing is captured, and shapes are a small card's
     shapes = tuned_for(described.hidden, 1, aot.SHARED_MEMORY[capability])
     own = {"KEEP": shapes.keep, "STAGES": shapes.stages}
-    return [
-        replace(
-            x,
-            args=x.args | {n: v for n, v in own.items() if n in x.args},
-            warps=shapes.forward_warps,
-            stages=shapes.stages,
-        )
-        if "STAGES" in x.args
-        else x
-        for x in launches
-    ]
+
+    def of_card(launch: Launch) -> Launch:
+        args = launch.args | {name: value for name, value in own.items() if name in launch.args}
+        return replace(launch, args=args, warps=shapes.forward_warps, stages=shapes.stages)
+
+    return [of_card(launch) if "STAGES" in launch.args else launch for launch in launches]
 
 
 def compiled(precision: str, capability: int, acting: bool = False) -> list[Row]:
@@ -86,12 +82,9 @@ def compiled(precision: str, capability: int, acting: bool = False) -> list[Row]
     if acting:
         kinds = [{}, {"select": "softmax"}, {"candidates": 1}, {"process": "flow"}]
         launches = [x for changes in kinds for x in acting_launches(precision, capability, **changes)]
-    rows, seen = [], set()
-    for launch in launches:
-        identity = launch.name, tuple(sorted((n, v) for n, v in launch.args.items() if n.isupper()))
-        if identity in seen:
-            continue
-        seen.add(identity)
+    different = {(x.name, *sorted((n, v) for n, v in x.args.items() if n.isupper())): x for x in reversed(launches)}
+    rows = []
+    for launch in reversed(different.values()):
         kernel = aot.compile_for(launch, capability)
         found = aot.resources(kernel, capability)
         rows.append(
@@ -132,45 +125,29 @@ def traffic(precision: str, sampling_steps: int) -> list[Row]:
     caches, not what reaches memory.
     """
     from gtp_kernels.launch import Tuning
+    from triton.runtime import interpreter
 
     from bench.training import config, fused_step
 
     step = fused_step(config(precision=precision, sampling_steps=sampling_steps, backend="fused"), Tuning())
-    count = _Count()
-    count.watch()
-    return [count.of(launch) for launch in step.launches]
+    builder, rows = interpreter.InterpreterBuilder, []
+    load, store = builder.create_masked_load, builder.create_masked_store
 
+    def counted_load(this: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        found = load(this, pointers, mask, *rest)
+        rows[-1]["loaded"] += int(mask.data.sum()) * found.data.itemsize
+        return found
 
-class _Count:
-    """Bytes loaded and stored since the last reading."""
+    def counted_store(this: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        rows[-1]["stored"] += int(mask.data.sum()) * value.data.itemsize
+        return store(this, pointers, value, mask, *rest)
 
-    def __init__(self) -> None:
-        self.loaded = self.stored = 0
-
-    def watch(self) -> None:
-        """Count in the interpreter's two primitives, through which every access goes."""
-        from triton.runtime import interpreter
-
-        builder = interpreter.InterpreterBuilder
-        load, store = builder.create_masked_load, builder.create_masked_store
-
-        def counted_load(this: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-            found = load(this, pointers, mask, *rest)
-            self.loaded += int(mask.data.sum()) * found.data.itemsize
-            return found
-
-        def counted_store(this: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-            self.stored += int(mask.data.sum()) * value.data.itemsize
-            return store(this, pointers, value, mask, *rest)
-
-        for name, counted in (("create_masked_load", counted_load), ("create_masked_store", counted_store)):
-            setattr(builder, name, counted)
-
-    def of(self, launch: Launch) -> Row:
-        """Run a launch; return its bytes."""
-        self.loaded = self.stored = 0
-        launch()
-        return {"phase": launch.phase, "kernel": launch.name, "loaded": self.loaded, "stored": self.stored}
+    # Every access goes through these two primitives of the interpreter.
+    with mock.patch.multiple(builder, create_masked_load=counted_load, create_masked_store=counted_store):
+        for launch in step.launches:
+            rows.append({"phase": launch.phase, "kernel": launch.name, "loaded": 0, "stored": 0})
+            launch()
+    return rows
 
 
 def table(rows: list[Row]) -> str:
@@ -215,10 +192,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print what was compiled, one JSON list")
     parser.add_argument("--write", action="store_true", help="put the tables into kernels/README.md")
     asked = parser.parse_args()
-    if asked.json:
-        print(json.dumps(measure(asked.precision, asked.architecture, asked.processes, asked.acting)))
-        return
     args = asked.precision, asked.architecture, asked.processes, asked.acting
+    if asked.json:
+        print(json.dumps(measured_apart(*args)))
+        return
     compiled_by = [None, *([OLDEST] if OLDEST.is_dir() else [])]
     all_rows = [measured_apart(*args, triton=triton) for triton in compiled_by]
     tables = [f"Triton {rows[0]['triton']}:\n\n{table(rows)}" for rows in all_rows]

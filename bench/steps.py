@@ -123,35 +123,29 @@ def _roofline(row: Row, m: Row) -> tuple[float, float, float]:
 
 def picture(found: Found, path: Path) -> None:
     """Draw time and memory over each size, and every point under the roofline."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from gtp_fast.experiments.figures import COLOURS, plt
 
     m, rows = found["machine"], [row for row in found["rows"] if "ms" in row]
     figure, panels = plt.subplots(1, 5, figsize=(17, 3.4), layout="constrained")
-    for axes, axis in zip(panels, SIZES, strict=False):
+    roof, points = panels[4], [_roofline(row, m)[:2] for row in rows]
+    x = np.geomspace(0.5, 2 * max(intensity for _, intensity in points), 50)
+    roof.loglog(x, np.minimum(m["product_gflop_s"], x * m["copy_gb_s"]), color="#555555", label="copy, product")
+    for axes, axis, colour in zip(panels, SIZES, COLOURS, strict=False):
         own = [row for row in rows if row["axis"] == axis]
         x = [row["value"] for row in own]
-        axes.loglog(x, [row["ms"] for row in own], "o-", color="#1f5fa8", label="ms a step")
-        axes.loglog(x, [row["memory_mib"] for row in own], "s--", color="#d1661f", label="MiB")
+        axes.loglog(x, [row["ms"] for row in own], "o-", color=COLOURS[0], label="ms a step")
+        axes.loglog(x, [row["memory_mib"] for row in own], "s--", color=COLOURS[1], label="MiB")
         axes.set_xlabel(TITLES[axis])
         axes.set_xticks(x, [f"{value / 1000:g}k" if value >= 10_000 else str(value) for value in x], fontsize=7)
         axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
-        axes.legend(fontsize=8, frameon=False)
-    roof, points = panels[4], [(_roofline(row, m), row) for row in rows]
-    x = np.geomspace(0.5, 2 * max(p[0][1] for p in points), 50)
-    roof.loglog(x, np.minimum(m["product_gflop_s"], x * m["copy_gb_s"]), color="#555555", label="copy, product")
-    for axis, colour in zip(SIZES, ("#1f5fa8", "#d1661f", "#2f8f4e", "#8a4fa3"), strict=True):
-        own = [p for p, row in points if row["axis"] == axis]
-        roof.loglog([p[1] for p in own], [p[0] for p in own], "o", color=colour, markersize=4, label=TITLES[axis])
-    for axis in (roof.xaxis, roof.yaxis):
+        y, x = zip(*(_roofline(row, m)[:2] for row in own), strict=True)
+        roof.loglog(x, y, "o", color=colour, markersize=4, label=TITLES[axis])
+    for axis in (*(axes.yaxis for axes in panels), roof.xaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("")
+    for axes in panels:
+        axes.legend(fontsize=7, frameon=False)
     roof.set(xlabel="FLOP a byte of the eager step", ylabel="GFLOP / s")
-    roof.legend(fontsize=7, frameon=False)
     figure.suptitle(f"{m['processor'] if m['device'] == 'cpu' else m['device']}, batch 256, width 256, one seed, K = 5")
     figure.savefig(path, dpi=110)
 

@@ -12,7 +12,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
-import os
 import platform
 import re
 import subprocess
@@ -30,16 +29,15 @@ Row = dict[str, Any]
 Found = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-PACKAGES = (
-    *("numpy", "triton", "gymnasium", "mujoco", "minari", "nvtx", "h5py", "safetensors", "yaml", "pytest"),
-    "hypothesis",
-)
+PACKAGES = ["numpy", "triton", "gymnasium", "mujoco", "minari", "nvtx", "h5py", "safetensors", "yaml", "pytest"]
 GPU_FIELDS = ("driver_version", "power.limit", "clocks.max.sm", "clocks.max.memory", "ecc.mode.current")
 
 
 def described(row: Row, dry: bool) -> Row:
     """Describe this machine: device, driver, versions, and the packages that are absent."""
     import torch
+
+    from gtp_fast import device
 
     cuda = torch.cuda.is_available() and not dry
     found = {
@@ -48,18 +46,12 @@ def described(row: Row, dry: bool) -> Row:
         "memory_gib": torch.cuda.get_device_properties(0).total_memory / 2**30 if cuda else None,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "processor": device.processor(),
+        "cores": device.cores(),
     }
-    missing = [name for name in PACKAGES if not importlib.util.find_spec(name)]
-    return found | (_nvidia_smi() if cuda else {}) | {"triton": _version("triton"), "missing": ", ".join(missing)}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    missing = [name for name in (*PACKAGES, "hypothesis") if not importlib.util.find_spec(name)]
+    triton = None if "triton" in missing else importlib.metadata.version("triton")
+    return found | (_nvidia_smi() if cuda else {}) | {"triton": triton, "missing": ", ".join(missing)}
 
 
 def _nvidia_smi() -> dict[str, str]:
@@ -70,13 +62,6 @@ def _nvidia_smi() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         return {}
     return dict(zip(GPU_FIELDS, (part.strip() for part in line.split(",")), strict=False))
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 @cache

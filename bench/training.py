@@ -70,15 +70,6 @@ def config(**changes: Any) -> TrainConfig:
     return TrainConfig(**(own | defaults | changes))
 
 
-def registered(algo: str) -> bool:
-    """Say whether an algorithm is there in this version."""
-    try:
-        algorithms.of(algo)
-    except (KeyError, ImportError):
-        return False
-    return True
-
-
 def transitions(rows: int = ROWS) -> SimpleNamespace:
     """Return random transitions with the fields of `dataset.Transitions` that the buffer reads."""
     rng = np.random.default_rng(0)

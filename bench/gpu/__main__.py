@@ -30,18 +30,21 @@ def main() -> int:
     _set_environment(args, folder, seconds)
     machine = _machine(args.dry)
     if REASON in machine:
-        return _fail(f"torch cannot be asked about this machine: {machine[REASON]}")
+        sys.exit(f"torch cannot be asked about this machine: {machine[REASON]}")
     if args.dry:
-        _say(f"device: {machine['device']} (dry run)")
+        print(f"device: {machine['device']} (dry run)", flush=True)
     elif machine["device"] == "cpu":
-        return _fail(
+        sys.exit(
             f"torch {machine['torch']} sees no NVIDIA GPU, so nothing would be measured; try: "
             "make gpu PYTHON=/path/to/python, or make gpu-dry"
         )
     results = Results(folder, machine, args.commit or commit())
     rows = [row for part in _chosen(args) for row in _run(part, results, args.dry, started + seconds)]
-    _say(text({"machine": results.machine, "parts": results.parts}))
-    _say(f"{time.monotonic() - started:.0f} s; written: {results.path} and {results.path.with_suffix('.md').name}")
+    print(text({"machine": results.machine, "parts": results.parts}))
+    print(
+        f"{time.monotonic() - started:.0f} s; written: {results.path} and {results.path.with_suffix('.md').name}",
+        flush=True,
+    )
     return 1 if tests_failed(rows) else 0
 
 
@@ -99,23 +102,13 @@ def _run(part: plan.Part, results: Results, dry: bool, until: float) -> list[Row
         done.append(row)
     keep_log(log)
     figures = sum(REASON not in row for row in done)
-    _say(f"{part.name}: {figures} of {len(rows)} rows, {time.monotonic() - started:.0f} s", sys.stderr)
+    print(f"{part.name}: {figures} of {len(rows)} rows, {time.monotonic() - started:.0f} s", file=sys.stderr)
     return done
 
 
 def tests_failed(rows: list[Row]) -> bool:
     """Say whether a file of tests failed or could not be run."""
     return any(REASON in row or row["failed"] for row in rows if "file" in row)
-
-
-def _fail(message: str) -> int:
-    _say(message, sys.stderr)
-    return 1
-
-
-def _say(line: str, stream=sys.stdout) -> None:
-    stream.write(line + "\n")
-    stream.flush()
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.supervise import told
+from bench.tables import ROOT
 
-ROOT = Path(__file__).parents[2]
 SHOWN_FAILURES = 12
 OUTCOMES = ("failure", "error", "skipped")
 GRACE_S = 12.0  # for the report of an interrupted run

@@ -13,14 +13,13 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from bench.clock import taken
+from bench.tables import ROOT
 from bench.training import DEVICE, config, training
 from gtp_fast import device
 
-ROOT = Path(__file__).parents[2]
 LAUNCHES = 10  # the second step's; the first compiles
 METRICS = {
     "us": "gpu__time_duration.sum",

@@ -76,9 +76,8 @@ def _latency(dry: bool) -> Rows:
 
 def _instruments(dry: bool) -> Rows:
     """A dry run has neither the tools nor a card for them: it makes the step that they would watch."""
-    if dry:
-        return [{"tool": "none", "precision": "tf32"}]
-    return [{"tool": tool, "precision": p} for tool in ("memcheck", "racecheck") for p in ("tf32", "bf16")]
+    tools = ("none",) if dry else ("memcheck", "racecheck")
+    return [{"tool": tool, "precision": p} for tool in tools for p in (("tf32",) if dry else ("tf32", "bf16"))]
 
 
 def _counters(dry: bool) -> Rows:

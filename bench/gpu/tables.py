@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from bench.gpu.supervise import REASON, Row
@@ -32,6 +33,9 @@ class _Page:
     def line(self, row: Row, head: list[str], figures: Callable[[Row], list[str]], width: int) -> list[str]:
         """Return the head and what figures gives, `width` cells; or the reason in the first of them."""
         return [*head, *([self.reason(row), *[""] * (width - 1)] if REASON in row else figures(row))]
+
+
+Make = Callable[[list[Row], _Page], tuple[list[str], Cells]]
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -98,16 +102,9 @@ def _tests(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
 def _steps(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
     """One line a kind of step: both rounds, what 2M steps of each seed take, and the ratio to its rivals."""
     more = ["p20 - p80", "MiB"] if page.full else []
-    cells = [
-        page.line(
-            row,
-            [_mode(row), str(row["sampling_steps"])],
-            lambda row: _step(row, rows, page.full),
-            3 + len(more),
-        )
-        for row in rows
-        if row.get("round") == 1
-    ]
+    figures = partial(_step, rows=rows, full=page.full)
+    first = [row for row in rows if row.get("round") == 1]
+    cells = [page.line(row, [_mode(row), str(row["sampling_steps"])], figures, 3 + len(more)) for row in first]
     return ["step", "K", "us / step", *more, "2M steps, min", "of rival"], cells
 
 
@@ -201,14 +198,6 @@ def _over_seeds(values: list[float] | float | None) -> str:
     return f"{statistics.mean(values):.3g} ± {statistics.pstdev(values):.2g}"
 
 
-def _sanitizer(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
-    cells = [
-        page.line(row, [row["tool"], row["precision"]], lambda row: [f"{row['errors']}", f"{row['seconds']:.0f}"], 2)
-        for row in rows
-    ]
-    return ["tool", "operands", "errors", "seconds"], cells
-
-
 def _counters(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
     names = ("us", "sm_percent", "l2_percent", "tensor_percent", "shared_percent", "warps_active", "registers")
     stalls = ("stall_long", "stall_barrier", "stall_mio", "stall_short", "stall_math", "stall_wait")
@@ -219,17 +208,10 @@ def _counters(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
         name = launch["kernel"].split("(")[0].replace("gtp_", "")
         return [name, *(f"{launch[name]:.1f}" if name in launch else "" for name in names), waits]
 
-    cells = [
-        page.line(row | launch, [row["precision"]], figures, len(names) + 2)
-        for row in rows
-        for launch in row.get("launches", [{}])
-    ]
+    launches = [(row["precision"], launch) for row in rows for launch in row.get("launches", [row])]
+    cells = [page.line(launch, [precision], figures, len(names) + 2) for precision, launch in launches]
     heads = ["operands", "launch", "us", "SM %", "L2 %", "tensor %", "shared %", "warps", "registers", "stalls"]
     return heads, cells
-
-
-def _floor(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
-    return ["constant", "us"], [page.line(row, [row["what"]], lambda row: [f"{row['us']:.2f}"], 1) for row in rows]
 
 
 def _compiled(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
@@ -242,15 +224,28 @@ def _compiled(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
     return heads, [page.line(row, [], figures, len(heads)) for row in rows]
 
 
-Make = Callable[[list[Row], _Page], tuple[list[str], Cells]]
+def _plain(head: dict[str, str], figures: dict[str, str]) -> Make:
+    """Return what makes a table whose columns, by title, are formats of a row."""
+
+    def cells(columns: dict[str, str], row: Row) -> list[str]:
+        return [text.format(**row) for text in columns.values()]
+
+    def make(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
+        lines = [page.line(row, cells(head, row), partial(cells, figures), len(figures)) for row in rows]
+        return [*head, *figures], lines
+
+    return make
+
+
+SANITIZER = _plain({"tool": "{tool}", "operands": "{precision}"}, {"errors": "{errors}", "seconds": "{seconds:.0f}"})
 TABLES: tuple[tuple[str, Make, tuple[str, ...]], ...] = (
     ("tests that need the card", _tests, ("tests", "tests-graph")),
     ("train steps", _steps, ("steps",)),
     ("us of each launch by itself, K = 5", _kernels, ("kernels",)),
     ("us from observation to action", _latency, ("latency",)),
     ("a training, mean and deviation over seeds", _learning, ("learning",)),
-    ("compute-sanitizer, one small step", _sanitizer, ("sanitizer",)),
+    ("compute-sanitizer, one small step", SANITIZER, ("sanitizer",)),
     ("counters of one step, by ncu", _counters, ("counters",)),
-    ("floor", _floor, ("floor",)),
+    ("floor", _plain({"constant": "{what}"}, {"us": "{us:.2f}"}), ("floor",)),
     ("compiling, all cores", _compiled, ("compile",)),
 )

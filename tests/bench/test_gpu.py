@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from eval_cases import runs
 from places import ROOT
 
 from bench import training
@@ -78,13 +79,7 @@ def test_a_row_that_hangs_is_ended_with_its_children(tmp_path, monkeypatch):
     rows = _rows(tmp_path / "log", "hang", "good", row_limit_s=4.0, pids=str(tmp_path / "pids"))
     assert rows[0][REASON].startswith("stopped after 4 s") and rows[1]["us"] == 1.0
     for pid in map(int, (tmp_path / "pids").read_text().split()):
-        assert not _runs(pid)
-
-
-def _runs(pid: int) -> bool:
-    """Say whether a process runs; a dead child that nobody has waited for does not."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        assert not runs(pid)
 
 
 def test_rows_that_no_time_is_left_for_say_so(tmp_path):
@@ -195,14 +190,19 @@ def test_a_file_without_a_test_is_an_error(tmp_path):
         checks.run_file({"file": str(tmp_path / "test_it.py"), "limit_s": 60.0}, True)
 
 
+def _call(folder: Path, commit: str, part: str, *rows: dict) -> Results:
+    """Keep the rows of a part as one call does; return the results."""
+    results = Results(folder, {"device": "Some GPU"}, commit)
+    results.begin(part)
+    for row in rows:
+        results.add(part, row, 1.0)
+    return results
+
+
 def test_a_part_measured_again_replaces_its_rows_and_keeps_the_others(tmp_path):
-    first = Results(tmp_path, {"device": "Some GPU"}, "aaa")
-    for part in ("floor", "latency"):
-        first.begin(part)
-        first.add(part, {"what": "gap", "candidates": 1, "sampling_steps": 1, "where": "cuda", "us": 1.0}, 1.0)
-    second = Results(tmp_path, {"device": "Some GPU"}, "bbb")
-    second.begin("floor")
-    second.add("floor", {"what": "gap", "us": 2.0}, 1.0)
+    _call(tmp_path, "aaa", "floor", {"what": "gap", "us": 1.0})
+    _call(tmp_path, "aaa", "latency", {"candidates": 1, "sampling_steps": 1, "where": "cuda", "us": 1.0})
+    second = _call(tmp_path, "bbb", "floor", {"what": "gap", "us": 2.0})
     assert second.skip("latency", [{"candidates": 1}], "no time") == [{"candidates": 1, REASON: "no time"}]
     parts = json.loads((tmp_path / "some-gpu.json").read_text())["parts"]
     assert [row["us"] for row in parts["floor"]["rows"]] == [2.0] and parts["floor"]["commit"] == "bbb"
@@ -211,20 +211,11 @@ def test_a_part_measured_again_replaces_its_rows_and_keeps_the_others(tmp_path):
 
 
 def test_a_row_that_was_not_reached_keeps_its_former_figures_and_a_failure_does_not(tmp_path):
-    first = Results(tmp_path, {"device": "Some GPU"}, "aaa")
-    first.begin("floor")
-    for name in ("gap", "launch", "other"):
-        first.add("floor", {"what": name, "us": 1.0}, 1.0)
-    second = Results(tmp_path, {"device": "Some GPU"}, "bbb")
-    second.begin("floor")
-    second.add("floor", {"what": "gap", "us": 2.0}, 1.0)
-    second.add("floor", {"what": "launch", REASON: NO_TIME}, 1.0)
-    second.add("floor", {"what": "other", REASON: "RuntimeError: broken"}, 1.0)
-    assert second.parts["floor"]["rows"] == [
-        {"what": "gap", "us": 2.0},
-        {"commit": "aaa", "what": "launch", "us": 1.0},
-        {"what": "other", REASON: "RuntimeError: broken"},
-    ]
+    _call(tmp_path, "aaa", "floor", *({"what": name, "us": 1.0} for name in ("gap", "launch", "other")))
+    late, broken = {"what": "launch", REASON: NO_TIME}, {"what": "other", REASON: "RuntimeError: broken"}
+    second = _call(tmp_path, "bbb", "floor", {"what": "gap", "us": 2.0}, late, broken)
+    former = {"commit": "aaa", "what": "launch", "us": 1.0}
+    assert second.parts["floor"]["rows"] == [{"what": "gap", "us": 2.0}, former, broken]
 
 
 def test_a_first_import_that_takes_too_long_is_tried_once_more(monkeypatch):

@@ -12,7 +12,7 @@ from places import ROOT
 from run_cases import tiny
 
 from bench import docs, runs, tables
-from bench.training import config, registered
+from bench.training import config
 from gtp_fast.cli.main import main
 from gtp_fast.training.train import train
 
@@ -134,4 +134,3 @@ def test_a_table_of_returns_holds_each_seed_with_mean_and_spread(tmp_path: Path,
 def test_the_bench_has_the_settings_of_every_algorithm(algo):
     cfg = config(algo=algo, sampling_steps=7)
     assert (cfg.algo, cfg.device, cfg.backend, cfg.sampling_steps) == (algo, "cpu", "eager", 7)
-    assert registered("gtp") and not registered("none")
