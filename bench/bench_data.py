@@ -1,4 +1,4 @@
-"""From a file to the rows of the buffer: reading D4RL's HDF5, building transitions, packing; 100,000 rows."""
+"""Time to read D4RL's HDF5, build transitions, pack them into the buffer, and stage batches; 100,000 rows."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def bench_chain(benchmark, timed):
 
 @pytest.mark.benchmark(group="kernel/update")
 def bench_update(benchmark, timed):
-    """Adam, clipping and EMA of the actor's flat buffer; the first step of Adam is lr times the gradient's sign."""
+    """Time Adam, clipping and EMA on the actor's flat buffer. Adam's first step is lr times the gradient's sign."""
     param = networks.init_flat(networks.actor_layout(OBS_DIM, ACTION_DIM, WIDTH), [0]).to(DEVICE)
     grad, slow, start = torch.randn_like(param), param.clone(), param.clone()
     first, second = torch.zeros_like(param), torch.zeros_like(param)
@@ -122,7 +122,7 @@ def bench_update(benchmark, timed):
 @pytest.mark.skipif(DEVICE == "cpu", reason="the fused launches need a GPU; interpreted they are not timed")
 @pytest.mark.parametrize("place", range(10))
 def bench_launch(benchmark, timed, place):
-    """Each launch of the fused step by itself; that the step is right is `bench_step`'s gate."""
+    """Time each launch of the fused step by itself; `bench_step` checks that the whole step is right."""
     from bench.gpu.speed import fused_of
 
     step = fused_of({"precision": "tf32"}, False)

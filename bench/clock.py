@@ -1,4 +1,4 @@
-"""The clock of every measurement: the device's time, the host's time, turns of what is compared, fresh processes.
+"""How everything here is timed: on the device, on the host, in turns, or in a fresh process.
 
 Work on a device is timed by CUDA events on a GPU and by the CPU time of this process elsewhere. A figure is the median
 of several rounds, with the 20th and the 80th percentile beside it.
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def device_clock() -> Callable[[], float]:
-    """Return a clock in seconds: CPU time of this process, or on a GPU the time at which the device gets there."""
+    """Return a clock in seconds: CPU time of this process, or on a GPU the time at which an event is reached."""
     if not torch.cuda.is_available():
         return time.process_time
     first = torch.cuda.Event(enable_timing=True)
@@ -149,7 +149,7 @@ def apart(module: str, function: str, *args: Any, first: Path | None = None, **e
 
 
 def ceilings(device: str) -> Figures:
-    """Return GFLOP/s of a large square product and GB/s of a large copy, read and written bytes counted.
+    """Return GFLOP/s of a large square product, and GB/s of a large copy, counting reads and writes.
 
     The product is of fp32, on a GPU by TF32, as the steps are timed. On a CPU the copy is of 256 MiB, beyond any cache,
     on as many threads as torch has.

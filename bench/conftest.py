@@ -1,4 +1,4 @@
-"""What every benchmark shares: one thread, the machine and its ceilings beside each figure, the table at the end."""
+"""Shared by all benchmarks: one thread, the machine's description and ceilings, the table at the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHARES = (("bytes", "copy_gb_s", "copy"), ("flops", "product_gflop_s", "product"
 
 @pytest.fixture(autouse=True)
 def one_thread(_one_thread):
-    """Hold every benchmark to what `_one_thread` set: a trained run may have changed it."""
+    """Give every benchmark one thread: a trained run may have changed the number."""
     torch.set_num_threads(1)
 
 
@@ -49,7 +49,7 @@ def ceiling(_one_thread) -> dict[str, float]:
 def timed(benchmark, machine, ceiling):
     """Return a function that times run(n): device time by events on a GPU, CPU time of this process elsewhere.
 
-    `bytes` or `flops` of one unit are set beside what the device reaches at best.
+    If `bytes` or `flops` of one unit are given, it records their share of the device's ceiling.
     """
 
     def measure(run: Any, n: int, rounds: int, **info: Any) -> None:

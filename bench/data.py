@@ -1,4 +1,4 @@
-"""From files to the device and back: `python -m bench.data loading`, `minari` or `saves`.
+"""Loading data and saving checkpoints: `python -m bench.data loading`, `minari` or `saves`.
 
 Loading takes 1M transitions of 17/6 from D4RL's HDF5, minari as many from sets that Minari itself writes; saves are
 what checkpoints cost a run of default size. Each file is read by a fresh process, from the page cache. `bench_data.py`
@@ -59,7 +59,7 @@ def loading() -> Found:
 
 
 def load_hdf5(path: str) -> Row:
-    """Load a file in this fresh process: seconds by phase, and the largest memory beyond what there was before."""
+    """Load a file in this fresh process; return seconds by phase, and how much its peak memory grew."""
     torch.zeros(1, device=DEVICE)
     spec, cfg, memory = DataSpec("own", "file"), TrainConfig(env="own"), _largest_bytes()
     times: dict[str, Taken] = {}
@@ -84,7 +84,7 @@ def _largest_bytes() -> int:
 
 
 def loading_table(found: Found) -> str:
-    """Return seconds, and the peak in times of the arrays."""
+    """Return the table: seconds, and peak memory divided by the size of the arrays."""
     m = found["machine"]
     heading = f"device: {m['device']} ({m['processor']}), commit {m['commit']}; {ROWS:,} transitions 17/6, seconds"
     rows = [
@@ -117,7 +117,7 @@ def load_minari(path: str) -> Row:
 
 
 def write_minari(name: str, episodes: int, steps: int, goals: bool) -> None:
-    """Have Minari write a set into its folder."""
+    """Write a set with Minari into Minari's folder."""
     import minari
     from gymnasium.spaces import Box, Dict
     from minari.data_collector import EpisodeBuffer
@@ -148,7 +148,7 @@ def write_minari(name: str, episodes: int, steps: int, goals: bool) -> None:
 
 
 def minari_table(found: Found) -> str:
-    """Return a row a set."""
+    """Return the table, one row for each set."""
     m, rows = found["machine"], []
     for row in found["rows"]:
         kind = "of goals, with infos" if row["goals"] else "of 17/6"
@@ -159,7 +159,7 @@ def minari_table(found: Found) -> str:
 
 
 def saves() -> Found:
-    """Measure how long a save stalls training, and how soon a signal is answered by a committed checkpoint.
+    """Measure how long a save stalls training, and how soon a checkpoint follows a signal.
 
     The state is GTP of width 256, observations 17, actions 6, one seed. A stall is the time in which the loop does
     nothing else, summed over a save; a signal's time runs until the checkpoint stands under its name.
@@ -191,7 +191,7 @@ def run_of(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
 
 
 def stalls(folder: Path) -> dict[str, list[float]]:
-    """Return the milliseconds of each save: what the loop waited for, then and until the next, and what it took."""
+    """Return for each save how long the loop waited for it, until the next save, and how long writing took, in ms."""
     spent: dict[str, list[float]] = {"save": [], "settle": [0.0], "write": []}
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -221,7 +221,7 @@ def stalls(folder: Path) -> dict[str, list[float]]:
 
 
 def answered(folder: Path, number: signal.Signals) -> list[float]:
-    """Return the seconds from a signal to the committed checkpoint, of several runs."""
+    """Return the seconds from a signal to the committed checkpoint, for several runs."""
     found = []
     for repeat in range(SIGNALS):
         typed = run_of(folder, f"{number.name}-{repeat}", steps=1_000_000, save_every=0, log_every=3)
@@ -242,7 +242,7 @@ def answered(folder: Path, number: signal.Signals) -> list[float]:
 
 
 def saves_table(found: Found) -> str:
-    """Return a row a figure."""
+    """Return the table, one row for each figure."""
     m = found["machine"]
     rows = []
     for row in found["rows"]:

@@ -1,6 +1,6 @@
-"""Put the tables of bench/results into the documents: `python -m bench.docs [RUNS]`; a test holds them equal.
+"""Put the tables of bench/results into the documents: `python -m bench.docs [RUNS]`; a test checks that they are equal.
 
-With RUNS, the folder of `gtp-fast reproduce --runs`, the summaries and pictures of its reports are taken over first:
+With RUNS, the folder of `gtp-fast reproduce --runs`, the summaries and pictures of its reports are copied first:
 bench/results/reproduce-<item>.json is what docs/reproduce.md is made of, docs/images what it shows.
 """
 
@@ -48,7 +48,7 @@ PAGES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
 
 
 def filled(page: str, text: str) -> str:
-    """Return a page with each of its blocks made anew from its file; a report that is absent has not been run."""
+    """Return a page with each of its blocks made again from its file; without a report it says so."""
     return tables.fill(text, {name: _block(name, markdown) for name, markdown in PAGES[page].items()})
 
 
@@ -74,7 +74,7 @@ def take_over(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """Take over reports where a folder is named, and fill every page."""
+    """Copy the reports of a folder, if one is named, and fill every page."""
     parser = argparse.ArgumentParser(prog="python -m bench.docs", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="?", help="as gtp-fast reproduce --runs: runs/reproduce")
     if folder := parser.parse_args().runs:

@@ -1,9 +1,9 @@
 """Evaluation beside bare physics: `python -m bench.evaluation` writes <device>-evaluation.json and .md.
 
-Bare physics is the same environments stepped through as many and as long episodes by as many processes, which were
-handed the actions beforehand. The policy is untrained, GTP of width 256. Both take turns; a ratio is of one turn's
-pair, and of CPU time as well as of the clock, for other work may share the machine. The policy's products are NumPy's:
-the table names the kernel that its OpenBLAS chose, by the processor or by OPENBLAS_CORETYPE.
+Bare physics steps the same environments for as many and as long episodes, in as many processes, with random actions
+made beforehand. The policy is untrained, GTP of width 256. Both take turns, and a ratio compares one turn of each.
+There is a ratio of CPU time, too, since other work may share the machine. The policy's products are NumPy's: the table
+names the kernel that its OpenBLAS chose, by the processor or by OPENBLAS_CORETYPE.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TASKS = (("HalfCheetah-v5", 10, 5), ("HalfCheetah-v5", 10, 2), ("antmaze-umaze-v
 
 
 def physics(env: EvalEnv, lengths: list[int], actions: np.ndarray, workers: int) -> None:
-    """Step episodes of these lengths, each worker an equal share in one environment of its own."""
+    """Step episodes of these lengths; each worker has an equal share and its own environment."""
 
     def share(index: int) -> None:
         with closing(make_env(env)) as stepped:
@@ -81,7 +81,7 @@ def compare(spec: DataSpec, episodes: int, sampling_steps: int, workers: int, ro
 
 
 def evaluation(rounds: int = 5, workers: int = cores()) -> Found:
-    """Measure evaluation beside bare physics, of every task whose environment is there."""
+    """Measure evaluation beside bare physics, for every task whose environment is installed."""
     rows, absent = [], []
     for name, episodes, sampling_steps in TASKS:
         spec = replace(catalog.resolve(name), score="return")
@@ -93,7 +93,7 @@ def evaluation(rounds: int = 5, workers: int = cores()) -> Found:
 
 
 def markdown(found: Found) -> str:
-    """Return a row a task, in seconds."""
+    """Return the table, one row for each task, in seconds."""
     m = found["machine"]
     heading = (
         f"device: cpu ({m['processor']}), OpenBLAS kernel {m['blas']}, commit {m['commit']}; medians of {m['rounds']} "

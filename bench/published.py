@@ -1,4 +1,4 @@
-"""One step of a published trainer, of its own code alone: `python bench/published.py NAME CHECKOUT`.
+"""Time the step of a published trainer, using only its own code: `python bench/published.py NAME CHECKOUT`.
 
 `python -m bench.runs beside` starts it. Nothing of this project is imported, so that the interpreter may be one that
 holds what the checkout needs. It prints `ready`, then for each line with a number n the CPU milliseconds of a step over
@@ -36,7 +36,7 @@ def data() -> dict[str, Any]:
 
 
 def without_logger() -> None:
-    """Let agents import a logger that they do not call here: theirs wants packages that no step needs."""
+    """Replace the agents' logger, which no step calls and which needs further packages."""
     logger = types.ModuleType("utils.logger")
     logger.__dict__["logger"] = None
     sys.modules["utils.logger"] = logger
@@ -70,7 +70,7 @@ def consistency_ac() -> Run:
 
 
 def fql(hidden: int, layers: int) -> Run:
-    """Flow Q-learning in jax, compiled as published, one thread; the batch is drawn on the host as its loop does."""
+    """Return the steps of Flow Q-learning in jax, compiled as published, on one thread."""
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     import jax  # pyright: ignore[reportMissingImports]
     import numpy as np

@@ -1,4 +1,4 @@
-"""Runs beside what they are held to: `python -m bench.runs sweep`, `beside` or `returns`.
+"""Compare whole runs: `python -m bench.runs sweep`, `beside` or `returns`.
 
 `sweep` compares a sweep with two workers that lose nothing, `beside` our steps with the published trainers' own code,
 and `returns` makes a table of the scores of trained runs.
@@ -84,7 +84,7 @@ def _typed(words: list[str]) -> Taken:
 
 
 def sweep_table(found: Found) -> str:
-    """Return the one row."""
+    """Return the table, which has one row."""
     m, row = found["machine"], found["rows"][0]
     heading = (
         f"device: {m['device']} ({m['processor']}, {m['cores']} cores), torch {m['torch']}, commit {m['commit']}; "
@@ -156,7 +156,7 @@ def _turn(child: subprocess.Popen[str]) -> float:
 
 
 def beside_row(name: str, backend: str, times: dict[tuple[str, str], list[float]]) -> Row:
-    """Return one trainer's figures, and the ratio to the published step that it stands beside."""
+    """Return one trainer's figures, and the ratio to the published trainer that it is compared with."""
     own = times[name, backend]
     p20, median, p80 = np.percentile(own, [20, 50, 80]).tolist()
     found = {"name": name, "backend": backend, "ms": median, "p20_ms": p20, "p80_ms": p80}
@@ -174,7 +174,7 @@ def _revision(folder: Path) -> str:
 
 
 def beside_table(found: Found) -> str:
-    """Return a row a trainer: its time, and the ratio to the published one."""
+    """Return the table, one row for each trainer: its time, and its ratio to the published one."""
     m = found["machine"]
     commits = ", ".join(f"{name} {sha}" for name, sha in m["published"].items())
     heading = f"device: {m['device']} ({m['processor']}), torch {m['torch']}, commit {m['commit']}; {commits}"
@@ -197,7 +197,7 @@ def returns(name: str, files: list[str]) -> Found:
 
 
 def _return(file: Path) -> Row:
-    """Return the figures of one evaluation, with what the run was."""
+    """Return the figures of one evaluation, with the run's settings."""
     found = json.loads(file.read_text())
     run = read_run(Path(found["run"]))
     settings, environment = run.settings, run.environment
@@ -215,7 +215,7 @@ def _return(file: Path) -> Row:
 
 
 def returns_table(found: Found) -> str:
-    """Return each seed, mean and standard deviation over seeds; the heading holds what all runs share."""
+    """Return the table: each seed's score, mean and standard deviation. What all runs share is in the heading."""
     m, rows = found["machine"], []
     for row in found["rows"]:
         seeds, spread = over_seeds(row["each"])

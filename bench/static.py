@@ -1,4 +1,4 @@
-"""What each kernel of the fused step takes on each architecture, without a GPU: `python -m bench.static`.
+"""Registers, shared memory and traffic of each kernel of the fused step, without a GPU: `python -m bench.static`.
 
 Compiles the launches of a step (obs 17, action 6, batch 256, width 256, K = 5) and the choice among 50 candidates ahead
 of time for every architecture, by the installed Triton and by the oldest one that is supported, and counts their bytes

@@ -50,7 +50,7 @@ def phases() -> Found:
 
 
 def phases_table(found: Found) -> str:
-    """Return the share of each phase in their sum, which a busy machine changes less than their times."""
+    """Return the table: each phase's share of the step, which a busy machine changes less than its time."""
     m, rows = found["machine"], []
     for row in found["rows"]:
         own = [row["us"].get(name, 0.0) for name in PHASES]
@@ -95,7 +95,7 @@ def size(sizes: dict[str, int], backend: str) -> Row:
 
 
 def sizes_table(found: Found) -> str:
-    """Return a row a size, with the share of the product ceiling and what the roofline allows."""
+    """Return the table, one row for each size, with the share of what the roofline allows."""
     m = found["machine"]
     heading = (
         f"device: {m['device']} ({m['processor']}), commit {m['commit']}; large fp32 product "
@@ -116,7 +116,7 @@ def _size_cells(row: Row, m: Row) -> list[str]:
 
 
 def _roofline(row: Row, m: Row) -> tuple[float, float, float]:
-    """Return GFLOP/s, products a byte of the eager step, and the share of what those allow on this device."""
+    """Return GFLOP/s, FLOP a byte of the eager step, and the share of what the roofline allows."""
     rate, intensity = row["flops"] / row["ms"] / 1e6, row["flops"] / row["eager_bytes"]
     return rate, intensity, rate / min(m["product_gflop_s"], intensity * m["copy_gb_s"])
 

@@ -1,8 +1,8 @@
-"""One writer of tables: bench/results/<name>.json and .md, with the machine, the commit and five digits.
+"""Write tables: bench/results/<name>.json and .md, with machine and commit, rounded to five digits.
 
-A result is {"machine", "rows"}. A command's measurements are named in its `command`; what `pytest bench/` measured is
-the paper's Table 9 beside ours, and `python -m bench.tables FILE.json` prints it of a file that --benchmark-json or the
-bench itself wrote.
+A result is {"machine", "rows"}. `command` is the command line of the other modules. What `pytest bench/` measured is
+shown as the paper's Table 9 with our figures; `python -m bench.tables FILE.json` prints that table of a file that
+--benchmark-json or the bench itself wrote.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def rounded(value: Any) -> Any:
 
 
 def result(rows: list[Row], **about: Any) -> Found:
-    """Return {"machine", "rows"} of rows that were measured here; about is what else holds for all of them."""
+    """Return {"machine", "rows"} of rows that were measured here; about is added to the machine's description."""
     return rounded({"machine": machine() | about, "rows": rows})
 
 
@@ -123,12 +123,12 @@ def grid(heads: Sequence[str], rows: Iterable[Sequence[object]], rule: str = "|-
 
 
 def page(heading: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table below the line that says what it was measured on."""
+    """Return a heading and the table below it."""
     return "\n".join([heading, "", *grid(heads, rows)]) + "\n"
 
 
 def fill(text: str, blocks: dict[str, str]) -> str:
-    """Return a document with each block between `<!-- NAME -->` and `<!-- end of NAME -->` made anew.
+    """Return a document with each block between `<!-- NAME -->` and `<!-- end of NAME -->` replaced.
 
     Raises: ValueError where a name has no such block, or several.
     """
@@ -149,7 +149,7 @@ def over_seeds(scores: Sequence[float]) -> tuple[str, str]:
 
 
 class Kind(NamedTuple):
-    """A measurement of a command: what measures, what makes the table of it, and what draws it, if anything."""
+    """One measurement of a command: the functions that measure, make the table, and draw a picture, if there is one."""
 
     measure: Callable[..., Found]
     markdown: Callable[[Found], str]
@@ -159,8 +159,8 @@ class Kind(NamedTuple):
 def command(module: str, kinds: dict[str, Kind]) -> None:
     """Run `python -m bench.MODULE KIND`: measure, write <device>-KIND.json and .md, and print the table.
 
-    The parameters of what measures are the flags; one that has no default is typed in its place. Where one is a name,
-    the files are KIND-<name>. Where there is one kind, it is not typed.
+    The parameters of the measuring function are the flags; one without a default is positional. If one is `name`, the
+    files are KIND-<name>. A command with one kind takes no KIND.
     """
     parser = argparse.ArgumentParser(prog=f"python -m bench.{module}")
     choices = parser.add_subparsers(dest="kind", required=True) if len(kinds) > 1 else None
@@ -208,7 +208,7 @@ HEADS = (
 
 
 def gathered(benchmarks: Iterable[Row]) -> Found:
-    """Return {"machine", "rows"} of pytest-benchmark's dictionaries: what is the same in all of them stands once."""
+    """Return {"machine", "rows"} of pytest-benchmark's dictionaries: the machine's description is kept once."""
     rows, about = [], {}
     for item in benchmarks:
         info, stats = item["extra_info"], item["stats"]
@@ -235,7 +235,7 @@ def write(found: Found, folder: Path) -> Path:
 
 
 def cells(found: Found) -> list[list[str]]:
-    """Return the table's rows, a switch each, in the order of the methods."""
+    """Return the table's rows, one for each switch, in the order of the methods."""
     steps = [row for row in found["rows"] if row["group"].startswith("step/")]
     acts = [row for row in found["rows"] if row["group"].startswith("latency/")]
     order = list(NAMES)
@@ -283,7 +283,7 @@ def _action(row: Row, acts: list[Row], candidates: int) -> float | None:
 
 
 def markdown(found: Found) -> str:
-    """Return the table with what it was measured on, and every other figure below."""
+    """Return the timing table below the machine's description, and all other figures below it."""
     m = found["machine"]
     lines = [f"device: {m['device']} ({m['processor']}), torch {m['torch']}, commit {m['commit']}", ""]
     if body := cells(found):

@@ -1,4 +1,4 @@
-"""What the measurements share: synthetic data, settings, a step and a policy that are checked before they are timed.
+"""Shared by the measurements: synthetic data, settings, and a step and a policy that are checked before timing.
 
 obs 17, action 6, batch 256, as HalfCheetah.
 """
@@ -112,9 +112,9 @@ def training(cfg: TrainConfig, rows: int = ROWS) -> tuple[TrainState, Callable[[
 def opened(
     cfg: TrainConfig, steps: int, exact: bool = True
 ) -> tuple[TrainState, Callable[[int], None], dict[str, float]]:
-    """Return a training some steps old whose losses are right, its stepper, their difference, and device memory.
+    """Make some steps, check the losses; return the state, its stepper, the losses' difference and the memory taken.
 
-    Args: exact says whether a lower precision may give fp32's very bits, as on a CPU, which has no TF32.
+    Args: exact allows a lower precision to give exactly fp32's losses, as on a CPU, which has no TF32.
     Raises: ValueError when the losses are not those of eager fp32, or a lower precision changes nothing.
     """
     before = memory_mib(begin=True)
@@ -132,7 +132,7 @@ def opened(
         )
     if cfg.precision != "fp32" and difference == 0.0 and not exact:
         raise ValueError(
-            f"backend {cfg.backend} gives fp32's very bits for {cfg.precision}: it does not read precision"
+            f"backend {cfg.backend} gives exactly fp32's losses for {cfg.precision}: it does not read precision"
         )
     return state, run, {"difference": difference, "memory_mib": used}
 
@@ -166,7 +166,7 @@ def memory_mib(begin: bool = False) -> float:
 
 
 def assert_finite(state: TrainState) -> None:
-    """Raise ValueError where a timed step left NaN or Inf: its time is not one of training."""
+    """Raise ValueError if the timed steps left NaN or Inf: then their time means nothing."""
     if (state.first_bad_SQ >= 0).any():
         raise ValueError("the state holds NaN or Inf after timing")
 
@@ -182,7 +182,7 @@ def counted(cfg: TrainConfig) -> dict[str, int]:
 
 
 class _Bytes(TorchDispatchMode):
-    """Bytes that the operations of an eager step read and write; of a gather, the rows that it takes."""
+    """Bytes that the operations of an eager step read and write; for a gather, only the rows that it takes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`make gpu` and `make gpu-dry`: a call's parts in the order of their worth, written after every row."""
+"""`make gpu` and `make gpu-dry`: run the parts, the most important first, and write the results after every row."""
 
 from __future__ import annotations
 

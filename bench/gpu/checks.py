@@ -1,4 +1,4 @@
-"""The tests that carry the mark gpu, one file a process: an illegal address in one file spares the others."""
+"""Run the tests marked gpu, each file in its own process: an illegal address in one file spares the others."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _kind(row: dict[str, Any]) -> str:
 
 def _compiled(key: str, place: int, dry: bool) -> tuple[float, str, str]:
     """Compile one job; return its seconds, its name, and why it failed, if it did."""
-    started, row = time.monotonic(), json.loads(key)
+    started, row, error = time.monotonic(), json.loads(key), ""
     name = f"{place} of {_kind(row)}"
     try:
         if place >= 0:
@@ -105,13 +105,14 @@ def _compiled(key: str, place: int, dry: bool) -> tuple[float, str, str]:
         else:
             name = f"the compiled step of {row.get('algo', 'gtp')}"
             training(speed.settings(row, dry))[1](1)
-    except GtpError as error:  # this version or machine lacks it, as the row that times it will say
-        return time.monotonic() - started, f"{name}: {told(error)}", ""
-    except Exception as error:  # told with the others, after all have been tried
+    except GtpError as missing:  # this version or machine lacks it, as the row that times it will say
+        name = f"{name}: {told(missing)}"
+    except Exception as fault:  # told with the others, after all have been tried
         traceback.print_exc()
-        return time.monotonic() - started, name, told(error)
-    print(f"{ROW_MARK}{time.monotonic() - started:5.1f} s {name}", flush=True)
-    return time.monotonic() - started, name, ""
+        error = told(fault)
+    seconds = time.monotonic() - started
+    print(f"{ROW_MARK}{seconds:5.1f} s {name}", flush=True)
+    return seconds, name, error
 
 
 @lru_cache(maxsize=32)

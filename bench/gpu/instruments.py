@@ -1,6 +1,6 @@
-"""NVIDIA's tools over a few fused steps: hardware counters by ncu, faults by compute-sanitizer.
+"""Run NVIDIA's tools on a few fused steps: ncu counts, compute-sanitizer finds faults.
 
-Each watches a process of its own, `python -m bench.gpu.instruments PRECISION`, which makes the steps and nothing else.
+Each tool watches its own process, `python -m bench.gpu.instruments PRECISION`, which makes the steps and nothing else.
 """
 
 from __future__ import annotations

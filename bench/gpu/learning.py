@@ -1,4 +1,4 @@
-"""A training on the card as `gtp-fast train` makes it: five seeds in one run, for as many steps as the time allows.
+"""Train on the card as `gtp-fast train` does: five seeds in one run, for as many steps as the time allows.
 
 Its policies come back as one safetensors file that says what it is; `python -m bench.gpu.learning FILE` rolls them out
 where MuJoCo is. Data and environment are those of `make gpu DATA=file ENV=name`, else the embedded hopper-demo-v0.
@@ -73,7 +73,7 @@ def _settings(row: dict[str, Any], dry: bool) -> TrainConfig:
 
 
 def _left_s() -> float:
-    """Return the seconds that are left for train steps when opening and saving have had theirs."""
+    """Return the seconds that are left for train steps, after those for opening and saving."""
     return float(os.environ.get(VARIABLES["until"], "inf")) - time.time() - 25.0
 
 

@@ -1,4 +1,4 @@
-"""The parts of both calls in the order of their worth: what is cut off at the end is what matters least.
+"""The parts of both calls, the most important first: what is cut off at the end matters least.
 
 The first call says whether the compiled kernels are right and how long a step takes. The second looks closer at what
 the first found right: memory errors, races, hardware counters, graphs of the other backends, and a training.

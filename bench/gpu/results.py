@@ -1,4 +1,4 @@
-"""The file of results: read, merged part by part, written whole after every row, with a table of it in Markdown.
+"""Read, merge and write the file of results after every row, with its tables in Markdown.
 
 A part that is measured again replaces the former one, and carries its own commit, date and versions; a row that was not
 reached this time keeps its former figures and their commit. Beside the file lies the log of each part that had

@@ -1,4 +1,4 @@
-"""Microseconds: of a train step of every kind, of each launch by itself, of an action, and of a graph without work.
+"""Time train steps of every kind, each launch by itself, actions, and graphs that do almost nothing.
 
 A row of a step names backend, graph, precision, sampling_steps and seeds, and where it is not GTP of width 256
 algorithm, layers and width. Nothing is timed that computes something else than eager fp32.
@@ -123,7 +123,7 @@ def acting_of(row: Row, dry: bool) -> tuple[Policy, np.ndarray]:
 
 
 def floor(row: Row, dry: bool) -> Row:
-    """Return one constant below which no design gets, in microseconds.
+    """Return a lower bound of every design, in microseconds.
 
     node_gap: a graph of many kernels that add one to one number, each waiting for the last. graph_launch: graphs of one
     such kernel, one after another, which is what a step of one graph pays at least.

@@ -1,4 +1,4 @@
-"""From results to tables, for Markdown and for a terminal. A reason stands once, below, with a number in the cells."""
+"""Make tables of the results, for Markdown and for a terminal. Reasons are listed below; cells hold their numbers."""
 
 from __future__ import annotations
 
