@@ -6,7 +6,7 @@ TRAINS := $(VENV)/.trains# stamp: what make train needs is installed
 STAMP := $(VENV)/.installed# stamp: everything is
 PIP := $(BIN)/python -m pip install --no-compile# the last step compiles what is needed, below
 TORCH := torch==2.13.0
-OLD_TRITON := triton-3.6.0# the oldest that is supported; tests and bench.resources compile the kernels with it, too
+OLD_TRITON := triton-3.6.0# the oldest that is supported; tests and bench.static compile the kernels with it, too
 TRAIN_FLAGS ?=
 TEST_FLAGS ?=
 RESULTS ?= bench/results
@@ -44,7 +44,7 @@ lint: $(STAMP)
 # The first prints the timing table and writes it to bench/results.
 bench: $(STAMP)
 	$(BIN)/pytest bench/ --benchmark-only
-	PYTHONPATH=.:kernels $(BIN)/python -m bench.resources --precision tf32
+	PYTHONPATH=.:kernels $(BIN)/python -m bench.static --precision tf32
 
 slow: $(STAMP)
 	$(BIN)/pytest -q -m long

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import reproduce_docs
+from bench import docs
 from gtp_fast.config import TrainConfig
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import DataError, UsageError
@@ -238,8 +238,8 @@ def test_the_speed_is_the_median_of_the_log_intervals(tmp_path: Path):
 
 
 def test_the_docs_show_the_committed_reports_and_a_changed_one_is_seen(monkeypatch, tmp_path: Path):
-    text = reproduce_docs.PAGE.read_text()
-    assert reproduce_docs.filled(text) == text
+    text = (docs.tables.ROOT / "docs/reproduce.md").read_text()
+    assert docs.filled("docs/reproduce.md", text) == text
     measured = {"item": "table9", "title": "Table 9", "kind": "bench", "command": "gtp-fast reproduce table9"}
     summary = measured | {"reach": "Times.", "table": "| a |", "rows": [], "notes": [], "pictures": ["a.png"]}
     report = tmp_path / "runs/table9/report"
@@ -247,9 +247,9 @@ def test_the_docs_show_the_committed_reports_and_a_changed_one_is_seen(monkeypat
     (report / "summary.json").write_text(json.dumps(summary))
     (report / "a.png").write_bytes(b"png")
     for name in ("RESULTS", "IMAGES"):
-        monkeypatch.setattr(reproduce_docs, name, tmp_path)
-    assert reproduce_docs.take_over(tmp_path / "runs") == ["table9"] and (tmp_path / "a.png").read_bytes() == b"png"
-    shown = reproduce_docs.filled(text)
+        monkeypatch.setattr(docs, name, tmp_path)
+    assert docs.take_over(tmp_path / "runs") == ["table9"] and (tmp_path / "a.png").read_bytes() == b"png"
+    shown = docs.filled("docs/reproduce.md", text)
     assert shown != text and page.body(summary) in shown and "(images/a.png)" in shown
 
 

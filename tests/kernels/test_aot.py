@@ -11,7 +11,7 @@ from gtp_kernels import aot
 from gtp_kernels.launch import INTERPRETED
 from places import ROOT
 
-from bench.resources import OLDEST, measured_apart
+from bench.static import OLDEST, measured_apart
 
 NETWORKS = {"gtp_actor", "gtp_chain", "gtp_heads", "gtp_critic"}
 KERNELS = NETWORKS | {"gtp_gradients", "gtp_advantage", "gtp_update", "gtp_choose"}
@@ -37,7 +37,7 @@ COMPARES = {("chain.py", "argmax"), ("draws.py", "minimum")}
 @pytest.fixture(scope="module", params=[INSTALLED, OLD])
 def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """Compile the default configuration for every architecture, by the installed and the oldest Triton."""
-    return measured_apart("--precision", "tf32", triton=request.param)
+    return measured_apart(["tf32"], triton=request.param)
 
 
 def beyond(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def test_every_kernel_compiles_for_every_architecture_and_spills_no_more_than_is
 @pytest.mark.long
 @pytest.mark.parametrize("triton", [INSTALLED, OLD])
 def test_bf16_too_compiles_for_every_architecture_and_spills_no_more_than_is_known(triton):
-    rows = measured_apart("--precision", "bf16", triton=triton)
+    rows = measured_apart(["bf16"], triton=triton)
     assert {row["capability"] for row in rows} == set(aot.SHARED_MEMORY)
     assert beyond(rows) == [] and [row for row in rows if row["drops_nan"] or not row["fits"]] == []
 
@@ -68,7 +68,7 @@ def test_bf16_too_compiles_for_every_architecture_and_spills_no_more_than_is_kno
 @pytest.mark.long
 @pytest.mark.parametrize("triton", [INSTALLED, OLD])
 def test_every_launch_that_acts_compiles(triton):
-    rows = measured_apart("--acting", "--architecture", "90", "--precision", "tf32", "bf16", "fp32", triton=triton)
+    rows = measured_apart(["tf32", "bf16", "fp32"], [90], 2, True, triton=triton)
     assert {row["kernel"] for row in rows} == {"gtp_chain", "gtp_heads", "gtp_choose"}
     assert [row for row in rows if row["drops_nan"] or row["spilled"] or not row["fits"]] == []
 

@@ -1,6 +1,6 @@
 """A machine with torch alone trains without evaluation, acts and measures; an evaluation says what it lacks.
 
-GPU images often have no simulator. Each test runs fresh processes in which the packages are absent (tests/support/absent).
+GPU images often have no simulator. Each test runs processes in which the packages are absent (tests/support/absent).
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def train(env, **changes):
 
 def python(*words: str, absent: str = SIMULATORS) -> subprocess.CompletedProcess[str]:
     """Run this Python where packages are absent."""
-    path = os.pathsep.join(map(str, (ROOT / "tests" / "support" / "absent", ROOT, ROOT / "kernels", ROOT / "tests")))
+    path = os.pathsep.join(
+        map(str, (ROOT / "tests" / "support" / "absent", ROOT, ROOT / "kernels", ROOT / "tests" / "support"))
+    )
     there = {**os.environ, "PYTHONPATH": path, "GTP_FAST_ABSENT": absent}
     return subprocess.run([sys.executable, *words], cwd=ROOT, env=there, capture_output=True, text=True, check=False)
 

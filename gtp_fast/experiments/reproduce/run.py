@@ -105,7 +105,7 @@ def measure(item: Item, say: Callable[[str], None], folder: Path) -> dict[str, A
 
     Raises: UsageError where the package is installed without its bench; GtpError when the bench fails.
     """
-    if not (ROOT / "bench" / "table.py").is_file():
+    if not (ROOT / "bench" / "tables.py").is_file():
         raise UsageError(
             f"{item.name} is measured by the bench, which stands beside the package in a source checkout: clone the "
             "repository, pip install -e '.[dev]', and run this command there"
@@ -120,7 +120,7 @@ def measure(item: Item, say: Callable[[str], None], folder: Path) -> dict[str, A
         done = subprocess.run(words, cwd=ROOT, env=environment, stdout=out, stderr=out, check=False)
     if done.returncode:
         raise GtpError(f"the bench ended with code {done.returncode}; {log} says why")
-    table = [sys.executable, "-m", "bench.table", str(file)]
+    table = [sys.executable, "-m", "bench.tables", str(file)]
     shown = subprocess.run(table, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     return {
         "item": item.name,
