@@ -14,7 +14,6 @@ from bench.gpu import tables
 ROOT = Path(__file__).parent.parent
 Tables = dict[str, Callable[[dict[str, Any]], str]]
 PAGES: dict[str, Tables] = {
-    "README.md": {"returns-halfcheetah.json": returns.markdown},
     "docs/performance.md": {
         "cpu.json": table.markdown,
         "cpu-beside.json": beside.markdown,
