@@ -29,7 +29,6 @@ def report(summary: dict[str, Any]) -> str:
 
 # page -> the name of a block -> what makes it of its file
 PAGES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
-    "README.md": {"returns-halfcheetah.json": runs.returns_table},
     "docs/performance.md": {
         "cpu.json": tables.markdown,
         "cpu-beside.json": runs.beside_table,
