@@ -1,6 +1,6 @@
 """Rollouts: a policy and environments in, returns out; groups of episodes in processes of their own, over the cores.
 
-A group is at most GROUP episodes of one member that act by one call. It is played from its first step to its last in
+A group is at most GROUP episodes of one member that act by one call. It is rollouts from its first step to its last in
 one place, and always acts with GROUP rows: an episode depends on neither the number of cores nor of episodes.
 """
 
@@ -44,7 +44,7 @@ class ProcessLostError(RolloutError):
     """A process ended without an answer: it was killed."""
 
 
-class Played(NamedTuple):
+class Rollouts(NamedTuple):
     """What each episode came to: its return, its steps, whether it diverged, whether it succeeded (None: not told)."""
 
     returns: list[float]
@@ -53,7 +53,12 @@ class Played(NamedTuple):
     success: list[bool | None]
 
 
-def play(policy: Policy, envs: Sequence[gymnasium.Env], seeds: Sequence[int], rows: int, name: str) -> Played:
+def episode_seed(seed: int, episode: int) -> int:
+    """Return the seed of an episode's reset: the same for every member."""
+    return seed * 100_003 + episode
+
+
+def play(policy: Policy, envs: Sequence[gymnasium.Env], seeds: Sequence[int], rows: int, name: str) -> Rollouts:
     """Step environment i from a reset with seeds[i] to its end and never after.
 
     Args: rows, observations of one call of each member, in which the environments fill the first of each; name, of the
@@ -61,7 +66,7 @@ def play(policy: Policy, envs: Sequence[gymnasium.Env], seeds: Sequence[int], ro
     """
     count, one = len(envs), policy.config.observation
     obs = np.zeros((policy.members * rows, *one), np.uint8 if policy.config.frame_shape else np.float32)
-    played = Played([0.0] * count, [0] * count, [False] * count, [None] * count)
+    rollouts = Rollouts([0.0] * count, [0] * count, [False] * count, [None] * count)
     running = list(range(count))
     with np.errstate(over="ignore"):  # what is too large for float32 becomes Inf, which is looked for
         for i in running:
@@ -70,15 +75,15 @@ def play(policy: Policy, envs: Sequence[gymnasium.Env], seeds: Sequence[int], ro
             raise UsageError(f"{name} gave an observation with NaN or Inf at its reset; mend the environment")
         while running:
             actions = policy.act_members(obs.reshape(policy.members, rows, *one)).reshape(len(obs), -1)
-            running = _step(running, envs, actions, obs, played)
-    return played
+            running = _step(running, envs, actions, obs, rollouts)
+    return rollouts
 
 
 def _step(
-    running: list[int], envs: Sequence[gymnasium.Env], actions: np.ndarray, obs: np.ndarray, played: Played
+    running: list[int], envs: Sequence[gymnasium.Env], actions: np.ndarray, obs: np.ndarray, rollouts: Rollouts
 ) -> list[int]:
-    """Step each running environment once, write what follows into `obs` and `played`, and return which go on."""
-    returns, lengths, diverged, success = played
+    """Step each running environment once, write what follows into `obs` and `rollouts`, and return which go on."""
+    returns, lengths, diverged, success = rollouts
     going = []
     for i in running:
         following, reward, terminated, truncated, info = envs[i].step(actions[i])

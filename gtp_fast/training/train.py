@@ -26,7 +26,7 @@ from gtp_fast.data.dataset import Transitions
 from gtp_fast.data.frames import Buffer, buffer_of, bytes_on_device, check_settings, obs_shape
 from gtp_fast.data.spec import DataSpec, ObsShape, with_references
 from gtp_fast.errors import DiskError
-from gtp_fast.evaluation.evaluate import check_environment
+from gtp_fast.evaluation.environments import check_environment
 from gtp_fast.evaluation.worker import Evaluator, workers_beside
 from gtp_fast.files import publish_json
 from gtp_fast.runs import checkpoint, metrics, records

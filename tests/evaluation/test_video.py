@@ -16,8 +16,9 @@ from run_cases import tiny
 
 from gtp_fast.data import catalog
 from gtp_fast.errors import UsageError
-from gtp_fast.evaluation.evaluate import evaluate_policy, record_video
+from gtp_fast.evaluation.evaluate import evaluate_policy
 from gtp_fast.evaluation.rollout import GROUP
+from gtp_fast.evaluation.video import record_video
 from gtp_fast.policy.policy import Policy
 from gtp_fast.training.train import train
 

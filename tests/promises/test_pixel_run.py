@@ -23,7 +23,8 @@ from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import DataSpec, EvalEnv
 from gtp_fast.errors import CheckpointError, DataError, UsageError
 from gtp_fast.evaluation.environments import check_environment, make_env
-from gtp_fast.evaluation.evaluate import evaluate_policy, record_video
+from gtp_fast.evaluation.evaluate import evaluate_policy
+from gtp_fast.evaluation.video import record_video
 from gtp_fast.policy import export
 from gtp_fast.policy.policy import load_policy
 from gtp_fast.runs import checkpoint
@@ -83,7 +84,7 @@ def test_a_policy_of_pictures_acts_on_one_or_several(learned):
     ("obs", "said"),
     [
         (np.zeros((SIDE, SIDE, 3), np.uint8), r"\(16, 16, 3\), expected \(16, 16, 6\) or \(B, 16, 16, 6\)"),
-        (np.zeros((SIDE, SIDE, 6), np.float32), "pictures of float32, expected uint8"),
+        (np.zeros((SIDE, SIDE, 6), np.float32), "image observations of float32, expected uint8"),
         (np.zeros((0, SIDE, SIDE, 6), np.uint8), "B at least 1"),
     ],
     ids=["unstacked", "float", "none"],
