@@ -111,7 +111,7 @@ Rest = ParamSpec("Rest")
 Returned = TypeVar("Returned")
 
 
-def tells_of_memory(
+def memory_errors(
     run: Callable[Concatenate[TrainConfig, Rest], Returned],
 ) -> Callable[Concatenate[TrainConfig, Rest], Returned]:
     """Turn the errors of NumPy's and torch's allocators into OutOfMemoryError, exit code 8."""

@@ -37,13 +37,13 @@ from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result
 from gtp_fast.runs.records import EvalResult
 from gtp_fast.runs.resume import Start, describe, open_run, starting_point
 from gtp_fast.training import guards, memory
-from gtp_fast.training.memory import tells_of_memory
+from gtp_fast.training.memory import memory_errors
 from gtp_fast.training.signals import Interrupt, listen
 
 CHUNK_SECONDS = 0.5
 
 
-@tells_of_memory
+@memory_errors
 def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None) -> Result:
     """Train, evaluate and save a run; continue it where it was left.
 
