@@ -34,9 +34,7 @@ def hopper() -> Transitions:
 
 
 def test_the_four_goal_environment_keeps_gymnasiums_contract():
-    check_env(
-        gymnasium.make("gtp_fast.evaluation.environments:gtp_fast/MultiGoal-v0").unwrapped, skip_render_check=True
-    )
+    check_env(gymnasium.make("gtp_fast.evaluation.multigoal:gtp_fast/MultiGoal-v0").unwrapped, skip_render_check=True)
 
 
 def test_a_goal_ends_the_episode_with_a_reward():

@@ -137,10 +137,10 @@ def _first(buffer: FrameBuffer, rows: int) -> Batch:
 
 
 def test_an_environment_of_other_observations_is_refused():
-    with pytest.raises(DataError, match=r"shape \(16, 16, 3\) but the data have pictures of \(32, 32, 3\)"):
+    with pytest.raises(DataError, match=r"shape \(16, 16, 3\) but the data have images of \(32, 32, 3\)"):
         check_environment(SEEK, (32, 32, 3), ACTION_DIM)
     numbers = DataSpec("x", "file", eval_env=EvalEnv("Pendulum-v1"))
-    with pytest.raises(DataError, match=r"shape \(3,\) but the data have pictures of \(16, 16, 3\)"):
+    with pytest.raises(DataError, match=r"shape \(3,\) but the data have images of \(16, 16, 3\)"):
         check_environment(numbers, (SIDE, SIDE, 3), 1)
     with pytest.raises(UsageError, match="--frame-stack 2 needs an environment of pictures"):
         check_environment(numbers, (SIDE, SIDE, 6), 1, frame_stack=2)
@@ -153,7 +153,7 @@ def test_the_first_episode_is_filmed(learned, tmp_path):
 
 def test_pictures_are_no_work_for_the_fused_step(settings, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(UsageError, match="needs observations of numbers: its kernels have no image encoder"):
+    with pytest.raises(UsageError, match="needs vector observations: its kernels have no image encoder"):
         train(settings("fused", backend="fused"))
     assert device.resolve(settings("auto", backend="auto"), pictures=True)[0].backend != "fused"
 
