@@ -17,7 +17,7 @@ from gtp_fast.data import embedded
 from gtp_fast.data.catalog import resolve
 from gtp_fast.data.dataset import Transitions, load
 from gtp_fast.data.embedded import GOALS, MODE_CENTRES, MODE_RADIUS
-from gtp_fast.evaluation.environments import MultiGoalEnv
+from gtp_fast.evaluation.multigoal import MultiGoalEnv
 
 SHARED = ROOT.parent / "shared" / "data"
 DEMO = files("gtp_fast") / "data" / "hopper-demo-v0.hdf5"
