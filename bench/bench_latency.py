@@ -45,7 +45,7 @@ def bench_act(benchmark, machine, method, batch, candidates, way):
     benchmark.group = f"latency/{algo}/{cfg.sampling_steps}"
     obs = np.random.default_rng(0).normal(size=(batch, OBS_DIM)).astype(np.float32)
     _assert_acts_as_its_formulas(own, obs)
-    acting = own if way == "own" else own.reference()
+    acting = own if way == "own" else own.plain()
     rounds = 1_000 if batch * candidates == 1 else 100
     benchmark.pedantic(acting.act, (obs,), rounds=rounds, iterations=1, warmup_rounds=20)
     low, middle, high, slow = (np.percentile(benchmark.stats.stats.data, [20, 50, 80, 99]) * 1e6).tolist()
@@ -68,6 +68,6 @@ def bench_act(benchmark, machine, method, batch, candidates, way):
 
 def _assert_acts_as_its_formulas(own, obs):
     """Refuse to time what acts otherwise. Candidates whose values nearly tie may be chosen otherwise: almost all."""
-    same = [np.abs(own.reset_noise().act(obs) - own.reference().act(obs)).max(axis=-1) for _ in range(3)]
+    same = [np.abs(own.anew().act(obs) - own.plain().act(obs)).max(axis=-1) for _ in range(3)]
     # 80 z at the start, 24 bits: 5e-6 in fp32. A slip in the formula or the noise would be a thousand times larger.
     assert np.mean(np.concatenate(same) < (2e-5 if DEVICE == "cpu" else 0.05)) > 0.9

@@ -36,7 +36,7 @@ def acting(row: dict[str, Any], dry: bool) -> tuple[Policy, np.ndarray]:
     cfg = config(hidden=32 if dry else 256, sampling_steps=row["sampling_steps"], **several)
     own = policy(cfg, gtp.init_state(cfg, OBS_DIM, ACTION_DIM, row["where"]), OBS_DIM, ACTION_DIM)
     obs = np.random.default_rng(0).normal(size=OBS_DIM).astype(np.float32)
-    action, expected = own.act(obs), own.reference().act(obs)
+    action, expected = own.act(obs), own.plain().act(obs)
     if action.shape != (ACTION_DIM,) or not np.abs(action).max() <= 1:  # NaN is out of bounds too
         raise ValueError(f"the policy acted {action}")
     # Candidates whose values nearly tie may be chosen otherwise; TF32 alone is far below a tenth.

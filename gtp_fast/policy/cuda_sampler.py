@@ -26,7 +26,7 @@ KEPT_GRAPHS = 8  # for different numbers of observations; another one takes the 
 
 
 class CudaSampler:
-    """A policy's parameters on a GPU, and the graphs that act with them; see `samplers.Sampler`."""
+    """A policy's parameters on a GPU, and the graphs that act with them; see `sampler.Sampler`."""
 
     def __init__(self, config: PolicyConfig, tensors: dict[str, Tensor], device: torch.device, precision: str):
         """Take the flat parameters {"actor": (S, Pa), "critic": (2 S, Pc)} that `policy_config.check` passed.
@@ -45,7 +45,7 @@ class CudaSampler:
         self._calls: dict[int, _Call] = {}
 
     def actions(self, obs_SBD: np.ndarray, z_SRA: np.ndarray, gumbel_SR: np.ndarray | None) -> np.ndarray:
-        """See `samplers.Sampler.actions`."""
+        """See `sampler.Sampler.actions`."""
         count = obs_SBD.shape[1]
         if count not in self._calls:
             if len(self._calls) == KEPT_GRAPHS:
