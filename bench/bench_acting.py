@@ -40,7 +40,7 @@ def bench_act(benchmark, machine, method, batch, candidates, way):
     if way == "own" and own.runtime == "torch":
         pytest.skip(f"{algo} acts by its formulas in torch here: timed as that")
     benchmark.group = f"latency/{algo}/{cfg.sampling_steps}"
-    timed = own if way == "own" else own.plain()
+    timed = own if way == "own" else own.reference()
     rounds = 1_000 if batch * candidates == 1 else 100
     benchmark.pedantic(timed.act, (obs,), rounds=rounds, iterations=1, warmup_rounds=20)
     times = np.percentile(benchmark.stats.stats.data, [50, 20, 80, 99]) * 1e6

@@ -224,7 +224,7 @@ def acting(cfg: TrainConfig, *batch: int) -> tuple[Policy, np.ndarray]:
     action = own.act(obs)
     if action.shape != (*batch, ACTION_DIM) or not np.abs(action).max() <= 1:  # NaN is out of bounds too
         raise ValueError(f"the policy acted {action}")
-    apart = np.abs(own.anew().act(obs) - own.plain().act(obs)).max(axis=-1)
+    apart = np.abs(own.reset_noise().act(obs) - own.reference().act(obs)).max(axis=-1)
     # 80 z at the start, 24 bits: 5e-6 in fp32. A slip in the formula or the noise would be a thousand times larger.
     # Candidates whose values nearly tie may be chosen otherwise: almost all agree on a CPU, fewer in TF32.
     close = np.mean(apart < (2e-5 if cfg.device == "cpu" else 0.05)) > 0.9

@@ -94,7 +94,7 @@ def _embedded() -> dict[str, DataSpec]:
         "embedded",
         obs_dim=2,
         action_dim=2,
-        eval_env=EvalEnv("gtp_fast.evaluation.environments:gtp_fast/MultiGoal-v0"),
+        eval_env=EvalEnv("gtp_fast.evaluation.multigoal:gtp_fast/MultiGoal-v0"),
         ref_random=0.0,
         ref_expert=1.0,
         task="multigoal-v0",

@@ -96,7 +96,7 @@ def _line(
     for k in steps:
         policy = load_policy(path, seed, device=device, sampling_steps=k, candidates=candidates, select=select)
         # A dictionary: where the policy's own way is torch, both are one.
-        acting |= {(p.runtime, k): p for p in (policy.plain(), policy)}
+        acting |= {(p.runtime, k): p for p in (policy.reference(), policy)}
     obs = export.drawn_observations(single.config, batch, np.random.default_rng(0))
     calls = {key: _call(policy, obs) for key, policy in acting.items()}
     if file_run is not None:

@@ -1,6 +1,7 @@
-"""Memory: what a run will take of its device, where the data set's rows lie, and errors of memory that ran out.
+"""Memory: what a run will take of its device, whether the data set fits beside it, and errors when memory runs out.
 
-The estimate is made before anything is allocated. A run that cannot fit is refused with the flags that help.
+From a run's settings and sizes to bytes, before it allocates anything: a run that cannot fit is refused with the flags
+that help. `memory_errors` turns allocators' errors into the same typed error.
 """
 
 from __future__ import annotations
@@ -20,22 +21,27 @@ if TYPE_CHECKING:
     from gtp_fast.data.spec import ObsShape
 
 
-FLOATS_A_PARAMETER = 8  # itself, two moments, slow copy, gradient, and what an update holds for a moment
-# How many times --hidden floats a row of the batch takes at the peak of an eager step, measured (2026-11-21): the step
-# itself; each sampling step that a gradient passes; each further action that is drawn at an observation.
+FLOATS_A_PARAMETER = 8  # itself, two moments, EMA copy, gradient, and temporaries of an update
+# Floats of a batch row at the peak of an eager step, in multiples of --hidden, measured (2026-11-21): for the step
+# itself, for each sampling step that a gradient passes through, for each further action sampled at an observation.
 WIDTHS_A_ROW = {"gtp": 52, "dql": 75, "cac": 52, "fql": 16, "iql": 36, "td3bc": 46}
 WIDTHS_A_SAMPLING_STEP = {"dql": 10, "cac": 13, "linear-q": 15}
 WIDTHS_A_SAMPLE = 10
-# Floats a pixel of a row of the batch, measured (2026-11-21): what encoders keep for a gradient, and for each channel.
-ENCODER_PLANES, FLOW_PLANES, FRAME_COPIES = 100, 160, 3  # fql's flow and its policy see apart
-WIDTHS_A_HIDDEN_LAYER = 28  # of fql, whose --layers are free
+# Floats for each pixel of a batch row, measured (2026-11-21): what encoders keep for a gradient, and for each channel.
+ENCODER_PLANES, FLOW_PLANES, FRAME_COPIES = 100, 160, 3  # fql's flow and its policy have an encoder each
+WIDTHS_A_HIDDEN_LAYER = 28  # only fql has --layers
+# Messages of torch's CPU allocator and of CUDA's driver in errors that have no type of their own.
+NO_MEMORY = ("can't allocate memory", "out of memory")
+Rest = ParamSpec("Rest")
+Returned = TypeVar("Returned")
 
 
 def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int, obs: ObsShape = 1) -> None:
-    """Refuse a run that cannot fit, before anything is allocated.
+    """Refuse a run that cannot fit, before it allocates anything.
 
-    Args: parameters of one member; data_bytes of the packed data set; obs, numbers or height, width and channels of an
-    observation. The estimate counts them, what Adam and the slow copies keep, and the activations of the largest pass.
+    Args: parameters of one member; data_bytes of the packed data set; obs, the number of values of an observation, or
+    its height, width and channels. The estimate adds Adam's moments, the EMA copies and the activations of the largest
+    pass.
     Raises: OutOfMemoryError with the figures and the flags that help.
     """
     data, state, activations = needed_bytes(cfg, parameters, data_bytes, obs)
@@ -49,14 +55,14 @@ def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int, obs: ObsSha
 
 
 def needed_bytes(cfg: TrainConfig, parameters: int, data_bytes: int, obs: ObsShape = 1) -> tuple[int, int, int]:
-    """Estimate what a run takes on its device: its data, its networks, the activations of its largest pass."""
+    """Estimate a run's bytes on its device: its data, its networks, the activations of its largest pass."""
     state = FLOATS_A_PARAMETER * parameters * cfg.seeds * 4
     row_floats = widths_a_row(cfg) * cfg.hidden + encoder_floats(cfg, obs)
     return data_bytes, state, row_floats * cfg.seeds * cfg.batch_size * 4
 
 
 def widths_a_row(cfg: TrainConfig) -> int:
-    """Return how many times --hidden floats a row of the batch takes at the peak of a step."""
+    """Return the floats of a batch row at the peak of a step, in multiples of --hidden."""
     chain = WIDTHS_A_SAMPLING_STEP.get(cfg.actor_loss if cfg.algo == "gtp" else cfg.algo, 0) * cfg.sampling_steps
     samples = (9 if cfg.max_q_backup else 0) + (cfg.value_samples - 1 if cfg.algo == "gtp" else 0)
     deep = WIDTHS_A_HIDDEN_LAYER * cfg.layers if cfg.algo == "fql" else 0
@@ -65,7 +71,7 @@ def widths_a_row(cfg: TrainConfig) -> int:
 
 
 def encoder_floats(cfg: TrainConfig, obs: ObsShape) -> int:
-    """Return the floats that a row of the batch takes at the peak of a step for the encoder's sake."""
+    """Return the floats of a batch row that the image encoder adds at the peak of a step."""
     if isinstance(obs, int):
         return 0
     height, width, channels = obs
@@ -74,10 +80,8 @@ def encoder_floats(cfg: TrainConfig, obs: ObsShape) -> int:
 
 
 def free_bytes(device: str) -> int | None:
-    """Return what is free on the device, None where the system does not say."""
+    """Return the free bytes of the device; None where the system does not tell them."""
     if device == "cuda":
-        import torch
-
         return torch.cuda.mem_get_info()[0]
     info = Path("/proc/meminfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -85,11 +89,11 @@ def free_bytes(device: str) -> int | None:
 
 
 def place(cfg: TrainConfig, where: str, parameters: int, data_bytes: int, free: int | None = None) -> TrainConfig:
-    """Resolve `buffer`: on the device where the packed rows fit beside everything else, otherwise in host memory.
+    """Resolve --buffer auto: the device where the packed rows fit beside everything else, otherwise host memory.
 
-    Args: where, "cpu" or "cuda"; parameters of one member; data_bytes of the packed rows; free bytes on the device,
-    where it is not to be asked.
-    Raises: OutOfMemoryError where host memory does not hold the rows either.
+    Args: where, "cpu" or "cuda"; parameters of one member; data_bytes of the packed rows; free, the device's free
+    bytes, by default as the device reports them.
+    Raises: OutOfMemoryError where the rows do not fit in host memory either.
     """
     if cfg.buffer != "auto":
         return cfg
@@ -105,31 +109,25 @@ def place(cfg: TrainConfig, where: str, parameters: int, data_bytes: int, free: 
     return replace(cfg, buffer="host")
 
 
-# What torch's allocator on a CPU, and CUDA's driver, say in errors that have no type of their own.
-NO_MEMORY = ("can't allocate memory", "out of memory")
-Rest = ParamSpec("Rest")
-Returned = TypeVar("Returned")
-
-
-def tells_of_memory(
+def memory_errors(
     run: Callable[Concatenate[TrainConfig, Rest], Returned],
 ) -> Callable[Concatenate[TrainConfig, Rest], Returned]:
     """Turn the errors of NumPy's and torch's allocators into OutOfMemoryError, exit code 8."""
 
     @functools.wraps(run)
-    def told(cfg: TrainConfig, *args: Rest.args, **kwargs: Rest.kwargs) -> Returned:
+    def wrapped(cfg: TrainConfig, *args: Rest.args, **kwargs: Rest.kwargs) -> Returned:
         try:
             return run(cfg, *args, **kwargs)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
             said = str(error).strip().split("\n")[0]
-            # A RuntimeError may also be a fault of the compiler or an illegal address on a GPU.
-            named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            if not named and not any(words in said for words in NO_MEMORY):
+            # A RuntimeError may have other causes: a fault of the compiler, an illegal address on a GPU.
+            typed = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if not typed and not any(message in said for message in NO_MEMORY):
                 raise
             raise OutOfMemoryError(
                 f"memory ran out ({said or type(error).__name__}); lower --seeds ({cfg.seeds}), --hidden "
-                f"({cfg.hidden}) or --batch-size ({cfg.batch_size}), or train on fewer transitions; a run that had "
-                "saved continues from its last checkpoint"
+                f"({cfg.hidden}) or --batch-size ({cfg.batch_size}), or train on fewer transitions; a run with a "
+                "checkpoint continues from there"
             ) from error
 
-    return told
+    return wrapped

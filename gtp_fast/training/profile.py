@@ -1,4 +1,4 @@
-"""`gtp-fast profile`: where the time of a train step goes on this machine, for one setting."""
+"""`gtp-fast profile`: from a run's settings to the time of each phase of a train step on this machine, and a trace."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STEPS = 50
 
 
 def profile_run(cfg: TrainConfig, out: Path, steps: int = STEPS) -> dict[str, Any]:
-    """Time `steps` steps of a fresh run, write <out>/trace.json, and return microseconds a step by phase.
+    """Time `steps` steps of a new run, write <out>/trace.json, and return microseconds per step for each phase.
 
-    A compiled or captured step has no phases of its own; pass --backend eager --no-graph to see them.
+    A compiled or captured step has no separate phases; pass --backend eager --no-graph to see them.
     """
     spec = catalog.resolve(cfg.env)
     data = dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions)

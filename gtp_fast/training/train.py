@@ -1,7 +1,7 @@
-"""The run, from settings to a trained policy: prepare, open, build, loop. It prints nothing and holds no mathematics.
+"""The run, from settings to a trained policy: prepare, open, build, loop. It prints nothing and does no mathematics.
 
-The caller is told of events. Only the loop knows what is due every N steps. Steps run in chunks of at most half a
-second, so that a signal is answered and a checkpoint committed within two.
+It reports events to its caller. Only the loop knows what is due every N steps. Steps run in chunks of at most half a
+second, so that a checkpoint is committed within two seconds of a signal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gtp_fast.data.buffers import Buffer, buffer_of, bytes_on_device, check_sett
 from gtp_fast.data.dataset import Transitions
 from gtp_fast.data.spec import DataSpec, ObsShape, with_references
 from gtp_fast.errors import DiskError
-from gtp_fast.evaluation.evaluate import check_environment
+from gtp_fast.evaluation.environments import check_environment
 from gtp_fast.evaluation.worker import Evaluator, workers_beside
 from gtp_fast.files import publish_json
 from gtp_fast.runs import checkpoint, metrics, records
@@ -37,18 +37,18 @@ from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result
 from gtp_fast.runs.records import EvalResult
 from gtp_fast.runs.resume import Start, describe, open_run, starting_point
 from gtp_fast.training import guards, memory
-from gtp_fast.training.memory import tells_of_memory
+from gtp_fast.training.memory import memory_errors
 from gtp_fast.training.signals import Interrupt, listen
 
 CHUNK_SECONDS = 0.5
 
 
-@tells_of_memory
+@memory_errors
 def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None) -> Result:
-    """Train, evaluate and save a run; continue it where it was left.
+    """Train, evaluate and save a run, or continue one from its last checkpoint.
 
-    Args: cfg as typed (`auto` is resolved here); report is told of every event.
-    Raises: a GtpError with the exit code of docs/run-directory.md; after SIGINT or SIGTERM, InterruptedRunError once
+    Args: cfg, the run's settings, where `auto` is resolved here; report, called with every event.
+    Raises: a GtpError with an exit code of docs/run-directory.md; after SIGINT or SIGTERM, InterruptedRunError once
     the checkpoint is saved.
     """
     job = _prepare(cfg, report)
@@ -70,7 +70,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
             tell(Started(run.path, data.source, buffer.size, job.parameters, job.chosen, step, notes))
             loop = _loop(job, run, start, state, buffer, writer, tell)
             try:
-                seconds = loop.to_the_end(stepper(cfg, state, buffer), step, interrupt)
+                seconds = loop.run_to_end(stepper(cfg, state, buffer), step, interrupt)
             finally:
                 loop.close()
         return records.of_run(cfg, data.source, run, seconds, cfg.steps - step)
@@ -78,7 +78,10 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
 
 @dataclass(frozen=True)
 class _Job:
-    """A run before it has a directory: its settings without `auto` and why, its data, the parameters of one member."""
+    """A run before it has a directory: its data, the number of parameters of one member, and its settings.
+
+    `auto` is resolved in the settings; `chosen` says to what, and why.
+    """
 
     cfg: TrainConfig
     chosen: str
@@ -89,12 +92,12 @@ class _Job:
 
     @property
     def sizes(self) -> tuple[ObsShape, int]:
-        """What an observation is, and how many numbers an action has."""
+        """The shape of an observation and the number of an action's components."""
         return self.obs, self.data.action_NA.shape[1]
 
 
 def _prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> _Job:
-    """Load the data, choose device, backend and buffer by them, and refuse what cannot be run or evaluated."""
+    """Load the data, choose device, backend and buffer, and refuse settings that cannot run or be evaluated."""
     spec = catalog.resolve(cfg.env)
     device.check(cfg)  # before a download
     where = Path(cfg.dataset) if cfg.dataset else None
@@ -113,7 +116,7 @@ def _prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> _Job:
 
 
 def _build(job: _Job, start: Start) -> tuple[TrainState, Buffer]:
-    """Allocate state and buffer, once they are known to fit, and load the checkpoint that the run starts from."""
+    """Allocate state and buffer after checking that they fit, and load the checkpoint that the run starts from."""
     cfg = job.cfg
     memory.check_memory(cfg, job.parameters, bytes_on_device(job.data, cfg), job.obs)
     state = algorithms.of(cfg).init_state(cfg, *job.sizes, cfg.device)
@@ -132,11 +135,11 @@ def _loop(
     writer: metrics.MetricsWriter,
     tell: Callable[[Event], None],
 ) -> _Loop:
-    """Return the loop where it begins: at the checkpoint's step, with the evaluations that it was waiting for."""
+    """Return the loop at the checkpoint's step, with the checkpoint's pending evaluations submitted again."""
     cfg, step = job.cfg, int(state.step)
-    for made in records.read_evaluations(run):  # before a kill, after the last checkpoint: not made again
-        if made.step > step:
-            writer.score(made.step, made.figures)
+    for result in records.read_evaluations(run):
+        if result.step > step:  # finished after the last checkpoint, before a kill: it is not repeated
+            writer.score(result.step, result.figures)
     policy = policy_config.of_run(cfg, *job.sizes, buffer.obs_scale)
     evaluator = Evaluator(policy, job.spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
     disk = Disk(run.path, lambda message: tell(Warned(message)))
@@ -147,13 +150,13 @@ def _loop(
         loop.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
         loop.resubmit(start.checkpoint.pending_evals)
     profiling.record_phases(cfg.profile)
-    (run.path / "failure.json").unlink(missing_ok=True)  # of an attempt before this one
+    (run.path / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
     return loop
 
 
 @dataclass
 class _Loop:
-    """What a run in progress holds, and what happens at each boundary."""
+    """The state of a run in progress, and what happens when something is due."""
 
     cfg: TrainConfig
     run: RunDir
@@ -166,29 +169,29 @@ class _Loop:
     meta: Mapping[str, Any]
     best: dict[str, Any]
     saved: Path | None = None
-    logged: int = 0  # the last step whose metrics were written: the sums began there
+    logged: int = 0  # the step of the last log line: the metric sums start after it
 
-    def to_the_end(self, run_steps: Callable[[int], None], step: int, interrupt: Interrupt) -> float:
-        """Run until the last step and the last evaluation; return the seconds spent in train steps."""
+    def run_to_end(self, run_steps: Callable[[int], None], step: int, interrupt: Interrupt) -> float:
+        """Run until the last step and the last evaluation end; return the seconds spent in train steps."""
         cfg, spent, logged, chunk = self.cfg, 0.0, (step, 0.0), 1
         while step < cfg.steps:
-            count = min(chunk, _until_boundary(cfg, step))
+            count = min(chunk, _steps_until_due(cfg, step))
             started = time.perf_counter()
             run_steps(count)
             step += count
-            int(self.state.step)  # wait for the device: the clock tells the truth, and a signal finds no long queue
+            int(self.state.step)  # waits for the device: the time is true, and no long queue delays a signal
             elapsed = time.perf_counter() - started
             spent += elapsed
             chunk = max(1, min(chunk * 2, int(CHUNK_SECONDS * count / elapsed)))
             interrupt.started = True
             self.collect()
-            if _at(cfg, step, cfg.log_every):
+            if _due(cfg, step, cfg.log_every):
                 self.log(step, (step - logged[0]) / (spent - logged[1]))
                 logged = (step, spent)
-            if _at(cfg, step, cfg.eval_every) and not self.run.evaluation(step).exists():
+            if _due(cfg, step, cfg.eval_every) and not self.run.evaluation(step).exists():
                 self.check(step)
                 self.evaluator.submit(step, updates.policy_tensors(self.state))
-            if interrupt.signal or _at(cfg, step, cfg.save_every) or step == cfg.steps:
+            if interrupt.signal or _due(cfg, step, cfg.save_every) or step == cfg.steps:
                 self.save(step)
             if interrupt.signal:
                 self.saving.settle()
@@ -203,7 +206,7 @@ class _Loop:
         return spent
 
     def close(self) -> None:
-        """End the evaluation worker, whatever it is doing, and let a checkpoint under way be finished."""
+        """End the evaluation worker at once, and wait until the checkpoint that is being written is finished."""
         self.evaluator.close()
         self.saving.close()
 
@@ -218,14 +221,14 @@ class _Loop:
         self.report(Progress(step, self.cfg.steps, steps_per_second, values))
 
     def check(self, step: int) -> None:
-        """Stop on a value that is not finite, before it is written anywhere."""
-        self.saving.settle()  # the last good checkpoint is to be named
+        """Stop the run when a value is not finite, before anything is written."""
+        self.saving.settle()  # the error names the last good checkpoint
         names, seeds = algorithms.of(self.cfg).metric_names(self.cfg), member_seeds(self.cfg)
         guards.check_finite(self.state.first_bad_SQ.tolist(), names, seeds, self.run.path, self.saved)
         guards.check_tensors(self.state.tensors(), step, seeds, self.run.path, self.saved)
 
     def save(self, step: int) -> None:
-        """Begin to commit a checkpoint, unless the state is bad; keep the newest few."""
+        """Start writing a checkpoint after checking the state; keep the newest ones."""
         self.check(step)
         tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.state.tensors().items()}
         policy, pending = updates.policy_tensors(self.state), self.evaluator.pending()
@@ -239,7 +242,7 @@ class _Loop:
         self.saving.start(f"checkpoint at step {step:,}", commit)
 
     def collect(self, wait: float | None = None) -> None:
-        """Take in finished evaluations: the best policy of each member first, then the result's own file."""
+        """Write the results of finished evaluations: first each member's best policy, then the result's own file."""
         for result, policy in self.evaluator.poll(wait):
             better = partial(_replace_best, self.run, self.best, result, policy, self.meta)
             self.disk.write("best policies", "best policy", better)
@@ -251,23 +254,23 @@ class _Loop:
             self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
 
     def resubmit(self, pending: Mapping[int, dict[str, Tensor]]) -> None:
-        """Evaluate what a stopped run had not finished evaluating."""
+        """Submit the policies whose evaluation a stopped run had not finished."""
         for step, policy in pending.items():
             if not self.run.evaluation(step).exists():
                 self.evaluator.submit(step, policy)
 
 
-def _at(cfg: TrainConfig, step: int, every: int) -> bool:
+def _due(cfg: TrainConfig, step: int, every: int) -> bool:
     return every > 0 and (step % every == 0 or step == cfg.steps)
 
 
-def _until_boundary(cfg: TrainConfig, step: int) -> int:
+def _steps_until_due(cfg: TrainConfig, step: int) -> int:
     nexts = [(step // every + 1) * every for every in (cfg.log_every, cfg.eval_every, cfg.save_every) if every > 0]
     return min([*nexts, cfg.steps]) - step
 
 
 def _meta(cfg: TrainConfig, data: Transitions, policy: PolicyConfig) -> dict[str, Any]:
-    """Return what every checkpoint says of its run."""
+    """Return the description of the run that goes into every checkpoint."""
     about = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg)}
     return about | {"policy": policy.to_json(), "data_sha256": data.sha256, "references": data.references}
 
@@ -277,8 +280,8 @@ def _replace_best(
 ) -> None:
     """Replace the members of ckpt/best that an evaluation beats; ties keep the earlier step.
 
-    Args: best, what stood there, {} or tensors, figures and steps of each member; it is brought up to date. policy,
-    what was evaluated; meta, what a checkpoint says of its run. Raises: OSError from the file system.
+    Args: best, the members' tensors, figures and steps so far, {} before the first evaluation, updated in place;
+    policy, the tensors that were evaluated; meta, the description of the run. Raises: OSError from the file system.
     """
     tensors, figures, steps = best.get("tensors"), best.get("figures"), best.get("steps")
     if tensors is None or figures is None or steps is None:

@@ -23,7 +23,7 @@ from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.policy import policy
 from gtp_fast.policy.policy import load_policy
-from gtp_fast.policy.samplers import CpuSampler, TorchSampler
+from gtp_fast.policy.samplers import AlgorithmSampler, CpuSampler
 from gtp_fast.training.train import train
 
 FLOW = {"process": "flow", "sigma_max": 1.0, "rho": 1.0}
@@ -231,13 +231,10 @@ def test_every_sampler_acts_with_the_flow_process(steps):
         time, to = torch.full((2, 7), t).double(), torch.full((2, 7), s).double()
         x = s / t * x + (1 - s / t) * networks.actor_network(double, x, time, to, obs_in, 0.002)
     expected = x.clamp(-1, 1).numpy()
-    assert (
-        np.abs(TorchSampler(double, None, grid.double(), 0.5, 0.002, "flow").actions(obs, z, None) - expected).max()
-        < 1e-9
-    )
-    assert np.abs(CpuSampler(p, None, grid, 0.5, 0.002, "flow").actions(obs, z, None) - expected).max() < 2e-6
     described = PolicyConfig(OBS_DIM, ACTION_DIM, 32, 0.002, 1.0, 0.5, 1.0, steps, 1, "none", (0, 1), process="flow")
-    plain = policy.Policy(described, {"actor": flat}).plain()
+    assert np.abs(AlgorithmSampler(described, double, None).actions(obs, z, None) - expected).max() < 1e-9
+    assert np.abs(CpuSampler(p, None, grid, 0.5, 0.002, "flow").actions(obs, z, None) - expected).max() < 2e-6
+    plain = policy.Policy(described, {"actor": flat}).reference()
     assert np.abs(plain.act_members(obs, z) - expected).max() < 2e-6
 
 
@@ -248,7 +245,7 @@ def test_a_run_of_the_flow_process_saves_it_and_its_policy_acts(tmp_path):
     loaded = load_policy(tmp_path / "run")
     assert loaded.config.process == "flow"
     obs, z = np.ones((3, 17), np.float32), np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
-    assert np.abs(loaded.act(obs, z) - loaded.plain().act(obs, z)).max() < 2e-6
+    assert np.abs(loaded.act(obs, z) - loaded.reference().act(obs, z)).max() < 2e-6
     as_edm = policy.Policy(replace(loaded.config, process="edm"), {"actor": torch.zeros(1, 0)} | _actor(loaded))
     assert np.abs(loaded.act(obs, z) - as_edm.act(obs, z)).max() > 1e-3
 

@@ -182,7 +182,7 @@ def test_rows_on_a_cpu_are_never_streamed_unasked():
 
 def test_the_fused_step_refuses_streamed_rows_and_says_why(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(UsageError, match="--backend fused needs --buffer device: its kernels read the rows where they"):
+    with pytest.raises(UsageError, match="--backend fused needs --buffer device: its kernels read the rows in"):
         device.resolve(TrainConfig(env="x", device="cpu", backend="fused", buffer="host"))
 
 

@@ -91,6 +91,6 @@ def test_calls_take_turns_and_each_time_is_its_own():
 def test_a_policys_plain_form_acts_alike(run: Path):
     policy = load_policy(run, seed=0, device="cpu", candidates=4, select="argmax")
     obs = np.random.default_rng(0).normal(size=(5, 17)).astype(np.float32)
-    assert (policy.runtime, policy.plain().runtime) == ("numpy", "torch")
+    assert (policy.runtime, policy.reference().runtime) == ("numpy", "torch")
     # Sums of float32 in another order, from noise of up to 80 sigma: 2^-24 80 z.
-    assert np.abs(policy.plain().act(obs) - policy.act(obs)).max() < 2e-5
+    assert np.abs(policy.reference().act(obs) - policy.act(obs)).max() < 2e-5

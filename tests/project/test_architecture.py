@@ -17,7 +17,14 @@ ORDER = ("root", "data", "algorithms", "runs", "policy", "evaluation", "training
 OWNERS = {
     "h5py": {"data.hdf5", "data.minari"},
     "minari": {"data.minari"},
-    "gymnasium": {"data.minari", "data.ogbench", "data.spaces", "evaluation.environments", "evaluation.mazes"},
+    "gymnasium": {
+        "data.minari",
+        "data.ogbench",
+        "data.spaces",
+        "evaluation.environments",
+        "evaluation.mazes",
+        "evaluation.multigoal",
+    },
     "ogbench": {"data.ogbench"},
     "nvtx": {"profiling"},
     "wandb": {"runs.metrics"},

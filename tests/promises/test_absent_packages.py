@@ -117,7 +117,7 @@ def test_every_part_of_the_gpu_bench_is_imported():
 
 def test_an_evaluation_that_is_asked_for_is_refused_before_the_training(folder: Path):
     code = """
-envs = {"hopper-demo-v0": "Hopper-v5", "multigoal-v0": "gtp_fast.evaluation.environments:gtp_fast/MultiGoal-v0"}
+envs = {"hopper-demo-v0": "Hopper-v5", "multigoal-v0": "gtp_fast.evaluation.multigoal:gtp_fast/MultiGoal-v0"}
 for env, of in envs.items():
     try:
         train(env, eval_every=2, run_dir=str(folder / "refused"))

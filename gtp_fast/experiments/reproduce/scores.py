@@ -108,7 +108,7 @@ def data_cloud() -> np.ndarray:
 
 def cloud(policy: Policy) -> np.ndarray:
     """Return a policy's actions at the origin, (S, GOAL_SAMPLES, 2); the same ones each time."""
-    return policy.anew().act_members(np.zeros((policy.members, GOAL_SAMPLES, 2), np.float32))
+    return policy.reset_noise().act_members(np.zeros((policy.members, GOAL_SAMPLES, 2), np.float32))
 
 
 def masses(actions_SB2: np.ndarray) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _times(places: list[tuple[Path, int | None]]) -> dict[tuple[int, str], dict[
     for i, (path, k) in enumerate(places):
         first = load_policy(path, device="cpu").config.seeds[0]
         own = load_policy(path, first, sampling_steps=k, candidates=1, device="cpu")
-        for way, policy in (("own", own), ("torch", own.plain())):
+        for way, policy in (("own", own), ("torch", own.reference())):
             calls[i, way] = lambda policy=policy: policy.act(origin)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a batch of one: more threads only wait for each other
