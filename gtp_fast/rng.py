@@ -16,6 +16,8 @@ from torch import Tensor
 # Streams: the purpose of a draw. The numbers are part of the checkpoint format: never reuse one.
 INDEX, ACTION_NOISE, TARGET_NOISE, VALUE_NOISE, INIT, ACT, SELECT, SHIFT = range(8)
 
+RandomBits = dict[int, Tensor]  # of each stream, int64 (S, count, 4) in [0, 2^32)
+
 INDICES_AT_ONCE = 32_768  # torch uses only the calling thread up to here, and the numbers fit in a core's cache
 
 
@@ -47,15 +49,15 @@ def plan(counts: dict[int, int], device: torch.device | str) -> Plan:
     return Plan(element.to(device), stream.to(device), slices)
 
 
-def words(plan: Plan, keys_S2: Tensor, step: Tensor) -> dict[int, Tensor]:
+def random_bits(plan: Plan, keys_S2: Tensor, step: Tensor) -> RandomBits:
     """Draw every stream of a plan at one step.
 
     Args: keys_S2 from `seed_keys`; step int64 () on the device. Returns stream -> int64 (S, count, 4) in [0, 2^32).
     """
     key_low_S1, key_high_S1 = keys_S2[:, :1], keys_S2[:, 1:]
     drawn = philox4x32(plan.element[None], plan.stream[None], step & WORD, step >> 32, key_low_S1, key_high_S1)
-    words_SL4 = torch.stack(drawn, dim=-1)
-    return {stream: words_SL4[:, part] for stream, part in plan.slices.items()}
+    bits_SL4 = torch.stack(drawn, dim=-1)
+    return {stream: bits_SL4[:, part] for stream, part in plan.slices.items()}
 
 
 def indices(keys_S2: Tensor, first: int, steps: int, rows: int, size: int) -> Tensor:
@@ -71,8 +73,8 @@ def indices(keys_S2: Tensor, first: int, steps: int, rows: int, size: int) -> Te
     at_once = max(1, INDICES_AT_ONCE // (rows * len(keys_S2)))
     for start in range(first, first + steps, at_once):
         step_G11 = torch.arange(start, min(start + at_once, first + steps), dtype=torch.int64)[:, None, None]
-        words = philox4x32(element, stream, step_G11 & WORD, step_G11 >> 32, key_low_S1, key_high_S1)
-        drawn.append(integer_below(words[0], size))
+        random_bits = philox4x32(element, stream, step_G11 & WORD, step_G11 >> 32, key_low_S1, key_high_S1)
+        drawn.append(integer_below(random_bits[0], size))
     return torch.cat(drawn)
 
 
@@ -81,18 +83,18 @@ def counters_for_normals(rows: int, columns: int) -> int:
     return rows * ((columns + 3) // 4)
 
 
-def normals(words_SL4: Tensor, rows: int, columns: int) -> Tensor:
+def normals(bits_SL4: Tensor, rows: int, columns: int) -> Tensor:
     """Turn a stream's random words into standard normals, float32 (S, rows, columns).
 
     Element (row, 4 j + lane) comes from counter row * ceil(columns / 4) + j.
     """
-    a, b = normal_pair(words_SL4[..., 0::2], words_SL4[..., 1::2])
+    a, b = normal_pair(bits_SL4[..., 0::2], bits_SL4[..., 1::2])
     drawn = 4 * ((columns + 3) // 4)
-    return torch.stack([a, b], dim=-1).reshape(words_SL4.shape[0], rows, drawn)[..., :columns]
+    return torch.stack([a, b], dim=-1).reshape(bits_SL4.shape[0], rows, drawn)[..., :columns]
 
 
 def standard_normals(seeds: list[int], stream: int, step: int, rows: int, columns: int) -> Tensor:
     """Draw standard normals of one stream on the CPU, outside a train step, float32 (S, rows, columns)."""
     layout = plan({stream: counters_for_normals(rows, columns)}, "cpu")
-    drawn = words(layout, seed_keys(seeds, "cpu"), torch.tensor(step, dtype=torch.int64))
+    drawn = random_bits(layout, seed_keys(seeds, "cpu"), torch.tensor(step, dtype=torch.int64))
     return normals(drawn[stream], rows, columns)

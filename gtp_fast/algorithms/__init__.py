@@ -1,7 +1,7 @@
 """The algorithms: each is one file, and all files have the same functions. `gtp` documents them.
 
 To train: `layouts(cfg, obs, action_dim)`, `metric_names(cfg)`, `init_state(cfg, obs, action_dim, device)` and
-`make_step(cfg, state, buffer)`. To act: `noise_columns(config)`, `path(p, obs, z, config)`, `judge(p, obs, actions)`
+`make_step(cfg, state, buffer)`. To act: `noise_columns(config)`, `path(p, obs, z, config)`, `q_values(p, obs, actions)`
 and `STEPS_ARE_FREE`; there obs is the output of `encoder.see`.
 """
 

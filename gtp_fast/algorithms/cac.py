@@ -27,8 +27,8 @@ from torch import Tensor
 
 from gtp_fast import rng
 from gtp_fast.algorithms import equations, updates
-from gtp_fast.algorithms.encoder import see
-from gtp_fast.algorithms.networks import Layout, critic_layout, mlp_tail, noise_layout, q_values, time_embedding, views
+from gtp_fast.algorithms.encoder import encode_obs
+from gtp_fast.algorithms.networks import Layout, critic_layout, mlp_tail, noise_layout, time_embedding, views
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values
@@ -60,9 +60,6 @@ def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> 
 def noise_columns(config: PolicyConfig) -> int:
     """Return how many standard normals one action takes: A for the start and A for each noising after it."""
     return config.action_dim * config.sampling_steps
-
-
-judge = q_values  # both heads' values (S, 2, R) of observations (S, R, D) and actions (S, R, A)
 
 
 def scalings(t: Tensor, sigma_data: float, sigma_min: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,16 +165,16 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
         metrics = []
         if state.critic is not None:
             with phase("chain"):
-                next_SBA = _next_actions(cfg, const, state, batch, words)
+                next_SBA = _next_actions(cfg, const, state, batch, random_bits)
             with phase("critic"):
                 metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
         with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, words) + metrics
+            metrics = _update_actor(cfg, const, state, batch, random_bits) + metrics
         with phase("average"):
             updates.average(cfg, state)
             updates.record(state, torch.stack(metrics, dim=-1))
@@ -186,40 +183,40 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
 
 
 def _next_actions(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
 ) -> Tensor:
     """Sample the EMA actor at o', (S, samples B, A); several samples of a state follow in blocks of B rows."""
     samples = updates.backup_samples(cfg)
     columns = batch.action_SBA.shape[-1] * cfg.sampling_steps
-    z = rng.normals(words[rng.TARGET_NOISE], cfg.batch_size * samples, columns)
-    slow = views(state.actor.slow, const.actor)
-    obs = see(slow, batch.next_obs_SBD).repeat(1, samples, 1)
-    return _follow(slow, obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
+    z = rng.normals(random_bits[rng.TARGET_NOISE], cfg.batch_size * samples, columns)
+    ema = views(state.actor.ema, const.actor)
+    obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, samples, 1)
+    return _follow(ema, obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
 
 
 def _update_actor(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
 ) -> list[Tensor]:
     """Descend L = mean w || f(a_t, t) - sg f^-(a_u, u) ||^2 + eta q_loss; return their metrics."""
-    action, bits = batch.action_SBA, words[rng.INDEX]
+    action, bits = batch.action_SBA, random_bits[rng.INDEX]
     t, u, _ = equations.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
-    z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, action.shape[-1])
+    z = rng.normals(random_bits[rng.ACTION_NOISE], cfg.batch_size, action.shape[-1])
     a_t, a_u = equations.perturb(action, t, z), equations.perturb(action, u, z)
-    slow = views(state.actor.slow, const.actor)
-    target = consistency_map(slow, a_u, u, see(slow, batch.obs_SBD), cfg)
-    params, more = updates.leaves(state.actor, const.actor), []
+    ema = views(state.actor.ema, const.actor)
+    target = consistency_map(ema, a_u, u, encode_obs(ema, batch.obs_SBD), cfg)
+    params, more = updates.trainable(state.actor, const.actor), []
     with torch.enable_grad():
-        own_obs = see(params, batch.obs_SBD)
+        own_obs = encode_obs(params, batch.obs_SBD)
         student = consistency_map(params, a_t, t, own_obs, cfg)
         consistency_S = equations.weighted_square(student - target, consistency_weights(t, u, cfg.weighting))
         loss_S = consistency_S
         if state.critic is not None:
-            z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, action.shape[-1] * cfg.sampling_steps)
+            z = rng.normals(random_bits[rng.VALUE_NOISE], cfg.batch_size, action.shape[-1] * cfg.sampling_steps)
             actions = _follow(params, own_obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
-            guide_S = _guidance(cfg, const, state, batch, words, actions)
+            guide_S = _guidance(cfg, const, state, batch, random_bits, actions)
             loss_S = consistency_S + const.eta_S * guide_S
             more = [guide_S.detach()]
-    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), consistency_S.detach(), norm_S, *more]
 
 
@@ -228,7 +225,7 @@ def _guidance(
     const: _Constants,
     state: TrainState,
     batch: Batch,
-    words: dict[int, Tensor],
+    random_bits: rng.RandomBits,
     actions_SBA: Tensor,
 ) -> Tensor:
     """Return q_loss of the actor's own samples at o under the heads just updated; gradients flow through all T steps.
@@ -237,9 +234,9 @@ def _guidance(
     parameter buffer.
     """
     assert state.critic is not None
-    coin_S1 = words[rng.INDEX][:, :1, 3] >> 31 == 0  # the top bit of a word that nothing else reads
+    coin_S1 = random_bits[rng.INDEX][:, :1, 3] >> 31 == 0  # the top bit of an integer that nothing else reads
     first, second = state.critic.param.view(cfg.seeds, 2, -1).unbind(1)
-    inputs = torch.cat([see(views(first, const.critic), batch.obs_SBD), actions_SBA], dim=-1)
+    inputs = torch.cat([encode_obs(views(first, const.critic), batch.obs_SBD), actions_SBA], dim=-1)
     raised = views(torch.where(coin_S1, first, second), const.critic)
     other = views(torch.where(coin_S1, second, first), const.critic)
     return q_loss(_head(raised, inputs), _head(other, inputs.detach()))

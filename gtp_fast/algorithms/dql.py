@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gtp_fast import rng
 from gtp_fast.algorithms import updates
-from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.networks import (
     TIME_WIDTH,
     Layout,
@@ -69,9 +69,6 @@ def noise_columns(config: PolicyConfig) -> int:
 def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
     """Return the T + 1 points from noise to action, unclamped, each (S, R, A); z_SRN (S, R, T A) ~ N(0, I)."""
     return denoise(p, obs_SRD, z_SRN, diffusion(config.sampling_steps, z_SRN.device, z_SRN.dtype))
-
-
-judge = q_values
 
 
 @dataclass(frozen=True)
@@ -189,16 +186,16 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
         metrics: list[Tensor] = []
         if state.critic is not None:
             with phase("chain"):
-                next_SBA = _next_actions(cfg, const, state, batch, words[rng.TARGET_NOISE])
+                next_SBA = _next_actions(cfg, const, state, batch, random_bits[rng.TARGET_NOISE])
             with phase("critic"):
                 metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
         with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, words) + metrics
+            metrics = _update_actor(cfg, const, state, batch, random_bits) + metrics
         with phase("average"):
             updates.average(cfg, state)
             updates.record(state, torch.stack(metrics, dim=-1))
@@ -206,34 +203,34 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     return step
 
 
-def _next_actions(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Tensor) -> Tensor:
+def _next_actions(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: Tensor) -> Tensor:
     samples = updates.backup_samples(cfg)
-    z = rng.normals(words, cfg.batch_size * samples, batch.action_SBA.shape[-1] * cfg.sampling_steps)
-    slow = views(state.actor.slow, const.actor)
-    obs = see(slow, batch.next_obs_SBD).repeat(1, samples, 1)
-    return denoise(slow, obs, z, const.diffusion)[-1].clamp(-1.0, 1.0)
+    z = rng.normals(random_bits, cfg.batch_size * samples, batch.action_SBA.shape[-1] * cfg.sampling_steps)
+    ema = views(state.actor.ema, const.actor)
+    obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, samples, 1)
+    return denoise(ema, obs, z, const.diffusion)[-1].clamp(-1.0, 1.0)
 
 
 def _update_actor(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
 ) -> list[Tensor]:
     rows, columns = cfg.batch_size, batch.action_SBA.shape[-1]
-    bits = words[rng.INDEX]
+    bits = random_bits[rng.INDEX]
     t_SB = integer_below(bits[..., 1], cfg.sampling_steps)
-    eps = rng.normals(words[rng.ACTION_NOISE], rows, columns)
-    params = updates.leaves(state.actor, const.actor)
+    eps = rng.normals(random_bits[rng.ACTION_NOISE], rows, columns)
+    params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
-        own = replace(batch, obs_SBD=see(params, batch.obs_SBD))
+        own = replace(batch, obs_SBD=encode_obs(params, batch.obs_SBD))
         denoising_S = denoising_loss(params, own, t_SB, eps, const.diffusion)
         loss_S, more = denoising_S, []
         if state.critic is not None:
-            z = rng.normals(words[rng.VALUE_NOISE], rows, columns * cfg.sampling_steps)
+            z = rng.normals(random_bits[rng.VALUE_NOISE], rows, columns * cfg.sampling_steps)
             action = denoise(params, own.obs_SBD, z, const.diffusion)[-1].clamp(-1.0, 1.0)
             critic = views(state.critic.param, const.critic)
-            q_S2 = q_values(critic, see(critic, batch.obs_SBD), action)
-            first_S = bits[:, 0, 3] >> 31 == 0  # a fair coin: the top bit of a word that nothing else reads
+            q_S2 = q_values(critic, encode_obs(critic, batch.obs_SBD), action)
+            first_S = bits[:, 0, 3] >> 31 == 0  # a fair coin: the top bit of an integer that nothing else reads
             risen_S = torch.where(first_S, *q_S2.mean(-1).unbind(1))
             scale_S = torch.where(first_S, *q_S2.detach().abs().mean(-1).flip(1).unbind(1))
             loss_S, more = denoising_S - const.eta_S * risen_S / scale_S, [q_S2.detach().mean((1, 2))]
-    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), denoising_S.detach(), norm_S, *more]

@@ -45,7 +45,7 @@ def encoder_shapes(obs: ObsShape, prefix: str = "") -> dict[str, tuple[int, int]
     return weights | {f"{prefix}{name}.b": (1, out) for name, (_, out) in sizes.items()}
 
 
-def see(p: dict[str, Tensor], obs_SBX: Tensor, prefix: str = "") -> Tensor:
+def encode_obs(p: dict[str, Tensor], obs_SBX: Tensor, prefix: str = "") -> Tensor:
     """Return features (S, B, 512) of frames (S, B, H, W, C) in [0, 255]; return vectors (S, B, D) unchanged.
 
     p holds M rows; a member's first row is its encoder. Members are encoded one after another. A grouped convolution

@@ -102,7 +102,7 @@ def lognormal_cumulative(grid: Tensor, width: int, mean: float, std: float) -> T
 
 
 @dataclass(frozen=True)
-class Places:
+class TimeIndices:
     """Indices into one stage's grid, int64: t is point `n`, s is point `j` below it; `row` is where the grid begins."""
 
     grid: Tensor
@@ -115,7 +115,7 @@ class Places:
         return self.grid[self.row + place]
 
 
-def draw_places(schedule: Schedule, step: Tensor, bits_n: Tensor, bits_j: Tensor, back: int = 1) -> Places:
+def draw_time_indices(schedule: Schedule, step: Tensor, bits_n: Tensor, bits_j: Tensor, back: int = 1) -> TimeIndices:
     """Draw n in {1..N-1} and j ~ U{0..max(n - back, 0)}, each in the shape of its bits.
 
     n is uniform, or follows `schedule.cumulative`. Args: step int64 () on the device; bits int64 in [0, 2^32).
@@ -129,7 +129,7 @@ def draw_places(schedule: Schedule, step: Tensor, bits_n: Tensor, bits_j: Tensor
         below = schedule.cumulative.index_select(0, stage.reshape(1))[0]
         n = 1 + torch.searchsorted(below, bits_n.contiguous(), right=True)
     j = integer_below(bits_j, n if back == 1 else (n - (back - 1)).clamp(min=1))
-    return Places(schedule.grid, stage * schedule.width, n, j)
+    return TimeIndices(schedule.grid, stage * schedule.width, n, j)
 
 
 def draw_times(schedule: Schedule, step: Tensor, bits_n: Tensor, bits_j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,8 +137,8 @@ def draw_times(schedule: Schedule, step: Tensor, bits_n: Tensor, bits_j: Tensor)
 
     Args: step int64 () on the device; bits int64 in [0, 2^32). Returns t, u, s float32.
     """
-    places = draw_places(schedule, step, bits_n, bits_j)
-    return places.at(places.n), places.at(places.n - 1), places.at(places.j)
+    indices = draw_time_indices(schedule, step, bits_n, bits_j)
+    return indices.at(indices.n), indices.at(indices.n - 1), indices.at(indices.j)
 
 
 def direction(action_SBA: Tensor, z_SBA: Tensor, process: str) -> Tensor:

@@ -108,7 +108,7 @@ class Binding:
         self.operands = {
             f"{name}.{part}": Operands.of(getattr(net, part), cfg.hidden, hidden_weights_at[name], cfg.precision)
             for name, (net, _) in self.nets.items()
-            for part in ("param", "slow")
+            for part in ("param", "ema")
         }
         self.tables = {
             name: torch.tensor(saved.tiles(layouts[name].places, shapes.tile), dtype=torch.int32, device=device)
@@ -131,12 +131,12 @@ class Binding:
 
     def actor(self) -> Launch:
         """Both losses of Eq. 17 and 18 and the gradient back through the activations."""
-        cfg, slow = self.cfg, self.operands["actor.slow"].args()
+        cfg, ema = self.cfg, self.operands["actor.ema"].args()
         return self._network(
             "actor", gtp_actor, (2 * blocks(cfg.batch_size, self.shapes.rows), cfg.seeds), "actor.param",
             rows_ptr=self.buffer.rows, seed_ptr=self.seed, step_ptr=self.state.step,
             points_ptr=self.times.points, grid_ptr=self.times.grid,
-            slow_ptr=slow["param_ptr"], slow1_ptr=slow["w1_ptr"], slow2_ptr=slow["w2_ptr"],
+            ema_ptr=ema["param_ptr"], ema1_ptr=ema["w1_ptr"], ema2_ptr=ema["w2_ptr"],
             act_ptr=self.scratch["actor.acts"], slope_ptr=self.scratch["actor.slopes"],
             loss_ptr=self.scratch["losses"], size=self.buffer.size, stage_length=self.times.stage_length,
             sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, lambda_flow=cfg.lambda_flow, BATCH=cfg.batch_size,
@@ -150,7 +150,7 @@ class Binding:
         """The EMA actor's actions at o' and at o, and the batch for the launches that follow."""
         cfg = self.cfg
         return self._network(
-            "chain", gtp_chain, (blocks(self.chain_rows, self.shapes.rows), cfg.seeds), "actor.slow",
+            "chain", gtp_chain, (blocks(self.chain_rows, self.shapes.rows), cfg.seeds), "actor.ema",
             rows_ptr=self.buffer.rows, noise_ptr=self.buffer.rows, seed_ptr=self.seed, step_ptr=self.state.step,
             grid_ptr=self.grid,
             action_ptr=self.scratch["actions"], batch_ptr=self.scratch["batch"], size=self.buffer.size,
@@ -162,7 +162,7 @@ class Binding:
     def target_q(self) -> Launch:
         """The target heads' values at (o', a'); a' are the first of the chain's actions."""
         next_obs_at = self.buffer.obs_dim + self.buffer.action_dim + 2
-        return self._heads("critic", "critic.slow", "next_q", self.next_rows, 0, next_obs_at, 0)
+        return self._heads("critic", "critic.ema", "next_q", self.next_rows, 0, next_obs_at, 0)
 
     def critic(self) -> Launch:
         """The heads' TD error of Eq. 16 and its gradient back through the activations."""
@@ -189,16 +189,17 @@ class Binding:
         )  # fmt: skip
 
     def update(self, name: str) -> Launch:
-        """Adam and the slow copy. The actor's update ends a step, so it records the metrics and counts the step."""
+        """Adam and the EMA copy. The actor's update ends a step, so it records the metrics and counts the step."""
         cfg, scratch, last = self.cfg, self.scratch, name == "actor"
         net, heads = self.nets[name]
         size, norm = net.param.shape[1], f"{name}_grad_norm"
-        param, slow = self.operands[f"{name}.param"], self.operands[f"{name}.slow"]
+        param, ema = self.operands[f"{name}.param"], self.operands[f"{name}.ema"]
         names = gtp.metric_names(cfg)
         return self._launch(
             "average" if last else name, gtp_update, (blocks(size, self.shapes.block), cfg.seeds * heads),
-            param_ptr=net.param, grad_ptr=scratch[f"{name}.grad"], exp_avg_ptr=net.first, exp_avg_sq_ptr=net.second,
-            slow_ptr=net.slow, hidden_weights_ptr=param.copies, slow_hidden_weights_ptr=slow.copies,
+            param_ptr=net.param, grad_ptr=scratch[f"{name}.grad"], exp_avg_ptr=net.exp_avg,
+            exp_avg_sq_ptr=net.exp_avg_sq, ema_ptr=net.ema, hidden_weights_ptr=param.copies,
+            ema_hidden_weights_ptr=ema.copies,
             square_ptr=scratch[f"{name}.squares"], step_ptr=scratch["now"] if last else self.state.step,
             lr_ptr=self.lr, metric_ptr=scratch["metrics"], sum_ptr=self.state.metric_sums_SQ,
             bad_ptr=self.state.first_bad_SQ, count_ptr=self.state.step, largest_norm=cfg.grad_norm,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gtp_fast import rng
 from gtp_fast.algorithms import equations, updates
-from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.networks import Layout, actor_layout, critic_layout, q_values, views
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
@@ -31,8 +31,6 @@ from gtp_fast.profiling import phase
 STEPS_ARE_FREE = True  # the map takes any grid of times: a policy acts in any number of steps
 ACTOR_METRICS = ("actor_loss", "traj_loss", "inst_loss", "actor_grad_norm")
 WEIGHT_METRICS = ("advantage", "advantage_std", "weight", "weight_max", "effective_share")
-
-judge = q_values  # both heads' values (S, 2, R) of observations (S, R, D) and actions (S, R, A)
 
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
@@ -70,11 +68,11 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            words, batch = sample(const, state, buffer)
+            random_bits, batch = sample(const, state, buffer)
         weight_SB, metrics = torch.ones_like(batch.reward_SB), []
         if state.critic is not None:
             with phase("chain"):
-                next_SBA, policy_SBA = policy_actions(cfg, const, state, batch, words, cfg.value_samples)
+                next_SBA, policy_SBA = policy_actions(cfg, const, state, batch, random_bits, cfg.value_samples)
             with phase("critic"):
                 metrics += updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
             with phase("advantage"):
@@ -82,7 +80,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
                 weight_SB = equations.advantage_weights(advantage_SB, const.eta_S, cfg.weight_cap)
                 metrics += weight_metrics(advantage_SB, weight_SB)
         with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, words, weight_SB) + metrics
+            metrics = _update_actor(cfg, const, state, batch, random_bits, weight_SB) + metrics
         with phase("average"):
             updates.average(cfg, state)
             updates.record(state, torch.stack(metrics, dim=-1))
@@ -125,31 +123,31 @@ def constants(cfg: TrainConfig, nets: dict[str, Layout], buffer: Buffer, samples
     )
 
 
-def sample(const: Constants, state: TrainState, buffer: Buffer) -> tuple[dict[int, Tensor], Batch]:
+def sample(const: Constants, state: TrainState, buffer: Buffer) -> tuple[rng.RandomBits, Batch]:
     """Draw the step's random bits and its batch, with the observations as the EMA actor sees them."""
-    words = rng.words(const.plan, const.keys_S2, state.step)
-    batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
-    slow_obs_SBD = see(views(state.actor.slow, const.actor), batch.obs_SBD)
-    return words, replace(batch, slow_obs_SBD=slow_obs_SBD)
+    random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+    batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
+    ema_obs_SBD = encode_obs(views(state.actor.ema, const.actor), batch.obs_SBD)
+    return random_bits, replace(batch, ema_obs_SBD=ema_obs_SBD)
 
 
 def policy_actions(
-    cfg: TrainConfig, const: Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], samples: int
+    cfg: TrainConfig, const: Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits, samples: int
 ) -> tuple[Tensor, Tensor]:
     """Sample the EMA actor at o' (TD target) and `samples` times at o (baseline V) as one chain of K steps.
 
     Several samples of a state follow one another in blocks of B rows. Returns (S, samples B, A) for each.
     """
-    assert batch.slow_obs_SBD is not None
+    assert batch.ema_obs_SBD is not None
     backup, rows, columns = updates.backup_samples(cfg), cfg.batch_size, batch.action_SBA.shape[-1]
-    slow = views(state.actor.slow, const.actor)
-    obs = see(slow, batch.next_obs_SBD).repeat(1, backup, 1)
-    z = rng.normals(words[rng.TARGET_NOISE], rows * backup, columns)
+    ema = views(state.actor.ema, const.actor)
+    obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, backup, 1)
+    z = rng.normals(random_bits[rng.TARGET_NOISE], rows * backup, columns)
     if samples:
-        obs = torch.cat([obs, batch.slow_obs_SBD.repeat(1, samples, 1)], dim=1)
-        z = torch.cat([z, rng.normals(words[rng.VALUE_NOISE], rows * samples, columns)], dim=1)
+        obs = torch.cat([obs, batch.ema_obs_SBD.repeat(1, samples, 1)], dim=1)
+        z = torch.cat([z, rng.normals(random_bits[rng.VALUE_NOISE], rows * samples, columns)], dim=1)
     levels = cfg.sigma_data, cfg.sigma_min, cfg.process
-    actions = equations.sample_actions(slow, obs, z, const.sampling_grid, *levels)
+    actions = equations.sample_actions(ema, obs, z, const.sampling_grid, *levels)
     next_SBA, policy_SBA = actions.split([rows * backup, rows * samples], dim=1)
     return next_SBA, policy_SBA
 
@@ -166,7 +164,7 @@ def smaller_q(const: Constants, state: TrainState, batch: Batch, policy_SBA: Ten
     assert state.critic is not None
     critic = views(state.critic.param, const.critic)
     samples = policy_SBA.shape[1] // batch.action_SBA.shape[1]
-    obs = see(critic, batch.obs_SBD).repeat(1, 1 + samples, 1)
+    obs = encode_obs(critic, batch.obs_SBD).repeat(1, 1 + samples, 1)
     return q_values(critic, obs, torch.cat([batch.action_SBA, policy_SBA], dim=1)).amin(dim=1)
 
 
@@ -178,26 +176,31 @@ def weight_metrics(advantage_SB: Tensor, weight_SB: Tensor) -> list[Tensor]:
 
 
 def _update_actor(
-    cfg: TrainConfig, const: Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], weight_SB: Tensor
+    cfg: TrainConfig,
+    const: Constants,
+    state: TrainState,
+    batch: Batch,
+    random_bits: rng.RandomBits,
+    weight_SB: Tensor,
 ) -> list[Tensor]:
     """Descend L_traj + lambda_flow L_inst (Eq. 17 to 19); return ACTOR_METRICS.
 
     The target is the EMA actor's jump from a_u, one grid step below a_t on the surrogate's line (Eq. 11), to s.
     """
-    assert batch.slow_obs_SBD is not None
-    bits, levels = words[rng.INDEX], (cfg.sigma_data, cfg.sigma_min)
+    assert batch.ema_obs_SBD is not None
+    bits, levels = random_bits[rng.INDEX], (cfg.sigma_data, cfg.sigma_min)
     t, u, s = equations.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
-    z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
+    z = rng.normals(random_bits[rng.ACTION_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
     a_t, a_u = equations.perturb(batch.action_SBA, t, z), equations.perturb(batch.action_SBA, u, z)
-    slow, params = views(state.actor.slow, const.actor), updates.leaves(state.actor, const.actor)
-    target = equations.Phi(a_u, equations.phi(slow, a_u, u, s, batch.slow_obs_SBD, *levels), u, s)
+    ema, params = views(state.actor.ema, const.actor), updates.trainable(state.actor, const.actor)
+    target = equations.Phi(a_u, equations.phi(ema, a_u, u, s, batch.ema_obs_SBD, *levels), u, s)
     w_traj, w_inst = equations.time_weights(t, u, cfg.sigma_data, cfg.weighting)
     with torch.enable_grad():
         # One forward of 2 B rows: (t, s) for the map, (t, t) for the denoiser.
-        obs, times = see(params, batch.obs_SBD).repeat(1, 2, 1), (t.repeat(1, 2), torch.cat([s, t], dim=1))
+        obs, times = encode_obs(params, batch.obs_SBD).repeat(1, 2, 1), (t.repeat(1, 2), torch.cat([s, t], dim=1))
         jump, denoised = equations.phi(params, a_t.repeat(1, 2, 1), *times, obs, *levels).split(cfg.batch_size, dim=1)
         traj_S = equations.trajectory_loss(equations.Phi(a_t, jump, t, s), target, weight_SB * w_traj)
         inst_S = equations.instantaneous_loss(batch.action_SBA, denoised, weight_SB * w_inst)
         loss_S = equations.actor_loss(traj_S, inst_S, cfg.lambda_flow)
-    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S]

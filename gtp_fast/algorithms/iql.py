@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gtp_fast import rng
 from gtp_fast.algorithms import equations, optimizer, updates
-from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.networks import (
     Layout,
     critic_layout,
@@ -77,9 +77,6 @@ def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyCon
     return [mean_actions(p, obs_SRD)]
 
 
-judge = q_values
-
-
 def log_likelihood(p: dict[str, Tensor], obs_SBD: Tensor, action_SBA: Tensor) -> Tensor:
     """Return log N(a; tanh mean(o), exp(log_std)^2), summed over the action's axes, (S, B)."""
     log_std_S1A = p["policy.log_std"].clamp(LOG_STD_MIN, LOG_STD_MAX)
@@ -124,8 +121,8 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
         weight_SB, y_SB, metrics = torch.ones_like(batch.reward_SB), None, []
         if state.critic is not None:
             with phase("advantage"):
@@ -137,9 +134,9 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
                 critic = const.layouts["critic"]
                 metrics += updates.regress_critic(const.steady, state, critic, batch, y_SB, const.lr_S)
         with phase("average"):
-            state.actor.slow.copy_(state.actor.param)  # IQL acts with the trained parameters
+            state.actor.ema.copy_(state.actor.param)  # IQL acts with the trained parameters
             if state.critic is not None:
-                optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
+                optimizer.average_(state.critic.ema, state.critic.param, cfg.tau)
             updates.record(state, torch.stack(metrics, dim=-1))
 
     return step
@@ -151,11 +148,11 @@ def _update_value(
     """Update V. Return the actor's weights and Q's target under the new V, each (S, B), and metrics."""
     assert state.critic is not None and state.value is not None
     layout = const.layouts["value"]
-    target_heads = views(state.critic.slow, const.layouts["critic"])
-    q_SB = q_values(target_heads, see(target_heads, batch.obs_SBD), batch.action_SBA).amin(1)
+    target_heads = views(state.critic.ema, const.layouts["critic"])
+    q_SB = q_values(target_heads, encode_obs(target_heads, batch.obs_SBD), batch.action_SBA).amin(1)
     learned = updates.update_value(const.steady, state, layout, batch, q_SB, const.lr_S)
     value = views(state.value.param, layout)
-    both = torch.cat([see(value, batch.obs_SBD), see(value, batch.next_obs_SBD)], dim=1)
+    both = torch.cat([encode_obs(value, batch.obs_SBD), encode_obs(value, batch.next_obs_SBD)], dim=1)
     value_SB, next_SB = state_values(value, both).chunk(2, dim=1)
     weight_SB = weights(q_SB - value_SB, const.eta_S, cfg.weight_cap)
     seen = [(q_SB - value_SB).mean(-1), weight_SB.mean(-1), weight_SB.amax(-1)]
@@ -168,9 +165,9 @@ def _update_actor(
 ) -> list[Tensor]:
     """Take a step on -mean w log pi(a | o); return ACTOR_METRICS."""
     layout = const.layouts["actor"]
-    params = updates.leaves(state.actor, layout)
+    params = updates.trainable(state.actor, layout)
     with torch.enable_grad():
-        loss_S = -(weight_SB * log_likelihood(params, see(params, batch.obs_SBD), batch.action_SBA)).mean(-1)
+        loss_S = -(weight_SB * log_likelihood(params, encode_obs(params, batch.obs_SBD), batch.action_SBA)).mean(-1)
     log_std_S = params["policy.log_std"].detach().mean((1, 2))
-    norm_S = updates.descend(cfg, state.actor, layout, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(cfg, state.actor, layout, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), log_std_S, norm_S]

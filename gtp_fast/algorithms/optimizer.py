@@ -28,8 +28,8 @@ def clip_scale(grad_MP: Tensor, members: int, largest_norm: float) -> tuple[Tens
 def adam_(
     param_MP: Tensor,
     grad_MP: Tensor,
-    first_MP: Tensor,
-    second_MP: Tensor,
+    exp_avg_MP: Tensor,
+    exp_avg_sq_MP: Tensor,
     step: Tensor,
     lr_M1: Tensor,
     scale_M1: Tensor,
@@ -42,10 +42,10 @@ def adam_(
     correction1 = 1.0 - torch.pow(BETA1, count)
     correction2 = 1.0 - torch.pow(BETA2, count)
     clipped_MP = grad_MP * scale_M1
-    first_MP.lerp_(clipped_MP, 1.0 - BETA1)
-    second_MP.mul_(BETA2).addcmul_(clipped_MP, clipped_MP, value=1.0 - BETA2)
-    denominator = second_MP.sqrt().mul_(correction2.rsqrt()).add_(ADAM_EPS)
-    param_MP.sub_((first_MP / denominator).mul_(lr_M1 / correction1))
+    exp_avg_MP.lerp_(clipped_MP, 1.0 - BETA1)
+    exp_avg_sq_MP.mul_(BETA2).addcmul_(clipped_MP, clipped_MP, value=1.0 - BETA2)
+    denominator = exp_avg_sq_MP.sqrt().mul_(correction2.rsqrt()).add_(ADAM_EPS)
+    param_MP.sub_((exp_avg_MP / denominator).mul_(lr_M1 / correction1))
 
 
 def average_(average_MP: Tensor, param_MP: Tensor, rate: Tensor | float) -> None:

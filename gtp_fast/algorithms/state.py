@@ -6,12 +6,15 @@ Legend: S members (seeds), Pa and Pc floats in a row of the actor's and the crit
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gtp_fast.errors import CheckpointError
+
+# The names of a network's tensors in a checkpoint: format 1 has the first version's.
+SAVED_AS = {"param": "param", "exp_avg": "first", "exp_avg_sq": "second", "ema": "slow"}
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,9 @@ class Net:
     """One trained network: parameters, Adam's moments and the EMA copy (the critic's target), each float32 (M, P)."""
 
     param: Tensor
-    first: Tensor
-    second: Tensor
-    slow: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    ema: Tensor
 
     @classmethod
     def fresh(cls, flat_MP: Tensor) -> Net:
@@ -47,7 +50,7 @@ class TrainState:
     def tensors(self) -> dict[str, Tensor]:
         """Return every persistent tensor by name; the tensors are the state itself, not copies."""
         nets = {"actor": self.actor, "critic": self.critic, "value": self.value}
-        named = {f"{k}.{part.name}": getattr(net, part.name) for k, net in nets.items() if net for part in fields(Net)}
+        named = {f"{k}.{name}": getattr(net, part) for k, net in nets.items() if net for part, name in SAVED_AS.items()}
         return named | {"step": self.step, "metric_sums": self.metric_sums_SQ, "first_bad": self.first_bad_SQ}
 
     def load_(self, tensors: dict[str, Tensor]) -> None:

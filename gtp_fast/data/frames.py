@@ -130,7 +130,7 @@ class FrameBuffer:
 
         One draw per member and step decides whether its whole batch is shifted; if not, its shifts are 0 [FQL].
         """
-        bits = rng.words(self.plan, self.keys_S2, step)[rng.SHIFT]
+        bits = rng.random_bits(self.plan, self.keys_S2, step)[rng.SHIFT]
         shift_S1 = (bits[:, :1, 2] < round(self.augment * 2**32)).to(torch.int64)
         down, right = ((integer_below(bits[..., lane], 2 * PAD + 1) - PAD) * shift_S1 for lane in (0, 1))
         return down, right

@@ -39,7 +39,7 @@ class Batch:
     reward_SB: Tensor
     bootstrap_SB: Tensor
     next_obs_SBD: Tensor
-    slow_obs_SBD: Tensor | None = None  # obs encoded by the EMA actor; GTP's step uses it twice
+    ema_obs_SBD: Tensor | None = None  # obs encoded by the EMA actor; GTP's step uses it twice
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gtp_fast import algorithms, rng
-from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.equations import sampling_grid
 from gtp_fast.algorithms.networks import views
 from gtp_fast.algorithms.policy_config import PolicyConfig, check
@@ -196,7 +196,7 @@ class Policy:
         self._calls += 1
         z = torch.tensor(self._noise.of_call(self._calls, obs_SBD.shape[1])).to(self.device)
         obs = torch.as_tensor(self._normalised(observations(obs_SBD, self.config)))
-        obs = see(self._actor, obs.to(self.device))
+        obs = encode_obs(self._actor, obs.to(self.device))
         path = self._algorithm.path(self._actor, obs, z, self.config)
         return torch.stack(path).cpu().numpy()
 
@@ -335,7 +335,7 @@ class CallNoise:
         steps = torch.arange(first, first + calls).repeat_interleave(len(self._seeds))[:, None]
         layout = rng.plan({self._stream: counters}, "cpu")
         skipped = rng.counters_for_normals(self._first, self._columns)
-        words = rng.words(replace(layout, element=layout.element + skipped), keys, steps)[self._stream]
+        words = rng.random_bits(replace(layout, element=layout.element + skipped), keys, steps)[self._stream]
         numbers = rng.normals(words, rows, self._columns)
         if self._gumbel:
             numbers = _gumbel(numbers)

@@ -15,7 +15,7 @@ from gtp_kernels.primitives import MISH_CLAMP
 from torch import Tensor
 
 from gtp_fast import algorithms
-from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.equations import scalings
 from gtp_fast.algorithms.networks import HIDDEN_LAYERS, TIME_WIDTH, time_embedding
 from gtp_fast.algorithms.policy_config import PolicyConfig
@@ -56,12 +56,12 @@ class AlgorithmSampler:
         actions = self._algorithm.path(self._actor, obs_SRD, z_SRA, self._config)[-1].clamp(-1.0, 1.0)
         if self._critic is None:
             return actions
-        q_SR = self._algorithm.judge(self._critic, self._encoded(self._critic, obs_SBD), actions).amin(dim=1)
+        q_SR = self._algorithm.q_values(self._critic, self._encoded(self._critic, obs_SBD), actions).amin(dim=1)
         return _chosen(q_SR if gumbel_SR is None else q_SR + gumbel_SR, actions, candidates)
 
     def _encoded(self, p: dict[str, Tensor], obs_SBX: Tensor) -> Tensor:
         """Return the network's observations, one row for each candidate; images are encoded first, then repeated."""
-        candidates, encoded = self._config.candidates, see(p, obs_SBX)
+        candidates, encoded = self._config.candidates, encode_obs(p, obs_SBX)
         return encoded.repeat_interleave(candidates, dim=1) if candidates > 1 else encoded
 
 

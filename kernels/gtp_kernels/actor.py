@@ -24,7 +24,7 @@ OUTPUT_DZ_AT = tl.constexpr(launch.TIME_OUTPUT_DZ_AT)
 @triton.jit
 def gtp_actor(
     rows_ptr, seed_ptr, step_ptr, points_ptr, grid_ptr,
-    param_ptr, w1_ptr, w2_ptr, slow_ptr, slow1_ptr, slow2_ptr, act_ptr, slope_ptr, loss_ptr,
+    param_ptr, w1_ptr, w2_ptr, ema_ptr, ema1_ptr, ema2_ptr, act_ptr, slope_ptr, loss_ptr,
     size, stage_length, param_stride, hidden_stride, sigma_min, sigma_data, lambda_flow,
     BATCH: tl.constexpr, COLUMNS: tl.constexpr, X: tl.constexpr, STAGES_OF_N: tl.constexpr, WIDTH: tl.constexpr,
     STABLE: tl.constexpr, INST_WEIGHT_CAP: tl.constexpr, D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr,
@@ -65,10 +65,10 @@ def gtp_actor(
         second, r, share = s, s / t, 1.0
         if STABLE:
             weight = 1.0 / (t - u)
-        slow = slow_ptr + member * param_stride
-        slow1, slow2 = slow1_ptr + member * hidden_stride, slow2_ptr + member * hidden_stride
+        ema = ema_ptr + member * param_stride
+        ema1, ema2 = ema1_ptr + member * hidden_stride, ema2_ptr + member * hidden_stride
         target = _teacher(
-            a + u[:, None] * z, u, s, source, live, slow, slow1, slow2, sigma_min, sigma_data,
+            a + u[:, None] * z, u, s, source, live, ema, ema1, ema2, sigma_min, sigma_data,
             D, A, AP, H, BN, STAGES, PREC, INTERP,
         )  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""Clip by the global norm, Adam and the slow copy (EMA or target) in one pass over a flat buffer.
+"""Clip by the global norm, Adam and the EMA copy (EMA or target) in one pass over a flat buffer.
 
 The last launch of a step also adds up the metrics and counts the step. A launch reads five floats a parameter
-(gradient, two moments, parameter, slow copy) and writes four, and for each hidden weight its two operand copies.
+(gradient, two moments, parameter, EMA copy) and writes four, and for each hidden weight its two operand copies.
 """
 
 import triton
@@ -13,7 +13,7 @@ from gtp_kernels.draws import cos_sin
 
 @triton.jit
 def gtp_update(
-    param_ptr, grad_ptr, exp_avg_ptr, exp_avg_sq_ptr, slow_ptr, hidden_weights_ptr, slow_hidden_weights_ptr,
+    param_ptr, grad_ptr, exp_avg_ptr, exp_avg_sq_ptr, ema_ptr, hidden_weights_ptr, ema_hidden_weights_ptr,
     square_ptr, step_ptr, lr_ptr, metric_ptr, sum_ptr, bad_ptr, count_ptr,
     largest_norm, rate, total_steps,
     SIZE: tl.constexpr, HEADS: tl.constexpr, PARTIALS: tl.constexpr, PADDED: tl.constexpr, NORM: tl.constexpr,
@@ -25,8 +25,8 @@ def gtp_update(
     """Take one clipped Adam step on each row of a buffer, in place; grid (ceil(SIZE / BLOCK), S * HEADS).
 
     All buffers are float32 (S HEADS, SIZE). square_ptr (S, PARTIALS) sums to the squared norm of a member's gradient.
-    step_ptr int64, read at member * STEP_STRIDE, counts from 0. The slow copy moves by `rate` at the steps from START
-    on that EVERY divides. hidden_weights_ptr and slow_hidden_weights_ptr, (S HEADS, 2, H, H), receive the operand
+    step_ptr int64, read at member * STEP_STRIDE, counts from 0. The EMA copy moves by `rate` at the steps from START
+    on that EVERY divides. hidden_weights_ptr and ema_hidden_weights_ptr, (S HEADS, 2, H, H), receive the operand
     copies of the two hidden weights, which begin at HIDDEN_WEIGHTS in a row; with PREC "fp32" there are none.
     metric_ptr (S, METRIC_STRIDE) receives the norm in column NORM. With RECORD, sum_ptr float32 (S, METRICS) receives
     the sums, bad_ptr int64 (S, METRICS) the step at which a metric was first not finite, and count_ptr the next step's
@@ -57,16 +57,16 @@ def gtp_update(
     exp_avg_sq = tl.load(exp_avg_sq_ptr + at, mask=inside, other=0.0) * BETA2 + grad * grad * (1.0 - BETA2)
     denominator = tl.sqrt(exp_avg_sq) * tl.rsqrt(correction2) + ADAM_EPS
     param = tl.load(param_ptr + at, mask=inside, other=0.0) - (exp_avg / denominator) * (lr / correction1)
-    slow = tl.load(slow_ptr + at, mask=inside, other=0.0)
+    ema = tl.load(ema_ptr + at, mask=inside, other=0.0)
     due = (step >= START) & (step % EVERY == 0)
-    slow = tl.where(due, slow + rate * (param - slow), slow)
+    ema = tl.where(due, ema + rate * (param - ema), ema)
     tl.store(exp_avg_ptr + at, exp_avg, mask=inside)
     tl.store(exp_avg_sq_ptr + at, exp_avg_sq, mask=inside)
     tl.store(param_ptr + at, param, mask=inside)
-    tl.store(slow_ptr + at, slow, mask=inside)
+    tl.store(ema_ptr + at, ema, mask=inside)
     if PREC != "fp32":
         place = i - HIDDEN_WEIGHTS
-        _copy_operands(hidden_weights_ptr, slow_hidden_weights_ptr, row, place, param, slow, H, PREC, INTERP)
+        _copy_operands(hidden_weights_ptr, ema_hidden_weights_ptr, row, place, param, ema, H, PREC, INTERP)
     if (tl.program_id(0) == 0) & (row % HEADS == 0):
         tl.store(metric_ptr + member * METRIC_STRIDE + NORM, norm)
         if RECORD:
@@ -77,7 +77,7 @@ def gtp_update(
 
 @triton.jit
 def _copy_operands(
-    hidden_weights_ptr, slow_hidden_weights_ptr, row, i, param, slow,
+    hidden_weights_ptr, ema_hidden_weights_ptr, row, i, param, ema,
     H: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Write the rounded copies of those parameters that are hidden weights; i counts from the first of these."""
@@ -86,7 +86,7 @@ def _copy_operands(
     in_second = (i >= gap) & (i < gap + H * H)
     copy = row * 2 * H * H + tl.where(in_first, i, i - gap + H * H)
     mlp.save(hidden_weights_ptr + copy, param, in_first | in_second, PREC, INTERP)
-    mlp.save(slow_hidden_weights_ptr + copy, slow, in_first | in_second, PREC, INTERP)
+    mlp.save(ema_hidden_weights_ptr + copy, ema, in_first | in_second, PREC, INTERP)
 
 
 @triton.jit

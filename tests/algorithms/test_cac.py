@@ -63,7 +63,7 @@ def test_steps_follow_the_slow_implementation(changes, sampling_steps):
         layout, start = slow.actor_layout, fresh.actor.param[member]
         pairs = [
             (state.actor.param[member], flatten(slow.actor, slow.ACTOR, layout), start),
-            (state.actor.slow[member], flatten(slow.ema, slow.ACTOR, layout), start),
+            (state.actor.ema[member], flatten(slow.ema, slow.ACTOR, layout), start),
         ]
         if state.critic is not None and fresh.critic is not None:
             assert set(slow.heads) == {0, 1}  # the coin fell on both sides
@@ -71,7 +71,7 @@ def test_steps_follow_the_slow_implementation(changes, sampling_steps):
                 row, layout = 2 * member + head, slow.critic_layout
                 start = fresh.critic.param[row]
                 pairs.append((state.critic.param[row], flatten(slow.q[head], slow.CRITIC, layout), start))
-                pairs.append((state.critic.slow[row], flatten(slow.q_target[head], slow.CRITIC, layout), start))
+                pairs.append((state.critic.ema[row], flatten(slow.q_target[head], slow.CRITIC, layout), start))
         for ours, expected, start in pairs:
             # Of the way that twelve steps went, float32 may lose 1e-3: Adam divides small gradients by their size.
             assert (ours.double() - expected).norm() < 1e-3 * (expected - start.double()).norm()

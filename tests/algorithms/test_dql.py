@@ -99,7 +99,7 @@ class Slow:
         counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, ACTION_DIM)}
         counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * backup, ACTION_DIM * T)
         counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows, ACTION_DIM * T)
-        words = rng.words(rng.plan(counts, "cpu"), rng.seed_keys([self.seed], "cpu"), torch.tensor(self.step))
+        words = rng.random_bits(rng.plan(counts, "cpu"), rng.seed_keys([self.seed], "cpu"), torch.tensor(self.step))
         normals = {s: rng.normals(words[s], r, c)[0].double() for s, r, c in (
             (rng.ACTION_NOISE, rows, ACTION_DIM), (rng.TARGET_NOISE, rows * backup, ACTION_DIM * T),
             (rng.VALUE_NOISE, rows, ACTION_DIM * T))}  # fmt: skip
@@ -153,10 +153,10 @@ def test_steps_follow_the_slow_implementation(changes):
         slow = Slow(cfg, cfg.seed + member)
         for _ in range(12):
             slow.train_step(data)
-        pairs = [(state.actor.param, slow.actor, 0, member), (state.actor.slow, slow.ema, 0, member)]
+        pairs = [(state.actor.param, slow.actor, 0, member), (state.actor.ema, slow.ema, 0, member)]
         if state.critic is not None:
             pairs += [(state.critic.param, slow.q[i], 1, 2 * member + i) for i in range(2)]
-            pairs += [(state.critic.slow, slow.target[i], 1, 2 * member + i) for i in range(2)]
+            pairs += [(state.critic.ema, slow.target[i], 1, 2 * member + i) for i in range(2)]
         for ours, module, which, row in pairs:
             expected = flatten(module, (ACTOR, CRITIC)[which], slow.places[which])
             start = (fresh.actor, fresh.critic)[which].param[row].double()
@@ -189,7 +189,7 @@ def test_a_seed_among_others_trains_like_the_seed_alone():
 
 
 def test_both_heads_are_climbed_over_the_steps():
-    words = rng.words(rng.plan({rng.INDEX: 1}, "cpu"), rng.seed_keys(list(range(64)), "cpu"), torch.tensor(5))
+    words = rng.random_bits(rng.plan({rng.INDEX: 1}, "cpu"), rng.seed_keys(list(range(64)), "cpu"), torch.tensor(5))
     assert 16 < int((words[rng.INDEX][:, 0, 3] >> 31).sum()) < 48
 
 

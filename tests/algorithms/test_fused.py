@@ -39,7 +39,7 @@ PARAMETERS, OTHERS = (1e-3, 1e-3) if INTERPRETED else (2e-2, 3e-3)
 
 def astray(shares: dict[str, float]) -> dict[str, float]:
     """Return the shares that are too large."""
-    bounds = {name: PARAMETERS if name.endswith((".param", ".slow")) else OTHERS for name in shares}
+    bounds = {name: PARAMETERS if name.endswith((".param", ".ema")) else OTHERS for name in shares}
     return {name: share for name, share in shares.items() if not share < bounds[name]}
 
 

@@ -42,14 +42,14 @@ def test_steps_follow_the_slow_implementation(changes):
             slow.train_step()
         pairs = [
             (state.actor.param[member], slow.actor, slow.ACTOR, slow.actor_layout),
-            (state.actor.slow[member], slow.ema, slow.ACTOR, slow.actor_layout),
+            (state.actor.ema[member], slow.ema, slow.ACTOR, slow.actor_layout),
         ]
         if state.critic is not None and fresh.critic is not None:
             for head in range(2):
                 row = 2 * member + head
                 initial += [fresh.critic.param[row].double()] * 2
                 pairs.append((state.critic.param[row], slow.q[head], slow.CRITIC, slow.critic_layout))
-                pairs.append((state.critic.slow[row], slow.q_target[head], slow.CRITIC, slow.critic_layout))
+                pairs.append((state.critic.ema[row], slow.q_target[head], slow.CRITIC, slow.critic_layout))
         for ours, module, prefixes, layout in pairs:
             # Of the way that twelve steps went, float32 may lose 1e-3: Adam divides small gradients by their size.
             expected, start = flatten(module, prefixes, layout), initial.pop(0)
@@ -100,8 +100,8 @@ def test_policy_tensors_are_copies_of_ema_and_target():
     state = _train(small_config(), 3)
     saved = updates.policy_tensors(state)
     assert state.critic is not None
-    assert torch.equal(saved["actor"], state.actor.slow) and torch.equal(saved["critic"], state.critic.slow)
-    state.actor.slow.zero_()
+    assert torch.equal(saved["actor"], state.actor.ema) and torch.equal(saved["critic"], state.critic.ema)
+    state.actor.ema.zero_()
     assert saved["actor"].abs().sum() > 0
 
 

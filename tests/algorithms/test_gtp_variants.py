@@ -95,13 +95,13 @@ def drawn(cfg: TrainConfig, rows: int = 40, j: int | None = None):
     grid = equations.karras_grid(21, cfg.sigma_min, cfg.sigma_max, cfg.rho)
     n = 1 + torch.arange(rows)[None] % 20
     below = torch.full_like(n, j) if j is not None else n * (torch.arange(rows) % 7) // 7
-    places = equations.Places(grid, torch.tensor(0), n, below)
+    places = equations.TimeIndices(grid, torch.tensor(0), n, below)
     action, z, weight = _normal(1, rows, ACTION_DIM), _normal(1, rows, ACTION_DIM, seed=1), _normal(1, rows).abs()
     towards = equations.direction(action, z, cfg.process)
     obs = _normal(1, rows, OBS_DIM, seed=2)
     times = places.at(n), places.at(below)
     leaves = {name: p.requires_grad_() for name, p in params.items()}
-    return gtp_variants.Drawn(cfg, slow, obs, obs, action, towards, weight, places, *times), leaves
+    return gtp_variants.ActorBatch(cfg, slow, obs, obs, action, towards, weight, places, *times), leaves
 
 
 @pytest.mark.parametrize("heun", [True, False])
@@ -172,7 +172,7 @@ def test_lognormal_times_have_the_frequencies_of_the_normal_distribution(mean, s
     draws = 200_000
     bits = torch.randint(0, 2**32, (2, 1, draws), generator=torch.Generator().manual_seed(0))
     for step, count in ((0, 11), (99, 21)):
-        places = equations.draw_places(table, torch.tensor(step), bits[0], bits[1])
+        places = equations.draw_time_indices(table, torch.tensor(step), bits[0], bits[1])
         grid = equations.karras_grid(count, 0.002, 80.0, 7.0).tolist()
         below = [math.erf((math.log(t) - mean) / (math.sqrt(2) * std)) for t in grid]
         share = np.diff(below) / (below[-1] - below[0])
@@ -187,7 +187,7 @@ def test_lognormal_times_have_the_frequencies_of_the_normal_distribution(mean, s
 def test_the_ends_of_the_random_words_stay_on_the_grid():
     table = equations.schedule(100, 10, 20, 0.002, 80.0, 7.0, "cpu", (-1.1, 2.0))
     bits = torch.tensor([[0, 2**32 - 1]])
-    assert equations.draw_places(table, torch.tensor(0), bits, bits).n.tolist() == [[1, 10]]
+    assert equations.draw_time_indices(table, torch.tensor(0), bits, bits).n.tolist() == [[1, 10]]
     with pytest.raises(UsageError, match="leaves no time between"):
         equations.schedule(100, 10, 20, 0.002, 80.0, 7.0, "cpu", (90.0, 0.1))
 
@@ -196,7 +196,7 @@ def test_the_ends_of_the_random_words_stay_on_the_grid():
 def test_s_lies_at_or_below_u_and_reaches_it(back):
     table = equations.schedule(100, 5, 5, 0.002, 80.0, 7.0, "cpu")
     bits = torch.randint(0, 2**32, (2, 1, 5_000), generator=torch.Generator().manual_seed(0))
-    places = equations.draw_places(table, torch.tensor(0), bits[0], bits[1], back)
+    places = equations.draw_time_indices(table, torch.tensor(0), bits[0], bits[1], back)
     pairs = set(zip(places.n[0].tolist(), places.j[0].tolist(), strict=True))
     assert pairs == {(n, j) for n in range(1, 6) for j in range(max(n - back, 0) + 1)}
 

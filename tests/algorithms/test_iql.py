@@ -51,7 +51,7 @@ def test_steps_follow_the_slow_implementation(changes):
                 row, layout = 2 * member + head, slow.critic_layout
                 start = fresh.critic.param[row]
                 pairs.append((state.critic.param[row], flatten(slow.q[head], slow.MLP, layout), start))
-                pairs.append((state.critic.slow[row], flatten(slow.q_target[head], slow.MLP, layout), start))
+                pairs.append((state.critic.ema[row], flatten(slow.q_target[head], slow.MLP, layout), start))
         for ours, expected, start in pairs:
             # Of the way that twelve steps went, float32 may lose 1e-3: Adam divides small gradients by their size.
             assert (ours.double() - expected).norm() < 1e-3 * (expected - start.double()).norm()

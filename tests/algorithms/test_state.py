@@ -36,7 +36,7 @@ def test_a_foreign_state_is_refused_and_nothing_changes(state, fault):
     elif fault == "shape":
         foreign["actor.param"] = foreign["actor.param"][:, :-1]
     else:
-        foreign["actor.slow"] = foreign["actor.slow"].double()
+        foreign["actor.ema"] = foreign["actor.ema"].double()
     with pytest.raises(CheckpointError, match="resume"):
         state.load_(foreign)
     assert state.digest() == digest
@@ -44,5 +44,5 @@ def test_a_foreign_state_is_refused_and_nothing_changes(state, fault):
 
 def test_one_bit_changes_the_digest(state):
     digest = state.digest()
-    state.actor.slow.view(torch.int32)[0, 5] ^= 1
+    state.actor.ema.view(torch.int32)[0, 5] ^= 1
     assert state.digest() != digest

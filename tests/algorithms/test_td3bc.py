@@ -37,13 +37,13 @@ def test_steps_follow_the_slow_implementation(changes):
             slow.train_step()
         start, layout = fresh.actor.param[member], slow.actor_layout
         pairs = [(state.actor.param[member], flatten(slow.actor, slow.MLP, layout), start)]
-        pairs.append((state.actor.slow[member], flatten(slow.actor_target, slow.MLP, layout), start))
+        pairs.append((state.actor.ema[member], flatten(slow.actor_target, slow.MLP, layout), start))
         if state.critic is not None and fresh.critic is not None:
             for head in range(2):
                 row, layout = 2 * member + head, slow.critic_layout
                 start = fresh.critic.param[row]
                 pairs.append((state.critic.param[row], flatten(slow.q[head], slow.MLP, layout), start))
-                pairs.append((state.critic.slow[row], flatten(slow.q_target[head], slow.MLP, layout), start))
+                pairs.append((state.critic.ema[row], flatten(slow.q_target[head], slow.MLP, layout), start))
         for ours, expected, start in pairs:
             # Of the way that twelve steps went, float32 may lose 1e-3: Adam divides small gradients by their size.
             assert (ours.double() - expected).norm() < 1e-3 * (expected - start.double()).norm()
@@ -58,8 +58,8 @@ def test_a_step_that_is_not_due_moves_the_critic_and_nothing_else():
         before = {name: tensor.clone() for name, tensor in state.tensors().items()}
         step()
         moved.append({name for name, tensor in state.tensors().items() if not torch.equal(tensor, before[name])})
-    critic = {"critic.param", "critic.first", "critic.second", "step", "metric_sums"}
-    every = critic | {"critic.slow", "actor.param", "actor.first", "actor.second", "actor.slow"}
+    critic = {"critic.param", "critic.exp_avg", "critic.exp_avg_sq", "step", "metric_sums"}
+    every = critic | {"critic.ema", "actor.param", "actor.exp_avg", "actor.exp_avg_sq", "actor.ema"}
     assert moved == [critic, every, critic, every]
 
 
@@ -80,9 +80,9 @@ def test_target_actions_are_near_the_target_actor_and_in_range():
     state, buffer = td3bc.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu"), buffer_of(cfg)
     const = td3bc._constants(cfg, buffer)
     batch = buffer.gather(torch.zeros(1, 4096, dtype=torch.int64))
-    words = td3bc.rng.words(const.plan, const.keys_S2, state.step)[td3bc.rng.TARGET_NOISE]
+    words = td3bc.rng.random_bits(const.plan, const.keys_S2, state.step)[td3bc.rng.TARGET_NOISE]
     noise = td3bc._next_actions(const, state, batch, words) - networks.mean_actions(
-        networks.views(state.actor.slow, const.actor), batch.next_obs_SBD
+        networks.views(state.actor.ema, const.actor), batch.next_obs_SBD
     )
     # 4 096 x 3 normals of 0.2: their deviation is known to 0.7 %; one in 80 lies beyond 2.5 deviations.
     assert float(noise.std()) == pytest.approx(0.2, rel=0.03) and float(noise.abs().max()) == pytest.approx(0.5)

@@ -96,7 +96,7 @@ def test_the_host_draws_the_indices_of_the_step(monkeypatch):
     drawn = rng.indices(keys, first, 5, 16, 300)
     layout = rng.plan({rng.ACTION_NOISE: 7, rng.INDEX: 16}, "cpu")
     for i in range(5):
-        words = rng.words(layout, keys, torch.tensor(first + i))[rng.INDEX][..., 0]
+        words = rng.random_bits(layout, keys, torch.tensor(first + i))[rng.INDEX][..., 0]
         assert torch.equal(drawn[i], integer_below(words, 300))
 
 

@@ -21,7 +21,7 @@ def _actor_losses(case: Case) -> tuple[Tensor, Tensor]:
     z = case.normals(rng.ACTION_NOISE, cfg.batch_size)
     a_t, a_u = equations.perturb(batch.action_SBA, t, z), equations.perturb(batch.action_SBA, u, z)
     sigmas = cfg.sigma_data, cfg.sigma_min
-    slow = {name: tensor.detach() for name, tensor in case.parameters("actor", "slow").items()}
+    slow = {name: tensor.detach() for name, tensor in case.parameters("actor", "ema").items()}
     target = equations.Phi(a_u, equations.phi(slow, a_u, u, s, batch.obs_SBD, *sigmas), u, s)
     p = case.parameters("actor")
     student = equations.Phi(a_t, equations.phi(p, a_t, t, s, batch.obs_SBD, *sigmas), t, s)

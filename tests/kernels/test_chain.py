@@ -29,7 +29,7 @@ def test_the_chain_samples_what_its_twin_samples(sizes, precision):
     case = Case(sizes, precision=precision, value_samples=2)
     case.bind.chain()()
     obs, z = _chain_inputs(case)
-    p = {name: tensor.detach() for name, tensor in case.parameters("actor", "slow").items()}
+    p = {name: tensor.detach() for name, tensor in case.parameters("actor", "ema").items()}
     expected = equations.sample_actions(p, obs, z, case.bind.grid.double(), case.cfg.sigma_data, case.cfg.sigma_min)
     # Noise of 80 standard deviations passes through three steps, and later steps multiply early rounding.
     share = (case.bind.scratch["actions"].double() - expected).norm() / expected.norm()

@@ -20,7 +20,7 @@ def test_the_heads_judge_as_their_twin(sizes, precision):
     obs = case.batch.obs_SBD.repeat(1, 2, 1)
     actions = torch.cat([case.batch.action_SBA, value_actions], dim=1)
     with torch.no_grad():
-        target = q_values(case.parameters("critic", "slow"), case.batch.next_obs_SBD, next_actions)
+        target = q_values(case.parameters("critic", "ema"), case.batch.next_obs_SBD, next_actions)
         updated = q_values(case.parameters("critic"), obs, actions)
     case.near(case.bind.scratch["next_q"], target, precision)
     case.near(case.bind.scratch["advantage_q"], updated, precision)

@@ -33,7 +33,7 @@ def test_draws_are_those_of_the_reference_streams(seed, step):
     word, normal = torch.empty(64, 4, dtype=torch.int64, device=DEVICE), torch.empty(64, 6, device=DEVICE)
     steps = torch.tensor([step], device=DEVICE)
     _drawn[(1,)](keys[:, 0] | (keys[:, 1] << 32), steps, word, normal, ROWS=64, COLUMNS=6, PADDED=8)
-    drawn = rng.words(rng.plan({5: 64, 6: rng.counters_for_normals(64, 6)}, DEVICE), keys, steps[0])
+    drawn = rng.random_bits(rng.plan({5: 64, 6: rng.counters_for_normals(64, 6)}, DEVICE), keys, steps[0])
     assert torch.equal(word, drawn[5][0])
     torch.testing.assert_close(normal, rng.normals(drawn[6], 64, 6)[0], rtol=1e-5, atol=2e-6)
 

@@ -70,7 +70,7 @@ class Trainer:
 
     def _words(self, stream: int, count: int) -> Tensor:
         plan = rng.plan({stream: count}, "cpu")
-        return rng.words(plan, rng.seed_keys([self.seed], "cpu"), torch.tensor(self.step))[stream][0]
+        return rng.random_bits(plan, rng.seed_keys([self.seed], "cpu"), torch.tensor(self.step))[stream][0]
 
     def _noise(self, stream: int, rows: int, columns: int) -> Tensor:
         return rng.normals(self._words(stream, rows * -(-columns // 4))[None], rows, columns)[0].double()

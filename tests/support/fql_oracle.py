@@ -72,7 +72,7 @@ class Trainer:
 
     def _words(self, stream: int, count: int) -> Tensor:
         plan = rng.plan({stream: count}, "cpu")
-        return rng.words(plan, rng.seed_keys([self.seed], "cpu"), torch.tensor(self.step))[stream]
+        return rng.random_bits(plan, rng.seed_keys([self.seed], "cpu"), torch.tensor(self.step))[stream]
 
     def _noise(self, stream: int) -> Tensor:
         rows, count = self.cfg.batch_size, rng.counters_for_normals(self.cfg.batch_size, self.action_dim)

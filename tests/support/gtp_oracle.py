@@ -94,7 +94,7 @@ class Trainer:
 
     def _words(self, stream: int, count: int) -> Tensor:
         plan = rng.plan({stream: count}, "cpu")
-        return rng.words(plan, rng.seed_keys([self.seed], "cpu"), torch.tensor(self.step))[stream]
+        return rng.random_bits(plan, rng.seed_keys([self.seed], "cpu"), torch.tensor(self.step))[stream]
 
     def _noise(self, stream: int, rows: int) -> Tensor:
         count = rng.counters_for_normals(rows, self.action_dim)

@@ -47,8 +47,8 @@ class Case:
         self.state.step.fill_(7)
         generator = torch.Generator().manual_seed(0)
         for net in (self.state.actor, self.state.critic):
-            if net is not None:  # the slow copies must not be the parameters
-                net.slow.mul_(1.0 + 0.2 * torch.rand(net.slow.shape, generator=generator).to(DEVICE))
+            if net is not None:  # the EMA copies must not be the parameters
+                net.ema.mul_(1.0 + 0.2 * torch.rand(net.ema.shape, generator=generator).to(DEVICE))
         self.bind = Binding(self.cfg, self.state, self.buffer, shapes or tuned_for(self.cfg.hidden, batch, 0))
         self.layouts = [f(obs_dim, self.action_dim, self.cfg.hidden) for f in (actor_layout, critic_layout)]
         self.words = self._words()
@@ -61,7 +61,7 @@ class Case:
         counts |= {rng.TARGET_NOISE: self._counters(self.bind.next_rows)}
         counts |= {rng.VALUE_NOISE: self._counters(self.cfg.batch_size * self.cfg.value_samples)}
         keys = rng.seed_keys(member_seeds(self.cfg), DEVICE)
-        return rng.words(rng.plan(counts, DEVICE), keys, self.state.step)
+        return rng.random_bits(rng.plan(counts, DEVICE), keys, self.state.step)
 
     def _counters(self, rows: int) -> int:
         return rng.counters_for_normals(rows, self.action_dim)

@@ -27,7 +27,7 @@ def drawn(data, seed: int, step: int, rows: int) -> tuple[Tensor, ...]:
 
 def words(seed: int, step: int, stream: int, count: int) -> Tensor:
     plan = rng.plan({stream: count}, "cpu")
-    return rng.words(plan, rng.seed_keys([seed], "cpu"), torch.tensor(step))[stream]
+    return rng.random_bits(plan, rng.seed_keys([seed], "cpu"), torch.tensor(step))[stream]
 
 
 def twin(layout: networks.Layout, seed: int, inputs: int, hidden: int) -> nn.ModuleList:
