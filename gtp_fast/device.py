@@ -25,37 +25,36 @@ from gtp_fast.errors import UsageError
 COMPILE_FROM_STEPS = 20_000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 FLOAT32_PRODUCT = 1e-6  # bound on a float32 product's error relative to its terms; bfloat16's error is 4e-3
-PICTURES = "vector observations: its kernels have no image encoder"  # what the fused step needs
 SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # limits of the fused kernels
 # Bytes of shared memory for each hidden unit in a block of the largest kernel, by precision (compiled for sm_90 by
 # Triton 3.6: 88,064 at width 256 and 169,984 at 512 in TF32, 86,016 at 512 in bf16).
 SHARED_BYTES = {"fp32": 344, "tf32": 344, "bf16": 172}
 
 
-def check(cfg: TrainConfig, pictures: bool = False) -> None:
+def check(cfg: TrainConfig, images: bool = False) -> None:
     """Refuse a device or a backend that this machine lacks or that cannot run these settings.
 
-    Args: pictures, whether observations are images: the fused step has no image encoder.
+    Args: images, whether observations are images: the fused step has no image encoder.
     Raises: UsageError naming what it needs.
     """
     device = available(cfg)
-    lacking = _lacking(cfg, device, pictures).get(cfg.backend)
+    lacking = _lacking(cfg, device, images).get(cfg.backend)
     if lacking:
         raise UsageError(f"--backend {cfg.backend} needs {lacking}; or pass --backend eager")
     if cfg.backend != "auto":
         _precision(cfg, device, cfg.backend)
 
 
-def resolve(cfg: TrainConfig, pictures: bool = False) -> tuple[TrainConfig, str]:
+def resolve(cfg: TrainConfig, images: bool = False) -> tuple[TrainConfig, str]:
     """Replace `auto` by a device and a backend; return the settings and the choice with its reason, in words.
 
     Args and Raises: as `check`.
     """
-    check(cfg, pictures)
+    check(cfg, images)
     device = available(cfg)
     backend, why = cfg.backend, "as set"
     if backend == "auto":
-        backend, why = _choose_backend(cfg, device, _lacking(cfg, device, pictures))
+        backend, why = _choose_backend(cfg, device, _lacking(cfg, device, images))
     resolved = replace(
         cfg,
         device=device,
@@ -80,9 +79,10 @@ def available(cfg: TrainConfig) -> Literal["cpu", "cuda"]:
     return ("cuda" if cuda else "cpu") if cfg.device == "auto" else cfg.device
 
 
-def _lacking(cfg: TrainConfig, device: str, pictures: bool) -> dict[str, str | None]:
+def _lacking(cfg: TrainConfig, device: str, images: bool) -> dict[str, str | None]:
     """Return what each backend needs and does not have, in words, or None."""
-    fused = PICTURES if pictures else missing_for_fused(cfg, device)
+    no_encoder = "vector observations: its kernels have no image encoder"
+    fused = no_encoder if images else missing_for_fused(cfg, device)
     return {"compiled": missing_for_compile(device), "fused": fused}
 
 

@@ -22,7 +22,7 @@ def profile_run(cfg: TrainConfig, out: Path, steps: int = STEPS) -> dict[str, An
     spec = catalog.resolve(cfg.env)
     data = dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions)
     check_settings(data, cfg)
-    cfg, chosen = device.resolve(cfg, pictures=data.frames_FHWC is not None)
+    cfg, chosen = device.resolve(cfg, images=data.frames_FHWC is not None)
     device.prepare(cfg)
     sizes = obs_shape(data, cfg), data.action_NA.shape[1]
     state = algorithms.of(cfg).init_state(cfg, *sizes, cfg.device)

@@ -105,10 +105,10 @@ def _prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> _Job:
     check_settings(data, cfg)
     obs, action_dim = obs_shape(data, cfg), data.action_NA.shape[1]
     parameters = updates.parameter_count(cfg, algorithms.of(cfg).layouts(cfg, obs, action_dim))
-    pictures = data.frames_FHWC is not None
-    if not pictures:
+    images = data.frames_FHWC is not None
+    if not images:
         cfg = memory.place(cfg, device.available(cfg), parameters, streaming.row_bytes(data))
-    cfg, chosen = device.resolve(cfg, pictures)
+    cfg, chosen = device.resolve(cfg, images)
     device.prepare(cfg)
     if cfg.eval_every > 0:
         check_environment(spec, obs, action_dim, cfg.frame_stack, data.action_bounds)

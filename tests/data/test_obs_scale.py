@@ -69,8 +69,8 @@ def test_the_buffer_holds_to_the_bit_what_a_policy_sees():
     assert buffer.obs_scale is not None
     policy = Policy(replace(CONFIG, obs_mean=buffer.obs_scale[0], obs_std=buffer.obs_scale[1]), _tensors())
     batch = buffer.gather(torch.arange(300)[None])
-    assert np.array_equal(policy._seen(data.obs_ND), batch.obs_SBD[0].numpy())
-    assert np.array_equal(policy._seen(data.next_obs_ND), batch.next_obs_SBD[0].numpy())
+    assert np.array_equal(policy._normalised(data.obs_ND), batch.obs_SBD[0].numpy())
+    assert np.array_equal(policy._normalised(data.next_obs_ND), batch.next_obs_SBD[0].numpy())
     assert np.abs(batch.obs_SBD[0].numpy().std(axis=0) - 1).max() < 0.1  # 1e-3 beside a spread of 0.01
 
 

@@ -155,7 +155,7 @@ def test_pictures_are_no_work_for_the_fused_step(settings, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(UsageError, match="needs vector observations: its kernels have no image encoder"):
         train(settings("fused", backend="fused"))
-    assert device.resolve(settings("auto", backend="auto"), pictures=True)[0].backend != "fused"
+    assert device.resolve(settings("auto", backend="auto"), images=True)[0].backend != "fused"
 
 
 @pytest.mark.slow
