@@ -29,6 +29,7 @@ from gtp_fast import rng
 from gtp_fast.algorithms import equations, updates
 from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.networks import Layout, critic_layout, mlp_tail, noise_layout, time_embedding, views
+from gtp_fast.algorithms.networks import q_values as q_values  # acting asks every algorithm for it
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values

@@ -31,6 +31,7 @@ from gtp_fast.algorithms.networks import (
     state_values,
     views,
 )
+from gtp_fast.algorithms.networks import q_values as q_values  # acting asks every algorithm for it
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import Net, TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values

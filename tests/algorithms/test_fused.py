@@ -39,7 +39,7 @@ PARAMETERS, OTHERS = (1e-3, 1e-3) if INTERPRETED else (2e-2, 3e-3)
 
 def astray(shares: dict[str, float]) -> dict[str, float]:
     """Return the shares that are too large."""
-    bounds = {name: PARAMETERS if name.endswith((".param", ".ema")) else OTHERS for name in shares}
+    bounds = {name: PARAMETERS if name.endswith((".param", ".slow")) else OTHERS for name in shares}
     return {name: share for name, share in shares.items() if not share < bounds[name]}
 
 
@@ -112,12 +112,12 @@ def test_the_operand_copies_of_a_run_are_those_of_its_state():
     copies = {
         (launch.phase, name): launch.args[name]
         for launch in step.launches
-        for name in ("hidden_weights_ptr", "slow_hidden_weights_ptr")
+        for name in ("hidden_weights_ptr", "ema_hidden_weights_ptr")
         if name in launch.args
     }
     before = {name: tensor.clone() for name, tensor in copies.items()}
     step.refresh()
-    assert len(copies) == 4 and state.step == 1  # of actor and critic, parameters and slow copy
+    assert len(copies) == 4 and state.step == 1  # of actor and critic, parameters and EMA copy
     assert all(torch.equal(copies[name], before[name]) for name in copies)
 
 

@@ -36,7 +36,7 @@ def test_a_foreign_state_is_refused_and_nothing_changes(state, fault):
     elif fault == "shape":
         foreign["actor.param"] = foreign["actor.param"][:, :-1]
     else:
-        foreign["actor.ema"] = foreign["actor.ema"].double()
+        foreign["actor.slow"] = foreign["actor.slow"].double()
     with pytest.raises(CheckpointError, match="resume"):
         state.load_(foreign)
     assert state.digest() == digest

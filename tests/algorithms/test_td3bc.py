@@ -58,8 +58,8 @@ def test_a_step_that_is_not_due_moves_the_critic_and_nothing_else():
         before = {name: tensor.clone() for name, tensor in state.tensors().items()}
         step()
         moved.append({name for name, tensor in state.tensors().items() if not torch.equal(tensor, before[name])})
-    critic = {"critic.param", "critic.exp_avg", "critic.exp_avg_sq", "step", "metric_sums"}
-    every = critic | {"critic.ema", "actor.param", "actor.exp_avg", "actor.exp_avg_sq", "actor.ema"}
+    critic = {"critic.param", "critic.first", "critic.second", "step", "metric_sums"}
+    every = critic | {"critic.slow", "actor.param", "actor.first", "actor.second", "actor.slow"}
     assert moved == [critic, every, critic, every]
 
 
