@@ -78,20 +78,6 @@ def settings_file(path: Path) -> Path | None:
     return next((file for file in files if os.path.isfile(file)), None)  # Path.is_file raises on names too long
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of the run that holds `path` (the run, a checkpoint, or its best policy), every one.
-
-    Raises: UsageError when it is no run, or its settings cannot be read or name no data set.
-    """
-    file = settings_file(path)
-    if file is None:
-        raise UsageError(f"{path} is no run directory (it has no config.yaml); train one with gtp-fast train")
-    settings = asdict(TrainConfig()) | read_yaml(file)
-    if not settings["env"]:
-        raise UsageError(f"{file} names no env; restore the file, or train again with gtp-fast train")
-    return settings
-
-
 def _implied(values: dict[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings with what --bc and --candidates 1 mean for others that were not typed."""
     if values.get("bc"):

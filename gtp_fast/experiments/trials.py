@@ -8,25 +8,23 @@ started twice. Nothing here knows what the runs are for, or on which machine a p
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gtp_fast.config import flag
 from gtp_fast.files import holder
+from gtp_fast.runs import records
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.training.signals import Interrupt, InterruptedRunError, listen
 
 DIVERGED, BUSY = 4, 6  # exit codes
-TAIL_BYTES = 4_096  # of a log: a few of its lines
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,10 @@ class Trial:
     settings: Mapping[str, Any]
     path: Path
     steps: int
+
+    @property
+    def run(self) -> RunDir:
+        return RunDir(self.path)
 
     @property
     def typed(self) -> list[str]:
@@ -62,15 +64,6 @@ class Outcome:
     kind: Literal["done", "diverged", "failed"]
     text: str = ""
     exit_code: int = 0
-
-
-@dataclass(frozen=True)
-class HowFar:
-    """Where a run is: its last logged step and speed, and the mean figure of its last evaluation."""
-
-    step: int = 0
-    steps_per_second: float | None = None
-    figure: float | None = None
 
 
 class Process(Protocol):
@@ -102,23 +95,11 @@ def launch(words: list[str], console: Path, folder: str | None = None) -> subpro
 
 
 def outcome_of(trial: Trial) -> Outcome | None:
-    """Return what a directory says of a trial that nobody is running: whole, diverged, or None: there is work left."""
-    run = RunDir(trial.path)
-    if run.checkpoints.is_dir():
-        from gtp_fast.runs.resume import finished  # loads torch: not before there is something to read
-
-        if finished(run, trial.steps):
-            return Outcome("done")
-    return Outcome("diverged", divergence(run), DIVERGED) if run.failure.exists() else None
-
-
-def divergence(run: RunDir) -> str:
-    """Say where a run diverged."""
-    try:
-        failure = json.loads(run.failure.read_bytes())
-        return f"diverged at step {failure['step']:,} ({failure['quantity']} of seed {failure['seed']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "diverged"
+    """Return how a trial ended, from its directory; None where it has not, or is still running."""
+    if records.finished(trial.run, trial.steps):
+        return Outcome("done")
+    text = records.read_failure(trial.run)
+    return None if text is None else Outcome("diverged", text, DIVERGED)
 
 
 def last_words(trial: Trial) -> str:
@@ -129,39 +110,6 @@ def last_words(trial: Trial) -> str:
         lines = []
     errors = [line for line in lines if line.startswith("error: ")] or lines or ["it said nothing"]
     return errors[-1].removeprefix("error: ")
-
-
-def how_far(path: Path) -> HowFar:
-    """Read where a run is from its log and its last evaluation; nothing where it has just begun."""
-    step, speed = 0, None
-    for line in _tail(RunDir(path).log):
-        words = line.split()  # step 1,000 52.3 steps/s actor_loss ...
-        if len(words) > 3 and words[0] == "step" and words[3] == "steps/s":
-            with suppress(ValueError):  # a damaged line says nothing
-                step, speed = int(words[1].replace(",", "")), float(words[2])
-    return HowFar(step, speed, _figure(RunDir(path)))
-
-
-def _tail(path: Path) -> list[str]:
-    """Return the whole lines among a file's last bytes."""
-    try:
-        with path.open("rb") as file:
-            skipped = max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES)
-            file.seek(skipped)
-            lines = file.read().decode(errors="replace").splitlines(keepends=True)
-    except OSError:
-        return []
-    return [line for line in lines[1 if skipped else 0 :] if line.endswith("\n")]
-
-
-def _figure(run: RunDir) -> float | None:
-    """Return the mean score of the last evaluation, or its mean return where no score is known."""
-    try:
-        found = json.loads(max(run.evaluations.glob("step-*.json")).read_bytes())
-        episodes = [float(x) for row in found["scores"] or found["returns"] for x in row]
-        return sum(episodes) / len(episodes)
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
-        return None
 
 
 TRIES = 3  # of a trial that dies: the first and two more
@@ -266,7 +214,7 @@ def _start(work: _Work, jobs: int) -> None:
             return
         if work.rests.get(trial.path, 0.0) > time.monotonic():
             continue
-        held = holder(RunDir(trial.path).lock)
+        held = holder(trial.run.lock)
         if held is not None:
             _rest(work, trial, held)
             continue
@@ -300,7 +248,7 @@ def _collect(work: _Work, count: int) -> None:
         work.running.remove(child)
         if code == BUSY:
             work.waiting.append(trial)
-            _rest(work, trial, holder(RunDir(trial.path).lock) or "another process")
+            _rest(work, trial, holder(trial.run.lock) or "another process")
             continue
         work.tries[trial.path] += 1
         outcome = _judge(trial, code)
@@ -319,13 +267,13 @@ def _judge(trial: Trial, code: int) -> Outcome | None:
         trial.console.unlink(missing_ok=True)
         return Outcome("done")
     if code == DIVERGED:
-        return Outcome("diverged", divergence(RunDir(trial.path)), DIVERGED)
+        return Outcome("diverged", records.read_failure(trial.run) or "diverged", DIVERGED)
     return Outcome("failed", f"failed: {last_words(trial)}", code) if code in SAID else None
 
 
 def _progress(trial: Trial) -> str:
     """Return how far a running trial is, in words."""
-    step = how_far(trial.path).step
+    step = records.read_progress(trial.run).step
     return f"step {step:,} of {trial.steps:,}" if step else f"starting, {trial.steps:,} steps to go"
 
 

@@ -24,9 +24,10 @@ from gtp_fast.errors import UsageError
 from gtp_fast.experiments.sweep import plan, run
 from gtp_fast.experiments.sweep.plan import SweepConfig
 from gtp_fast.experiments.sweep.table import Table, lines
-from gtp_fast.experiments.trials import HowFar, Outcome, Standing, Trial
+from gtp_fast.experiments.trials import Outcome, Standing, Trial
 from gtp_fast.files import holder
 from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.records import Progress
 
 TINY = {"hidden": 16, "batch_size": 8, "device": "cpu", "backend": "eager", "eval_every": 0, "steps": 4, "threads": 1}
 
@@ -223,7 +224,7 @@ def test_the_table_shows_where_each_trial_is_and_is_drawn_over_itself(tmp_path: 
 
 def test_a_low_screen_shows_what_runs_and_counts_the_rest():
     several = [*(standing(f"w{i}", "waiting") for i in range(20)), standing("r", "running"), standing("d", "done")]
-    shown = lines(several, [HowFar()] * len(several), 5)
+    shown = lines(several, [Progress()] * len(several), 5)
     assert len(shown) == 5 and [line.split()[0] for line in shown[1:4]] == ["w0", "r", "d"]
     assert shown[-1] == "1 running, 1 done, 20 waiting (19 not shown)"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gtp_fast.experiments.trials import HowFar, Trial, how_far, run_trials
+from gtp_fast.experiments.trials import Trial, run_trials
 from gtp_fast.files import holder
 from gtp_fast.runs.directory import RunDir
 
@@ -123,8 +123,3 @@ def test_a_trial_that_always_dies_is_given_up_after_three_tries(tmp_path: Path, 
     found = run_trials([trial(tmp_path)], 1, said.append)
     assert found[0].kind == "failed" and "died 3 times" in found[0].text
     assert sum("started" in line for line in said) == 3
-
-
-def test_how_far_a_run_is_outlives_a_damaged_line_of_its_log(tmp_path: Path):
-    RunDir(tmp_path).log.write_text("step 1,000 52.5 steps/s\nstep 2;000 53.5 steps/s\nstep 3,000 - steps/s\n")
-    assert how_far(tmp_path) == HowFar(1_000, 52.5, None)
