@@ -65,6 +65,10 @@ class Outcome:
     text: str = ""
     exit_code: int = 0
 
+    @property
+    def state(self) -> str:
+        return "complete" if self.kind == "done" else self.kind
+
 
 class Process(Protocol):
     """A command at work, on this machine or another; subprocess.Popen is one."""

@@ -133,7 +133,7 @@ def test_the_papers_number_stands_beside_its_own_data(dataset):
             _run("hopper-medium-v2", "ab" * 32),
             "trained on hopper_medium-v2.hdf5 (SHA-256 abababab), not D4RL's hopper-",
         ),
-        (_run("hopper-medium-v2", "ab" * 32, "a|b.hdf5"), "trained on a\\|b.hdf5 (SHA-256 abababab), not D4RL's"),
+        (_run("hopper-medium-v2", "ab" * 32, "a|b.hdf5"), "trained on a|b.hdf5 (SHA-256 abababab), not D4RL's"),
         (
             _run("hopper-medium-v2", None, None, dataset="my/mirror.hdf5"),
             "trained on mirror.hdf5, not D4RL's hopper-medium",

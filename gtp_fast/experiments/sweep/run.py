@@ -45,8 +45,7 @@ def sweep(planned: Plan, gpus_per_trial: float, table: Table) -> dict[str, Any]:
     finally:
         table.close()
     for row, trial, outcome in zip(found, trials, outcomes, strict=True):
-        row["state"] = "complete" if outcome.kind == "done" else outcome.kind
-        row["text"], row["figure"] = outcome.text, read_progress(trial.run).figure
+        row["state"], row["text"], row["figure"] = outcome.state, outcome.text, read_progress(trial.run).figure
     summary = about | {
         "trials": found,
         "complete": sum(outcome.kind == "done" for outcome in outcomes),
