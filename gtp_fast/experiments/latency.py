@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ ROUNDS = 5  # each goes through every K, so that a slow moment of the machine do
 
 @dataclass(frozen=True)
 class LatencyConfig:
-    """What is asked: one member of the run, the device ("auto", "cpu" or "cuda"), seconds spent on each point."""
+    """The command's flags: one member of the run, the device ("auto", "cpu" or "cuda"), seconds spent on each point."""
 
     seed: int | None = None
     device: str = "auto"
@@ -74,7 +75,7 @@ def latency_run(path: Path, asked: LatencyConfig) -> dict[str, Any]:
 
 
 def _exported(saved: SavedPolicy, seed: int, candidates: int) -> Run | None:
-    """Return what acts by the policy's ONNX file in its own number of steps, None where that is not installed."""
+    """Return the policy's ONNX file as a function, in its own number of steps; None where onnx is not installed."""
     if export.lacking("onnx"):
         return None
     policy = load_policy(saved, seed, device="cpu", candidates=candidates, select=_select(candidates))
@@ -98,7 +99,7 @@ def _line(
         # A dictionary: where the policy's own way is torch, both are one.
         acting |= {(p.runtime, k): p for p in (policy.plain(), policy)}
     obs = export.drawn_observations(single.config, batch, np.random.default_rng(0))
-    calls = {key: _call(policy, obs) for key, policy in acting.items()}
+    calls: dict[tuple[str, int], Callable[[], object]] = {key: partial(p.act, obs) for key, p in acting.items()}
     if file_run is not None:
         calls["onnx", own] = _file_call(file_run, obs, batch * candidates, single.noise_columns)
     times = interleaved(calls, seconds)
@@ -107,10 +108,6 @@ def _line(
         | {"us_per_sampling_step": float(np.median(times[backend, k])) / k}
         for backend, k in sorted(calls)
     ]
-
-
-def _call(policy: Policy, obs: np.ndarray) -> Callable[[], object]:
-    return lambda: policy.act(obs)
 
 
 def _file_call(run: Run, obs: np.ndarray, rows: int, columns: int) -> Callable[[], object]:

@@ -168,7 +168,7 @@ def run_trials(
                 watch(standings)
                 time.sleep(POLL_SECONDS)
         finally:
-            _stop([one.process for one in standings if one.process is not None])
+            stop([one.process for one in standings if one.process is not None])
     return [outcome for trial in trials if (outcome := by_path[trial.path].outcome) is not None]
 
 
@@ -246,7 +246,7 @@ def _progress(trial: Trial) -> str:
     return f"step {step:,} of {trial.steps:,}" if step else f"starting, {trial.steps:,} steps to go"
 
 
-def _stop(running: Sequence[Process]) -> None:
+def stop(running: Sequence[Process]) -> None:
     """Send SIGTERM to every child, and wait until it has saved its checkpoint."""
     for process in running:
         process.terminate()

@@ -71,11 +71,13 @@ class EvalResult:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> EvalResult:
-        """Read `to_json`'s values. Raises: ValueError, KeyError or TypeError for what is none of them."""
+        """Read `to_json`'s values. Raises: ValueError, KeyError or TypeError for other values."""
         arrays = ("returns", "lengths", "scores", "diverged", "success", "seeds", "episodes")
         values = {"diverged": None, "success": None} | values  # older files lack them
         known = {k: v for k, v in values.items() if k not in arrays}
         known["step"] = operator.index(values["step"])
+        if not 0 <= known["step"] < 2**63:
+            raise ValueError(f"step is {known['step']}")
         shape, seeds = np.shape(values["returns"]), tuple(map(operator.index, values["seeds"]))
         if len(shape) != 2 or shape[0] != len(seeds) or not shape[1]:
             raise ValueError(f"returns have shape {shape}, expected one row of episodes for each of {len(seeds)} seeds")
@@ -93,6 +95,13 @@ class EvalResult:
             seeds=seeds,
             **known,
         )
+
+    def check(self, members: int) -> None:
+        """Raise ValueError where the figures cannot be drawn as those of a run of so many members."""
+        for name in ("returns_SE", "scores_SE"):
+            array = getattr(self, name)
+            if array is not None and not (len(array) == members and np.abs(array).max() < LARGEST):
+                raise ValueError(f"{name[:-3]} are {shown(array.tolist())}, expected finite ones of {members} seeds")
 
 
 # Settings that a result repeats, under their own names.
@@ -260,18 +269,27 @@ def _last_figure(run: RunDir) -> float | None:
         return None
 
 
-def read_evaluations(run: RunDir) -> list[EvalResult]:
-    """Return the evaluations of a run in the order of their steps. Raises: GtpError naming a file that is none."""
+LEFT_OUT = "restore it, or remove it to leave it out"
+LARGEST = 1e100  # of a return or a score: a sum of squares stays within float64
+
+
+def read_evaluations(run: RunDir, members: int | None = None) -> list[EvalResult]:
+    """Return the evaluations of a run in the order of their steps.
+
+    Args: members, for a report: each evaluation must be of so many seeds and have figures to draw.
+    Raises: GtpError naming a file that is damaged; in a report it is a UsageError.
+    """
+    refusal, remedy = (GtpError, "remove it and evaluate again") if members is None else (UsageError, LEFT_OUT)
     results = []
     for file in sorted(run.evaluations.glob("step-*.json")):
         try:
-            results.append(EvalResult.from_json(json.loads(file.read_text())))
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise GtpError(f"{file} is not an evaluation ({error!r}); remove it and evaluate again") from None
+            result = EvalResult.from_json(json.loads(file.read_bytes()))
+            if members is not None:
+                result.check(members)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise refusal(f"{file} is not an evaluation ({error!r}); {remedy}") from None
+        results.append(result)
     return results
-
-
-LARGEST = 1e100  # of a return or a score: a sum of squares stays within float64
 
 
 @dataclass(frozen=True)
@@ -295,21 +313,16 @@ def read_run(path: Path) -> Run:
         validate(TrainConfig(**settings))
     except UsageError as error:
         raise UsageError(f"{path / 'config.yaml'}: {error}; restore the file") from None
-    members = settings["seeds"]
-    files = sorted(run.evaluations.glob("step-*.json"))
-    evals = [_read(file, "step", "returns", "scores") for file in files]
-    scored = bool(evals) and all(e["scores"] is not None for e in evals)
-    of_members = {
-        name: np.array([_means(file, name, e[name], members) for file, e in zip(files, evals, strict=True)])
-        for name in ("returns", *(["scores"] if scored else []))
-    }
-    returns = of_members["returns"].reshape(len(evals), members)
+    shape = -1, settings["seeds"]
+    evals = read_evaluations(run, settings["seeds"])
+    scored = bool(evals) and all(one.scores_SE is not None for one in evals)
+    returns = np.array([one.returns_SE.mean(axis=1) for one in evals]).reshape(shape)
     return Run(
         path=path,
         settings=settings,
         environment=read_environment(run),
-        eval_steps=np.array([_step(file, e["step"]) for file, e in zip(files, evals, strict=True)], dtype=np.int64),
-        figures=of_members["scores"] if scored else returns,
+        eval_steps=np.array([one.step for one in evals], dtype=np.int64),
+        figures=np.array([one.figures for one in evals]).reshape(shape) if scored else returns,
         returns=returns,
         scored=scored,
         losses=_losses(run.metrics),
@@ -337,21 +350,6 @@ def members_apart(run: Run) -> list[Run]:
     ]
 
 
-LEFT_OUT = "restore it, or remove it to leave it out"
-
-
-def _read(file: Path, *names: str, remedy: str = LEFT_OUT) -> dict[str, Any]:
-    """Read a JSON object that has the names. Raises: UsageError naming a file that is damaged, and the remedy."""
-    try:
-        values = dict(json.loads(file.read_bytes()))
-        missing = [name for name in names if name not in values]
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{file} cannot be read ({error}); {remedy}") from None
-    if missing:
-        raise UsageError(f"{file} lacks {', '.join(missing)}; {remedy}")
-    return values
-
-
 def read_environment(run: RunDir, remedy: str = LEFT_OUT) -> dict[str, Any]:
     """Return environment.json: the data and the machine of the run; nothing where a kill came before it was written.
 
@@ -360,39 +358,19 @@ def read_environment(run: RunDir, remedy: str = LEFT_OUT) -> dict[str, Any]:
     file = run.path / "environment.json"
     if not file.exists():
         return {}
-    values = _read(file, remedy=remedy)
-    kinds = {"data_sha256": str, "data_source": str, "data_return_mean": (int, float), "references": list}
-    for name, kind in kinds.items():
-        if values.get(name) is not None and not isinstance(values[name], kind):
-            raise _no_value(file, name, values[name])
-    references = values.get("references")
-    if references is not None and not (len(references) == 2 and all(isinstance(x, (int, float)) for x in references)):
-        raise _no_value(file, "references", references)
-    return values
-
-
-def _step(file: Path, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise _no_value(file, "step", value)
-    return value
-
-
-def _means(file: Path, name: str, value: Any, members: int) -> np.ndarray:
-    """Return the mean of each member's episodes, float64 (members,)."""
     try:
-        episodes = np.array(value, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError):
-        raise _no_value(file, name, value) from None
-    if episodes.ndim != 2 or len(episodes) != members or not episodes.size or not np.abs(episodes).max() < LARGEST:
-        raise _no_value(file, name, value)
-    return episodes.mean(axis=1)
-
-
-def _no_value(file: Path, name: str, value: Any) -> UsageError:
-    return UsageError(
-        f"{file}: {name} is {shown(value)}, which no run of these settings writes; restore the file, or remove it to "
-        "leave it out"
-    )
+        values = dict(json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{file} cannot be read ({error}); {remedy}") from None
+    kinds = {"data_sha256": str, "data_source": str, "data_return_mean": (int, float), "references": list}
+    wrong = [n for n, kind in kinds.items() if values.get(n) is not None and not isinstance(values[n], kind)]
+    pair = values.get("references")
+    if not wrong and pair is not None and not (len(pair) == 2 and all(isinstance(x, (int, float)) for x in pair)):
+        wrong = ["references"]
+    for name in wrong:
+        found = f"{file}: {name} is {shown(values[name])}, which no run of these settings writes"
+        raise UsageError(f"{found}; restore the file, or remove it to leave it out")
+    return values
 
 
 def _losses(path: Path) -> dict[str, np.ndarray]:

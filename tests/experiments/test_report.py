@@ -200,13 +200,25 @@ def test_a_run_on_the_four_goals_draws_their_picture(tmp_path: Path):
 @pytest.mark.parametrize(
     ("file", "damage", "said"),
     [
-        ("eval/step-00000030.json", {"step": [3]}, "step is [3], which no run"),
-        ("eval/step-00000030.json", {"returns": [[1.0]]}, "returns is [[1.0]], which no run"),
-        ("eval/step-00000030.json", {"scores": [[1.0], ["x"]]}, "scores is [[1.0], ['x']], which no run"),
-        ("eval/step-00000030.json", {"returns": [[1.0], [float("inf")]]}, "returns is [[1.0], [inf]], which no run"),
-        ("environment.json", {"data_return_mean": "x"}, "data_return_mean is 'x', which no run"),
-        ("environment.json", {"references": [1]}, "references is [1], which no run"),
-        ("config.yaml", {"seeds": 0}, "--seeds 0 is outside [1, 4096]; restore the file"),
+        ("eval/step-00000030.json", {"step": [3]}, " is not an evaluation (TypeError(\"'list' object"),
+        (
+            "eval/step-00000030.json",
+            {"returns": [[1.0]]},
+            " is not an evaluation (ValueError('returns have shape (1, 1), expected",
+        ),
+        (
+            "eval/step-00000030.json",
+            {"scores": [[1.0], ["x"]]},
+            " is not an evaluation (ValueError(\"could not convert string to float: 'x'\")",
+        ),
+        (
+            "eval/step-00000030.json",
+            {"returns": [[1.0], [float("inf")]]},
+            " is not an evaluation (ValueError('returns are [[1.0], [inf]], expected finite",
+        ),
+        ("environment.json", {"data_return_mean": "x"}, ": data_return_mean is 'x', which no run"),
+        ("environment.json", {"references": [1]}, ": references is [1], which no run"),
+        ("config.yaml", {"seeds": 0}, ": --seeds 0 is outside [1, 4096]; restore the file"),
     ],
 )
 def test_a_damaged_file_of_a_run_is_named_with_what_it_holds(run: Path, file: str, damage: dict, said: str):
@@ -214,7 +226,7 @@ def test_a_damaged_file_of_a_run_is_named_with_what_it_holds(run: Path, file: st
     place.write_text(json.dumps(yaml.safe_load(place.read_text()) | damage))
     with pytest.raises(UsageError) as error:
         report.draw_report([run], run / "report")
-    assert str(error.value).startswith(f"{place}: {said}")
+    assert str(error.value).startswith(f"{place}{said}")
 
 
 @pytest.mark.parametrize("line", [b"\xa8", b"[1]", b'{"step": 9, "other": [1.0]}', b'{"step": 9, "actor_loss": []}'])

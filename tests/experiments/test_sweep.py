@@ -81,7 +81,7 @@ def test_combinations_that_mean_the_same_run_are_one(tmp_path: Path):
 def test_seeds_fill_one_process_first_and_spread_where_jobs_would_stay_idle(tmp_path: Path, jobs, seeds, sizes):
     found = plan.plan(config(tmp_path, seeds=seeds, set=TINY | {"seed": 7}), jobs)
     assert [one.cfg.seeds for one in found.trials] == sizes and found.jobs == min(jobs, len(sizes))
-    assert [seed for one in found.trials for seed in one.seeds] == [*range(7, 7 + seeds)] * 2
+    assert [seed for row in plan.rows(found) for seed in row["seeds"]] == [*range(7, 7 + seeds)] * 2
 
 
 def test_a_sweep_that_has_begun_keeps_its_seeds_together_under_another_number_of_jobs(tmp_path: Path):

@@ -12,12 +12,12 @@ import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gtp_fast.config import TrainConfig, check_range, hash6, shown, validate
+from gtp_fast.config import TrainConfig, check_range, hash6, member_seeds, shown, validate
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
@@ -34,6 +34,7 @@ DECIDED = {
     "run_dir": "the folder of all runs is --out",
     "resume": "every trial continues its own run",
 }
+Pairs = Iterable[tuple[Any, Any]]  # of a setting and its value
 SEED = "give --seeds N, and --set seed=FIRST for another first one"
 
 
@@ -64,9 +65,9 @@ def read(file: Path | None, typed: Mapping[str, Any]) -> SweepConfig:
     """
     given: dict[str, Any] = {name: value for name, value in typed.items() if value not in (None, [], ())}
     below = _read_file(file) if file else {}
-    grid, fixed = _level(below.pop("grid", {}), below.pop("set", {}), f"{file}, ")
-    words = [_words(given.pop(name, ()), f"--{name}") for name in ("grid", "set")]
-    own_grid, own_fixed = _level(words[0], words[1], "--")
+    grid, fixed = _level(below.pop("grid", {}).items(), below.pop("set", {}).items(), f"{file}, ")
+    words = (_words(given.pop(name, ()), f"--{name}") for name in ("grid", "set"))
+    own_grid, own_fixed = _level(next(words), next(words), "--")
     grid = {name: values for name, values in grid.items() if name not in own_fixed} | own_grid
     fixed = {name: value for name, value in fixed.items() if name not in own_grid} | own_fixed
     both = below | given
@@ -86,13 +87,13 @@ def read(file: Path | None, typed: Mapping[str, Any]) -> SweepConfig:
     return asked
 
 
-def _level(grid: Mapping[Any, Any], fixed: Mapping[Any, Any], where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _level(grid: Pairs, fixed: Pairs, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the grid and the fixed settings of the file, or of the flags. Raises: UsageError for one in both."""
-    grid = _settings(grid, f"{where}grid", DECIDED | {"seed": SEED}, listed=True)
-    fixed = _settings(fixed, f"{where}set", DECIDED)
-    for name in grid.keys() & fixed.keys():
+    varied = _settings(grid, f"{where}grid", DECIDED | {"seed": SEED}, listed=True)
+    same = _settings(fixed, f"{where}set", DECIDED)
+    for name in varied.keys() & same.keys():
         raise UsageError(f"{name} stands in {where}grid and in {where}set; leave it out of one of them")
-    return grid, fixed
+    return varied, same
 
 
 def read_set(words: Sequence[str], decided: Mapping[str, str]) -> dict[str, Any]:
@@ -104,29 +105,23 @@ def read_set(words: Sequence[str], decided: Mapping[str, str]) -> dict[str, Any]
     return _settings(_words(words, "--set"), "--set", decided)
 
 
-def _words(words: Sequence[str], where: str) -> dict[str, str]:
-    """Return NAME=VALUE words as a mapping."""
-    found: dict[str, str] = {}
-    for word in words:
-        name, sign, value = word.partition("=")
-        if not sign or not name or not value:
+def _words(words: Sequence[str], where: str) -> list[tuple[str, str]]:
+    """Return NAME=VALUE words as pairs."""
+    pairs = [(name, value) for name, _, value in (word.partition("=") for word in words)]
+    for word, (name, value) in zip(words, pairs, strict=True):
+        if not name or not value:
             values = "VALUE,VALUE,..." if where == "--grid" else "VALUE"
             raise UsageError(f"{where} {word}: write {where} NAME={values} with a setting of train")
-        if name in found:
-            raise UsageError(f"{where} {name} stands twice; write it once")
-        found[name] = value
-    return found
+    return pairs
 
 
-def _settings(
-    values: Mapping[Any, Any], where: str, decided: Mapping[str, str], listed: bool = False
-) -> dict[str, Any]:
+def _settings(pairs: Pairs, where: str, decided: Mapping[str, str], listed: bool = False) -> dict[str, Any]:
     """Return settings of train under their own names; where listed, a tuple of values each, none of them twice."""
     found: dict[str, Any] = {}
-    for typed, value in values.items():
-        several = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
-        if not listed:
-            several = [value]
+    for typed, value in pairs:
+        several = [value]
+        if listed and isinstance(value, (str, list)):
+            several = value.split(",") if isinstance(value, str) else value
         if not several:
             raise UsageError(f"{where}: {shown(typed)} has no values; list some, or leave it out")
         named = [setting(typed, one, where) for one in several]
@@ -172,10 +167,6 @@ class Planned:
     point: dict[str, Any]
     before: Outcome | None
     state: str
-
-    @property
-    def seeds(self) -> list[int]:
-        return [self.cfg.seed + i for i in range(self.cfg.seeds)]
 
 
 @dataclass(frozen=True)
@@ -285,7 +276,7 @@ def rows(planned: Plan) -> list[dict[str, Any]]:
             "name": one.trial.name,
             "env": one.cfg.env,
             "settings": one.point,
-            "seeds": one.seeds,
+            "seeds": member_seeds(one.cfg),
             "steps": one.cfg.steps,
             "run": str(one.trial.path),
             "state": one.state,
