@@ -81,20 +81,6 @@ def settings_file(path: Path) -> Path | None:
     )  # not Path.is_file, which raises on a name that is too long
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return all settings of a run, given its directory, a checkpoint or its best policy.
-
-    Raises: UsageError when the path is not in a run, or the settings cannot be read or name no data set.
-    """
-    file = settings_file(path)
-    if file is None:
-        raise UsageError(f"{path} is no run directory (it has no config.yaml); train one with gtp-fast train")
-    settings = asdict(TrainConfig()) | read_yaml(file)
-    if not settings["env"]:
-        raise UsageError(f"{file} names no env; restore the file, or train again with gtp-fast train")
-    return settings
-
-
 def _implied(values: dict[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings with those that --bc and --candidates 1 imply, unless the user gave them."""
     if values.get("bc"):

@@ -22,15 +22,13 @@ from gtp_fast.config import TrainConfig, check_range
 from gtp_fast.data import catalog
 from gtp_fast.data.spec import DataSpec, EvalEnv, normalised_score, with_references
 from gtp_fast.device import cores
-from gtp_fast.errors import CheckpointError, UsageError
+from gtp_fast.errors import UsageError
 from gtp_fast.evaluation.environments import check_environment, make_env
 from gtp_fast.evaluation.rollout import GROUP, Rollouts, episode_seed, one_thread, play, spread
 from gtp_fast.evaluation.video import record_video
 from gtp_fast.policy.policy import Policy, load_policy
-from gtp_fast.presets import read_settings, settings_file
 from gtp_fast.runs import checkpoint
-from gtp_fast.runs.directory import RunDir
-from gtp_fast.runs.records import EvalResult
+from gtp_fast.runs.records import EvalResult, find_policy, read_settings, run_of
 
 
 def evaluate_policy(
@@ -154,20 +152,22 @@ def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
     Raises: UsageError for what is no run and for values out of range; CheckpointError without a usable checkpoint.
     """
     _check(asked)
-    settings = read_settings(path)
+    settings, run = read_settings(path), run_of(path)
     spec = catalog.resolve(settings["env"])
     cfg, _ = device.resolve(TrainConfig(env=spec.name, device=asked.device))  # pyright: ignore[reportArgumentType]
-    chosen, notes = _choose(path, asked.best)
+    if asked.best and path.resolve() != run.path.resolve():
+        raise UsageError(f"--best picks the best policy of a run, and {path} is one checkpoint; name {run.path}")
+    saved = find_policy(path, asked.best)
     policy = load_policy(
-        chosen,
+        saved,
         asked.seed,
         device=cfg.device,
         sampling_steps=asked.sampling_steps,
         candidates=asked.candidates,
         select=asked.select,
     )
-    steps, references = _steps(chosen, asked.seed)
-    spec = with_references(spec, references)
+    steps = tuple(saved.steps[seed] for seed in policy.config.seeds)
+    spec = with_references(spec, saved.meta.get("references"))
     episodes = settings["eval_episodes"] if asked.episodes is None else asked.episodes
     result = evaluate_policy(policy, spec, episodes, asked.env_seed, max(steps), asked.workers)
     if asked.video is not None:
@@ -175,7 +175,7 @@ def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
             record_video(policy, spec, asked.video, asked.env_seed)
         except OSError as error:
             raise UsageError(f"--video {asked.video} cannot be written ({error}); choose another place") from error
-    return Evaluation(result, chosen, steps, notes)
+    return Evaluation(result, saved.path, steps, saved.notes)
 
 
 def _check(asked: EvalConfig) -> None:
@@ -186,32 +186,3 @@ def _check(asked: EvalConfig) -> None:
     check_range("seed", asked.env_seed, "--env-seed")
     if asked.video is not None and (asked.video.is_dir() or not asked.video.parent.is_dir()):
         raise UsageError(f"--video {asked.video} cannot be written; name a file in a directory that exists")
-
-
-def _choose(path: Path, best: bool) -> tuple[Path, tuple[str, ...]]:
-    """Return the checkpoint to evaluate, and why newer ones were passed over."""
-    file = settings_file(path)
-    assert file is not None  # its settings were read
-    run = RunDir(file.parent)
-    if path.resolve() != run.path.resolve():
-        if best:
-            raise UsageError(f"--best picks the best policy of a run, and {path} is one checkpoint; name {run.path}")
-        return path, ()
-    if best:
-        if not (run.checkpoints / checkpoint.BEST).is_dir():
-            raise CheckpointError(f"{path} has no best policy, for it was never evaluated; leave out --best")
-        return run.checkpoints / checkpoint.BEST, ()
-    newest, refused = checkpoint.load_newest(run)
-    if newest is None:
-        raise CheckpointError(f"{path} has no checkpoint yet; wait for the first, or train longer")
-    return newest.path, tuple(f"passed over a damaged checkpoint: {reason}" for reason in refused)
-
-
-def _steps(chosen: Path, seed: int | None) -> tuple[tuple[int, ...], Sequence[float] | None]:
-    """Return the step of each member that is evaluated (members of ckpt/best were best at different steps), and the
-    references that the data set had of its own.
-    """
-    _, meta = checkpoint.load_policy(chosen)
-    seeds = meta["policy"]["seeds"]
-    steps = dict(zip(seeds, meta.get("steps", [meta["step"]] * len(seeds)), strict=True))
-    return (tuple(steps.values()) if seed is None else (steps[seed],)), meta.get("references")

@@ -23,10 +23,9 @@ from gtp_fast.algorithms.networks import views
 from gtp_fast.algorithms.policy_config import PolicyConfig, check
 from gtp_fast.data import replay
 from gtp_fast.device import missing_for_kernels
-from gtp_fast.errors import CheckpointError, UsageError
+from gtp_fast.errors import UsageError
 from gtp_fast.policy.samplers import AlgorithmSampler, CpuSampler, Sampler
-from gtp_fast.runs import checkpoint
-from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.records import SavedPolicy, find_policy
 
 # One call's numbers take 0.33 ms, almost all of it the dispatch of Philox's operations; those of 1,024 counters, 512
 # calls at batch 1, take 0.41 ms (2026-11, EPYC Zen 5, one thread). A longer block saves nothing and delays one call.
@@ -211,7 +210,7 @@ def member_of(config: PolicyConfig, tensors: dict[str, Tensor], seed: int) -> tu
 
 
 def load_policy(
-    path: Path | str,
+    path: Path | str | SavedPolicy,
     seed: int | None = None,
     best: bool = False,
     device: str = "auto",
@@ -222,12 +221,13 @@ def load_policy(
 ) -> Policy:
     """Load a policy from a run directory (its newest valid checkpoint, or its best) or from a checkpoint directory.
 
-    Args: seed picks one member of a run; without it all members are loaded. `Policy.act` needs a policy of one member.
-    sampling_steps, candidates and select override the run's settings. precision applies to products on a GPU.
+    Args: path may also be the result of `find_policy`, so that no file is read twice. seed picks one member of a run;
+    without it all members are loaded. `Policy.act` needs a policy of one member. sampling_steps, candidates and select
+    override the run's settings. precision applies to products on a GPU.
     Raises: CheckpointError when there is no usable checkpoint; UsageError for a seed that the run does not have.
     """
-    policy_tensors, meta = checkpoint.load_policy(_checkpoint_path(Path(path), best))
-    config = PolicyConfig.from_json(meta.get("policy", {}))
+    saved = path if isinstance(path, SavedPolicy) else find_policy(Path(path), best)
+    policy_tensors, config = saved.tensors, PolicyConfig.from_json(saved.meta.get("policy", {}))
     changes = {"sampling_steps": sampling_steps, "candidates": candidates, "select": select}
     _check_steps(config, sampling_steps)
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
@@ -256,20 +256,6 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device={name!r}: torch {torch.__version__} sees no NVIDIA GPU; pass 'cpu' or 'auto'")
     return device
-
-
-def _checkpoint_path(path: Path, best: bool) -> Path:
-    if (path / checkpoint.MANIFEST).is_file():
-        return path
-    run = RunDir(path)
-    if not run.checkpoints.is_dir():
-        raise CheckpointError(f"{path} is neither a run directory nor a checkpoint; train one with gtp-fast train")
-    if best:
-        return run.checkpoints / checkpoint.BEST
-    newest, _ = checkpoint.load_newest(run)
-    if newest is None:
-        raise CheckpointError(f"{path} has no checkpoint yet; wait for the first, or train longer")
-    return newest.path
 
 
 def observations(values: Any, config: PolicyConfig) -> np.ndarray:

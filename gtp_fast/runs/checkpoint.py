@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -36,6 +36,7 @@ STATE, POLICY, META, MANIFEST, PENDING = (
     "pending-eval-",
 )
 BEST = "best"
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,13 @@ def _write_policy(directory: Path, policy: Mapping[str, Tensor], meta: Mapping[s
     (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
 
 
-def load(path: Path) -> Checkpoint:
-    """Read and verify a checkpoint. Raises: CheckpointError naming the file and its fault."""
-    files = _verified(path)
+def load(path: Path, files: dict[str, bytes] | None = None) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Args: files, the result of `verified` if it was called before.
+    Raises: CheckpointError naming the file and its fault.
+    """
+    files = verified(path) if files is None else files
     meta = _meta(path, files)
     snapshots = [name for name in files if name.startswith(PENDING)]
     pending = {_pending_step(path, name): _tensors(path / name, files[name]) for name in snapshots}
@@ -119,15 +124,15 @@ def _pending_step(path: Path, name: str) -> int:
     return int(digits)
 
 
-def load_policy(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read and verify what acting needs: the policy's tensors and the checkpoint's description."""
-    files = _verified(path)
+def load_policy(path: Path, files: dict[str, bytes] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read and verify what acting needs: the policy's tensors and the checkpoint's description. Args: as of `load`."""
+    files = verified(path) if files is None else files
     if POLICY not in files:
         raise CheckpointError(f"{path} has no {POLICY}; name a checkpoint or a run directory")
     return _tensors(path / POLICY, files[POLICY]), _meta(path, files)
 
 
-def _verified(path: Path) -> dict[str, bytes]:
+def verified(path: Path) -> dict[str, bytes]:
     """Return the content of the files that the manifest lists, after checking each one's size and SHA-256."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
@@ -185,15 +190,16 @@ def steps(run: RunDir) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def load_newest(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
+def load_newest(run: RunDir, read: Callable[[Path], Read] = load) -> tuple[Read | None, list[str]]:
     """Return the newest valid checkpoint, and the faults of newer ones. It is None where no checkpoint exists.
 
+    Args: read loads one, and raises CheckpointError where it is not valid.
     Raises: CheckpointError when all checkpoints are damaged: a run never restarts from zero in silence.
     """
     refused = []
     for step in reversed(steps(run)):
         try:
-            return load(run.checkpoint(step)), refused
+            return read(run.checkpoint(step)), refused
         except CheckpointError as error:
             refused.append(str(error))
     if refused:

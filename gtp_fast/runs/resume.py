@@ -6,7 +6,6 @@ config.yaml and environment.json. A killed run never restarts from zero in silen
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -23,10 +22,11 @@ from gtp_fast.data.dataset import Transitions
 from gtp_fast.device import processor
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.files import publish, publish_json
-from gtp_fast.presets import dump_yaml, read_yaml
+from gtp_fast.presets import dump_yaml, read_yaml, settings_file
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir, new_run_path
 from gtp_fast.runs.disk import disk_errors
+from gtp_fast.runs.records import finished, read_environment
 from gtp_fast.version import __version__
 
 RUNS = Path("runs")
@@ -67,10 +67,10 @@ def open_run(cfg: TrainConfig, data: Transitions) -> Iterator[tuple[RunDir, tupl
 
 
 def _run_of(path: Path) -> Path:
-    for candidate in (path, path.parent.parent):
-        if (candidate / "config.yaml").exists():
-            return candidate
-    raise UsageError(f"--resume {path} is neither a run directory nor a checkpoint of one")
+    file = settings_file(path)
+    if file is None:
+        raise UsageError(f"--resume {path} is neither a run directory nor a checkpoint of one")
+    return file.parent
 
 
 def _unfinished(cfg: TrainConfig, data: Transitions) -> Path | None:
@@ -78,30 +78,13 @@ def _unfinished(cfg: TrainConfig, data: Transitions) -> Path | None:
     folder = new_run_path(RUNS, cfg.env, cfg.algo, cfg.seed, hash6(cfg)).parent
     for path in sorted(folder.glob(f"{cfg.algo}-s{cfg.seed}-*-{hash6(cfg)}"), reverse=True):
         run = RunDir(path)
-        if _environment(run).get("data_sha256", data.sha256) == data.sha256 and not finished(run, cfg.steps):
+        if _trained_on(run).get("data_sha256", data.sha256) == data.sha256 and not finished(run, cfg.steps):
             return path
     return None
 
 
-def finished(run: RunDir, last: int) -> bool:
-    """Whether the last step's checkpoint is whole and every evaluation that it was waiting for has been made."""
-    if last not in checkpoint.steps(run):
-        return False
-    try:
-        pending = checkpoint.load(run.checkpoint(last)).pending_evals
-    except CheckpointError:
-        return False
-    return all(run.evaluation(step).exists() for step in pending)
-
-
-def _environment(run: RunDir) -> dict[str, Any]:
-    """Return environment.json; nothing where a run was killed before it was written."""
-    try:
-        return dict(json.loads((run.path / "environment.json").read_bytes()))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{run.path / 'environment.json'} is damaged ({error}); choose another --run-dir") from None
+def _trained_on(run: RunDir) -> dict[str, Any]:
+    return read_environment(run, "choose another --run-dir")
 
 
 def _check_same_run(run: RunDir, cfg: TrainConfig, data: Transitions) -> tuple[str, ...]:
@@ -114,7 +97,7 @@ def _check_same_run(run: RunDir, cfg: TrainConfig, data: Transitions) -> tuple[s
     if other:
         changes = ", ".join(f"--{n.replace('_', '-')} {saved[n]} there, {getattr(cfg, n)} here" for n in other)
         raise UsageError(f"{run.path} is a run with other settings ({changes}); use its settings or another --run-dir")
-    there = _environment(run)
+    there = _trained_on(run)
     if there:
         if there.get("data_sha256") != data.sha256:
             raise UsageError(f"{run.path} was trained on other data than {data.source}; choose another --run-dir")

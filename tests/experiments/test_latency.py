@@ -20,11 +20,6 @@ from gtp_fast.training.train import train
 QUICK = LatencyConfig(device="cpu", seconds=1e-6)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    return Path(train(tiny(tmp_path_factory.mktemp("trained"), steps=10)).run_dir)
-
-
 def points(found: dict) -> set[tuple]:
     return {(row["backend"], row["batch"], row["candidates"], row["sampling_steps"]) for row in found["rows"]}
 

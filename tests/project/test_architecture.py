@@ -37,7 +37,7 @@ OWNERS = {
     "onnx": {"policy.export"},
     "onnxruntime": {"policy.export"},
     "triton": set(),  # gtp_kernels alone, which is not among these packages
-    "yaml": {"presets", "experiments.reproduce.run"},
+    "yaml": {"presets"},
     "tqdm": {"cli.screen"},
     "urllib": {"data.download"},
     "fcntl": {"files"},

@@ -205,7 +205,6 @@ def sweep(folder: Path) -> Kind:
 
 def described(folder: Path) -> Kind:
     """What a run says of itself, read before it is continued, and where a sweep shows how far it is."""
-    from gtp_fast.experiments import trials
     from gtp_fast.runs import metrics, records
     from gtp_fast.training.train import train
 
@@ -213,7 +212,7 @@ def described(folder: Path) -> Kind:
     names = [run.path / "environment.json", run.path / "config.yaml", run.metrics, run.log, *run.evaluations.iterdir()]
 
     def read(_: Path) -> None:
-        trials.how_far(run.path)
+        records.read_progress(run)
         metrics.truncate_after(run.metrics, 10)
         metrics.truncate_log_after(run.log, 10)
         list(records.read_evaluations(run))

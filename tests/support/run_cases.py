@@ -1,7 +1,11 @@
-"""A tiny run that trains in seconds, for the tests of the rooms that start one."""
+"""A tiny run that trains in seconds, and commands in processes of their own."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +39,22 @@ def tiny(folder: Path, **changes: Any) -> TrainConfig:
         "threads": 1,
     }
     return run_settings(settings | changes)
+
+
+def started(typed: list[str]) -> subprocess.Popen[str]:
+    """Start a command of gtp-fast."""
+    command = [sys.executable, "-m", "gtp_fast", *typed]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(true: Any, seconds: float = 90.0) -> Any:
+    """Return what `true` returns, once it is true."""
+    until = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+    return found
+
+
+def logged_steps(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]

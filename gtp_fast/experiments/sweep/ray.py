@@ -18,7 +18,7 @@ from typing import Any
 
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
-from gtp_fast.experiments.trials import PATIENCE_SECONDS, POLL_SECONDS, Process, Trial, launch
+from gtp_fast.experiments.trials import POLL_SECONDS, Process, Trial, launch, stop
 
 CONNECT_SECONDS = 5.0
 DIED = 1  # the code of a task whose worker or node was lost
@@ -126,11 +126,7 @@ def _work(words: list[str], console: str, folder: str) -> int:
         while child.poll() is None:
             time.sleep(POLL_SECONDS)
     finally:  # ray.cancel raises KeyboardInterrupt here
-        child.terminate()
-        try:
-            child.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
+        stop([child])
     return child.wait()
 
 

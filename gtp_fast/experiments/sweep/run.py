@@ -9,8 +9,9 @@ from typing import Any
 from gtp_fast.experiments.sweep import ray
 from gtp_fast.experiments.sweep.plan import Plan, SweepConfig, plan, points, rows
 from gtp_fast.experiments.sweep.table import Table
-from gtp_fast.experiments.trials import DIVERGED, Outcome, Process, Trial, how_far, run_trials, start
+from gtp_fast.experiments.trials import DIVERGED, Outcome, Process, Trial, run_trials, start
 from gtp_fast.files import publish_json
+from gtp_fast.runs.records import read_progress
 
 
 def prepare(asked: SweepConfig) -> tuple[Plan, float]:
@@ -44,8 +45,7 @@ def sweep(planned: Plan, gpus_per_trial: float, table: Table) -> dict[str, Any]:
     finally:
         table.close()
     for row, trial, outcome in zip(found, trials, outcomes, strict=True):
-        row["state"] = "complete" if outcome.kind == "done" else outcome.kind
-        row["text"], row["figure"] = outcome.text, how_far(trial.path).figure
+        row["state"], row["text"], row["figure"] = outcome.state, outcome.text, read_progress(trial.run).figure
     summary = about | {
         "trials": found,
         "complete": sum(outcome.kind == "done" for outcome in outcomes),

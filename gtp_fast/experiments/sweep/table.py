@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from gtp_fast.experiments.trials import HowFar, Standing, how_far
+from gtp_fast.experiments.trials import Standing
+from gtp_fast.runs.records import Progress, read_progress
 
 REDRAW_SECONDS = 1.0
 ORDER = ("running", "failed", "diverged", "held", "done", "waiting")  # which trials a low screen shows first
@@ -22,7 +23,7 @@ class Table:
     def __init__(self, stream: TextIO):
         self._stream, self._terminal = stream, stream.isatty()
         self._drawn, self._next = 0, 0.0  # lines on the screen, and when to draw again
-        self._ended: dict[Path, HowFar] = {}
+        self._ended: dict[Path, Progress] = {}
         self._last: list[Standing] = []
 
     def say(self, line: str) -> None:
@@ -51,16 +52,18 @@ class Table:
         self._stream.flush()
         self._drawn = len(shown)
 
-    def _far(self, standing: Standing) -> HowFar:
-        path = standing.trial.path
+    def _far(self, standing: Standing) -> Progress:
+        run = standing.trial.run
         if standing.state == "waiting":
-            return HowFar()
+            return Progress()
         if standing.state in ("running", "held"):
-            return how_far(path)
-        return self._ended.setdefault(path, how_far(path)) if path not in self._ended else self._ended[path]
+            return read_progress(run)
+        if run.path not in self._ended:
+            self._ended[run.path] = read_progress(run)
+        return self._ended[run.path]
 
 
-def lines(standings: Sequence[Standing], far: Sequence[HowFar], room: int) -> list[str]:
+def lines(standings: Sequence[Standing], far: Sequence[Progress], room: int) -> list[str]:
     """Return the table's lines: a head, the trials that `room` lines hold, and how many are in each state."""
     places = sorted(range(len(standings)), key=lambda i: ORDER.index(standings[i].state))[: room - 2]
     rows = [HEAD, *(_cells(standings[i], far[i]) for i in sorted(places))]
@@ -78,7 +81,7 @@ def lines(standings: Sequence[Standing], far: Sequence[HowFar], room: int) -> li
     return [*table, states + (f" ({hidden} not shown)" if hidden else "")]
 
 
-def _cells(standing: Standing, far: HowFar) -> tuple[str, ...]:
+def _cells(standing: Standing, far: Progress) -> tuple[str, ...]:
     trial = standing.trial
     step = trial.steps if standing.state == "done" else far.step
     speed = far.steps_per_second if standing.state == "running" else None
