@@ -1,8 +1,7 @@
-"""Score policies in Gymnasium environments, every member by as many episodes, on as many cores as are given.
+"""Score policies in Gymnasium environments: every member plays the same number of episodes, on several cores.
 
-Legend: S members (seeds), E episodes, D observation, A action.
-
-`gtp-fast eval`: from a run, or one of its checkpoints, to the scores of its policy.
+`eval_run` is `gtp-fast eval`: from a run, or one of its checkpoints, to the scores of its policy.
+Legend: S members (seeds), E episodes.
 """
 
 from __future__ import annotations
@@ -117,7 +116,7 @@ _RANGES = {
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is asked of a policy; None stands for what the run was trained with."""
+    """The flags of an evaluation; None stands for the run's own setting."""
 
     episodes: int | None = None
     sampling_steps: int | None = None
@@ -133,7 +132,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A result, the checkpoint that was evaluated, the step of each member there, and what the user should know."""
+    """A result, the checkpoint that was evaluated, each member's step, and notes for the user."""
 
     result: EvalResult
     checkpoint: Path
@@ -147,7 +146,7 @@ class Evaluation:
 
 
 def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
-    """Roll out the policy of a run, of its last valid checkpoint unless the best is asked for, or of a checkpoint.
+    """Roll out the policy of a checkpoint, or of a run: of its newest valid checkpoint, or with --best its best.
 
     Raises: UsageError for what is no run and for values out of range; CheckpointError without a usable checkpoint.
     """

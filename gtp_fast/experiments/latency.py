@@ -1,7 +1,7 @@
-"""`gtp-fast latency`: the time of an action against sampling steps, batch and candidates; figures and a picture.
+"""`gtp-fast latency`: the time of an action by sampling steps, batch size and candidates, as figures and a picture.
 
 An action is timed as its user waits for it, from a NumPy observation to a NumPy action, noise and checks included.
-A straight line through the medians, fixed_us + step_us K, parts what every call costs from what a sampling step costs.
+A line through the medians, fixed_us + step_us K, separates the cost of a call from that of a sampling step.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from gtp_fast.runs.records import SavedPolicy, find_policy, read_settings, run_o
 
 STEPS, FEWER_STEPS = tuple(range(1, 11)), (1, 2, 5, 10)
 BATCHES, CANDIDATES = (1, 256), (1, 50)
-MANY_ROWS = 1_000  # from here on a CPU takes a tenth of a second an action: fewer points
-ROUNDS = 5  # each goes through every K, so that a slow moment of the machine does not tilt the line
+MANY_ROWS = 1_000  # with more a CPU takes a tenth of a second for an action: fewer points are timed
+ROUNDS = 5  # each times every K, so that a slow moment of the machine does not change the slope
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _line(
     acting: dict[tuple[str, int], Policy] = {}
     for k in steps:
         policy = load_policy(saved, seed, device=device, sampling_steps=k, candidates=candidates, select=select)
-        # A dictionary: where the policy's own way is torch, both are one.
+        # A dictionary, since both are the same where the policy itself acts by torch.
         acting |= {(p.runtime, k): p for p in (policy.reference(), policy)}
     obs = export.drawn_observations(single.config, batch, np.random.default_rng(0))
     calls: dict[tuple[str, int], Callable[[], object]] = {key: partial(p.act, obs) for key, p in acting.items()}
@@ -111,7 +111,7 @@ def _line(
 
 
 def _file_call(run: Run, obs: np.ndarray, rows: int, columns: int) -> Callable[[], object]:
-    """Return a call of an exported policy, its noise drawn by NumPy."""
+    """Return a call of an exported policy, with noise drawn by NumPy."""
     rng = np.random.default_rng(0)
     if not columns:
         return lambda: run({"obs": obs})

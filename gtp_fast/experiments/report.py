@@ -1,9 +1,8 @@
-"""From one figure a seed to what is claimed of a setting: the interquartile mean and its bootstrap interval.
+"""From run directories to a report: summary.json, curve.png and a README with the table and the model cards.
 
-From run directories to what people read: summary.json, curve.png and a README with the table and the model card.
-
-Runs of one setting and several seeds are one line. Last and best score stand apart: they are not the same claim. The
-paper's number stands beside ours only where the data are the paper's.
+Runs of one setting and several seeds are one line, with the interquartile mean and its bootstrap interval. Last and
+best score are separate columns: they are not the same claim. The paper's number stands beside ours only where the data
+are the paper's.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def stratified_interval(tasks: Sequence[np.ndarray], seed: int = 0) -> tuple[flo
 
 
 def claim(figures: np.ndarray) -> dict[str, Any]:
-    """Return what is claimed of one figure a seed: each, mean, standard deviation (of these seeds), IQM, interval."""
+    """Return statistics of one figure per seed: each, mean, standard deviation of these seeds, IQM and its interval."""
     return {
         "each": figures.tolist(),
         "mean": float(figures.mean()),
@@ -68,7 +67,7 @@ ONE_SETTING = ("seed", "seeds", "device", "backend", "clip_actions", *RUN_ONLY_F
 
 
 def label(run: Run) -> str:
-    """Name a setting: what differs between the lines of a picture."""
+    """Name a setting as the legend of a picture does."""
     s = run.settings
     algo = s["algo"].upper() + ("-BC" if s["bc"] else "") + (f" {s['preset']}" if s["algo"] == "gtp" else "")
     chosen = "" if s["candidates"] == 1 else f", {s['candidates']} candidates ({s['select']})"
@@ -76,9 +75,9 @@ def label(run: Run) -> str:
 
 
 def group(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Gather runs of one data set and setting; their members are its seeds.
+    """Group runs by data set and setting; their members are its seeds.
 
-    Settings that the label does not name are added to it where they differ: their runs are not seeds of each other.
+    Runs of one label may differ in other settings. Then these are added to it: such runs are not seeds of each other.
     """
     alike: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -99,7 +98,7 @@ def _decisive(run: Run) -> dict[str, Any]:
 
 
 def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:
-    """Return the figures of one setting: a value a seed, mean and standard deviation, IQM and its interval."""
+    """Return a row of the table: the runs of one setting, their last and best figures, and the paper's."""
     with_evals = [run for run in runs if len(run.eval_steps)]
     row: dict[str, Any] = {
         "env": env,
@@ -131,14 +130,14 @@ def _paper_score(runs: Sequence[Run]) -> dict[str, Any]:
 def _data(run: Run) -> str:
     source = run.environment.get("data_source") or run.settings["dataset"]
     sha256 = run.environment.get("data_sha256")
-    name = Path(source).name if source else "data of no record"
+    name = Path(source).name if source else "unrecorded data"
     return name + (f" (SHA-256 {sha256[:8]})" if sha256 else "")
 
 
 def draw_report(paths: Sequence[Path], out: Path, notes: Sequence[str] = ()) -> Path:
     """Write summary.json, curve.png and README.md about runs into `out`, and return it.
 
-    Args: notes are sentences below the table: what a reader should know that no run tells.
+    Args: notes are sentences below the table.
     Raises: UsageError when a path is no run.
     """
     from gtp_fast.experiments import figures

@@ -139,7 +139,7 @@ def test_the_papers_number_stands_beside_its_own_data(dataset):
             _run("hopper-medium-v2", None, None, dataset="my/mirror.hdf5"),
             "trained on mirror.hdf5, not D4RL's hopper-medium",
         ),
-        (_run("hopper-medium-v2", None, None), "trained on data of no record, not D4RL's"),
+        (_run("hopper-medium-v2", None, None), "trained on unrecorded data, not D4RL's"),
         (_run("antmaze-medium-play-v2", "ab" * 32), "no checksum of the published antmaze-medium-play-v2 is known"),
         (_run("Hopper-v5", D4RL), "the data are not the paper's"),
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ class ReproduceConfig:
     runs: Path = Path("runs/reproduce")
     jobs: int | None = None
     steps: int | None = None
-    set: tuple[str, ...] = ()
+    set: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

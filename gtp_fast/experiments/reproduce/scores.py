@@ -55,9 +55,13 @@ def evaluated(path: Path, acting: Mapping[str, Any], episodes: int, env_seed: in
     file = path / "acting" / f"step-{step:08d}-k{k}-c{candidates}-{select}-e{episodes}.json"
     if not file.exists():
         found = eval_run(path, EvalConfig(episodes, k, candidates, select, env_seed=env_seed))
-        file.parent.mkdir(exist_ok=True)
-        publish_json(file, found.result.to_json())
+        _keep(file, found.result.to_json())
     return EvalResult.from_json(json.loads(file.read_text()))
+
+
+def _keep(file: Path, values: dict[str, Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    publish_json(file, values)
 
 
 def speed(path: Path, steps: int) -> dict[str, float | None]:
@@ -137,8 +141,7 @@ def samplers(places: list[tuple[Path, int | None]]) -> tuple[list[dict[str, Any]
         for i, (file, policy) in enumerate(zip(files, policies, strict=True)):
             k = policy.config.sampling_steps
             cost = {"sampling_steps": k, "network_evaluations": k, "us": times[i, "own"], "us_torch": times[i, "torch"]}
-            file.parent.mkdir(exist_ok=True)
-            publish_json(file, masses(clouds[i]) | cost)
+            _keep(file, masses(clouds[i]) | cost)
     return [json.loads(file.read_text()) for file in files], [actions[0] for actions in clouds]
 
 

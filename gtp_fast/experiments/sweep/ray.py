@@ -1,4 +1,4 @@
-"""Ray Core as the place where trials' commands run; which trial runs when, and what its end means, stays in trials.py.
+"""Run the commands of trials as tasks of Ray Core; trials.py decides which trial runs when, and judges how it ended.
 
 Without RAY_ADDRESS a Ray of this machine is started on loopback, without dashboard, and ends with the sweep. With it a
 cluster is joined: there the package is installed on every node, and the folder of runs lies on a disk that all share.
@@ -22,7 +22,7 @@ from gtp_fast.experiments.trials import POLL_SECONDS, Process, Trial, launch, st
 
 CONNECT_SECONDS = 5.0
 DIED = 1  # the code of a task whose worker or node was lost
-OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray takes; an exit code is all that passes through it
+OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray accepts; only exit codes pass through it
 
 
 def room(gpus_per_trial: float | None, any_gpu: bool) -> tuple[int, float]:
@@ -120,7 +120,7 @@ def _join(ray: Any) -> None:
 
 
 def _work(words: list[str], console: str, folder: str) -> int:
-    """Run one command where Ray placed it, and return its exit code; a task that is cancelled lets it save first."""
+    """Run one command where Ray placed it, and return its exit code. A cancelled task waits until the command saved."""
     child = launch(words, Path(console), folder)
     try:
         while child.poll() is None:
@@ -131,7 +131,7 @@ def _work(words: list[str], console: str, folder: str) -> int:
 
 
 class _Task:
-    """A task of Ray as the process that it runs."""
+    """A task of Ray, with the methods of a process."""
 
     def __init__(self, ray: Any, reference: Any):
         self._ray, self._reference, self._code = ray, reference, None

@@ -1,4 +1,4 @@
-"""A sweep from its plan to its report: OUT/sweep.json (the plan, then what came of it) and OUT/report."""
+"""A sweep from its plan to its report: OUT/sweep.json (the plan, then the results) and OUT/report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prepare(asked: SweepConfig) -> tuple[Plan, float]:
     """
     if not asked.ray:
         return plan(asked, asked.jobs or 1), 0.0
-    found = points(asked)  # a wrong setting is told before Ray is asked
+    found = points(asked)  # refuses a wrong setting before Ray starts
     places, share = ray.room(asked.gpus_per_trial, any(cfg.device != "cpu" for _, cfg in found))
     return plan(asked, asked.jobs or places), share
 
@@ -61,7 +61,7 @@ def _place(planned: Plan, gpus_per_trial: float) -> AbstractContextManager[Calla
 
 
 def _report(planned: Plan, outcomes: list[Outcome]) -> str | None:
-    """Draw one report over the complete trials; those that are not are named in it."""
+    """Draw one report over the complete trials; it names the others."""
     trials = [one.trial for one in planned.trials]
     whole = [trial.path for trial, outcome in zip(trials, outcomes, strict=True) if outcome.kind == "done"]
     if not whole:
@@ -73,6 +73,6 @@ def _report(planned: Plan, outcomes: list[Outcome]) -> str | None:
 
 
 def exit_code(outcomes: list[Outcome]) -> int:
-    """Return 0 where all are complete, the largest code of those that failed, or else the code of divergence."""
+    """Return the largest code of the trials that failed, or 4 where others diverged, or 0."""
     failed = [outcome.exit_code for outcome in outcomes if outcome.kind == "failed"]
     return max(failed) if failed else DIVERGED if any(outcome.kind == "diverged" for outcome in outcomes) else 0

@@ -1,4 +1,4 @@
-"""How a sweep looks while it runs: on a terminal one table, drawn again each second; elsewhere a line a change."""
+"""Show a running sweep: on a terminal a table, drawn again each second; elsewhere a line for each change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gtp_fast.experiments.trials import Standing
 from gtp_fast.runs.records import Progress, read_progress
 
 REDRAW_SECONDS = 1.0
-ORDER = ("running", "failed", "diverged", "held", "done", "waiting")  # which trials a low screen shows first
+ORDER = ("running", "failed", "diverged", "held", "done", "waiting")  # which trials a small screen shows first
 HEAD = ("trial", "state", "step", "steps/s", "score", "tries")
 
 
@@ -27,20 +27,20 @@ class Table:
         self._last: list[Standing] = []
 
     def say(self, line: str) -> None:
-        """Write a line of what changed; on a terminal the table shows it."""
+        """Write a line about a change; on a terminal the table shows it instead."""
         if not self._terminal:
             self._stream.write(line + "\n")
             self._stream.flush()
 
     def watch(self, standings: list[Standing]) -> None:
-        """Draw the table where a second has passed."""
+        """Draw the table once a second."""
         self._last = standings
         if self._terminal and time.monotonic() >= self._next:
             self._draw()
             self._next = time.monotonic() + REDRAW_SECONDS
 
     def close(self) -> None:
-        """Draw how everything ended."""
+        """Draw the table for the last time."""
         if self._terminal and self._last:
             self._draw()
 
