@@ -98,7 +98,7 @@ def measure(item: Item, say: Callable[[str], None], folder: Path) -> dict[str, A
     folder.mkdir(parents=True, exist_ok=True)
     file, log = folder.resolve() / "benchmark.json", folder.resolve() / "bench.log"
     words = [sys.executable, "-m", "pytest", "bench/", "--benchmark-only", f"--benchmark-json={file}"]
-    say(f"{' '.join(words[1:])}, some minutes; its words go to {log}")
+    say(f"{' '.join(words[1:])}, some minutes; its output goes to {log}")
     here = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = os.environ | {"PYTHONPATH": here}
     with log.open("wb") as out:
