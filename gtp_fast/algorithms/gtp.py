@@ -58,7 +58,7 @@ def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyCon
     """Return the K + 1 points from noise to action, unclamped, each (S, R, A); z_SRN (S, R, A) ~ N(0, I)."""
     levels = config.sigma_min, config.sigma_max, config.rho
     grid = equations.sampling_grid(config.sampling_steps, *levels, z_SRN.device).to(z_SRN)
-    return equations.sample_path(p, obs_SRD, z_SRN, grid, config.sigma_data, config.sigma_min)
+    return equations.sample_path(p, obs_SRD, z_SRN, grid, config.sigma_data, config.sigma_min, config.process)
 
 
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:

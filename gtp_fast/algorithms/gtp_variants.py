@@ -29,7 +29,7 @@ from gtp_fast.profiling import phase
 
 STEPS_ARE_FREE = True
 Params = dict[str, Tensor]
-noise_columns = gtp.noise_columns
+noise_columns, path = gtp.noise_columns, gtp.path
 
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
@@ -48,13 +48,6 @@ def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> 
 def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
     return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
-
-
-def path(p: Params, obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
-    """Return the K + 1 points from noise to action, as `gtp.path`, along the process that was trained."""
-    levels = config.sigma_min, config.sigma_max, config.rho
-    grid = equations.sampling_grid(config.sampling_steps, *levels, z_SRN.device).to(z_SRN)
-    return equations.sample_path(p, obs_SRD, z_SRN, grid, config.sigma_data, config.sigma_min, config.process)
 
 
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
@@ -87,7 +80,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
 
 
 def _value_samples(cfg: TrainConfig) -> int:
-    """Return how many actions of the policy are actor_batch at each observation for V(o)."""
+    """Return how many actions of the policy are drawn at each observation for V(o)."""
     return cfg.value_samples if cfg.value == "policy" and cfg.actor_loss != "linear-q" else 0
 
 
