@@ -9,8 +9,8 @@ import test_cuda_sampler
 import test_fused
 import test_kernels
 import torch
+from capture_safety import fill_free_memory
 from fused_cases import STABLE, fused_config
-from gpu_memory import fill_free_memory
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of
 
 from gtp_fast.algorithms import gtp

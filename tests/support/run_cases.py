@@ -1,7 +1,11 @@
-"""A tiny run that trains in seconds, for the tests of the rooms that start one."""
+"""Tiny runs that train in seconds, and a disk that fills up."""
 
 from __future__ import annotations
 
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +39,25 @@ def tiny(folder: Path, **changes: Any) -> TrainConfig:
         "threads": 1,
     }
     return run_settings(settings | changes)
+
+
+def multigoal(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return settings of a 6-step run on the embedded multigoal data, in `folder`, for `gtp_fast.train`."""
+    settings = {"env": "multigoal-v0", "run_dir": str(folder), "steps": 6, "batch_size": 32, "hidden": 32}
+    settings |= {"log_every": 2, "eval_every": 0, "eval_episodes": 2}
+    return settings | {"device": "cpu", "backend": "eager", "threads": 1} | changes
+
+
+SMALLER_THAN_A_STATE = 20_000
+
+
+@contextmanager
+def files_up_to(limit_bytes: int) -> Iterator[None]:
+    """Let the kernel refuse every larger file (EFBIG), as a full disk refuses with ENOSPC."""
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
