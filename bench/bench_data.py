@@ -1,4 +1,4 @@
-"""From a file to the rows of the buffer: reading D4RL's HDF5, building transitions, packing; 100,000 rows."""
+"""Time to read D4RL's HDF5, build transitions, pack them into the buffer, and stage batches; 100,000 rows."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from bench.training import config
-from gtp_fast.data.dataset import read_hdf5
+from bench.training import DEVICE, EPISODE, config, write_rows
+from gtp_fast.data.hdf5 import read_hdf5
 from gtp_fast.data.replay import ReplayBuffer, packed
 from gtp_fast.data.streaming import Stager, window_steps
 from gtp_fast.data.transitions import build_transitions
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ROWS, EPISODE = 100_000, 1_000
+ROWS = 100_000
 # The clock of the wall: reading waits for a disk.
 pytestmark = pytest.mark.benchmark(warmup=False, timer=time.perf_counter)
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
-    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("data") / "rows.hdf5"
-    timeouts = np.arange(1, ROWS + 1) % EPISODE == 0
-    with h5py.File(path, "w") as out:
-        out["observations"] = rng.normal(size=(ROWS, 17)).astype(np.float32)
-        out["actions"] = rng.uniform(-1, 1, size=(ROWS, 6)).astype(np.float32)
-        out["rewards"] = rng.normal(size=ROWS).astype(np.float32)
-        out["terminals"], out["timeouts"] = np.zeros(ROWS, bool), timeouts
+    path = tmp_path_factory.mktemp("data") / "rows.hdf5"
+    write_rows(path, ROWS)
     return path
 
 

@@ -22,7 +22,7 @@ def train(**settings: Any) -> Result:
     """Train as `gtp-fast train` does, and return what its `--json` prints.
 
     Args: the fields of `gtp_fast.config.TrainConfig`, for example env="hopper-demo-v0", steps=20_000, seeds=4.
-    Raises: a GtpError (gtp_fast.errors) that says what to do.
+    Raises: GtpError (gtp_fast.errors) with a message that says what to do.
     """
     from gtp_fast.data.catalog import run_settings
     from gtp_fast.training.train import train as run
@@ -31,7 +31,7 @@ def train(**settings: Any) -> Result:
 
 
 def __getattr__(name: str) -> Any:
-    # torch is imported with the policy, not with the package.
+    # `import gtp_fast` does not import torch: the first use of load_policy does.
     if name == "load_policy":
         from gtp_fast.policy.policy import load_policy
 

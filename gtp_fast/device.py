@@ -1,4 +1,8 @@
-"""What runs where: the device and the backend that `auto` stands for, and why. torch is imported when asked."""
+"""Device and backend: which ones `auto` stands for on this machine, why, and what the others lack.
+
+Settings enter; resolved settings and a sentence leave. `prepare` sets the process's threads and precision. Functions
+import torch when they need it, so that the command line starts quickly.
+"""
 
 from __future__ import annotations
 
@@ -16,40 +20,41 @@ from typing import Literal
 from gtp_fast.config import TrainConfig, not_fused
 from gtp_fast.errors import UsageError
 
-# A cold compilation costs about 40 s and saves about 8 ms a step on one core (Zen 5, 2026-11-21): it pays from 5,000
+# A cold compilation costs about 40 s and saves about 8 ms per step on one core (Zen 5, 2026-11-21): it pays from 5,000
 # steps on; at 20,000 the whole run is a quarter faster.
 COMPILE_FROM_STEPS = 20_000
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's mallopt
-FLOAT32_PRODUCT = 1e-6  # largest error of a float32 product, as a share of its terms; bfloat16's is 4e-3
-PICTURES = "observations of numbers: its kernels have no image encoder"  # what the fused step lacks for frames
-SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # what the fused kernels take
-# Bytes of shared memory that a block of the largest kernel takes for each hidden unit, by the size of an operand
-# (compiled for sm_90 by Triton 3.6: 88,064 at width 256 and 169,984 at 512 in TF32, 86,016 at 512 in bf16).
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
+FLOAT32_PRODUCT = 1e-6  # bound on a float32 product's error relative to its terms; bfloat16's error is 4e-3
+SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # limits of the fused kernels
+# Bytes of shared memory for each hidden unit in a block of the largest kernel, by precision (compiled for sm_90 by
+# Triton 3.6: 88,064 at width 256 and 169,984 at 512 in TF32, 86,016 at 512 in bf16).
 SHARED_BYTES = {"fp32": 344, "tf32": 344, "bf16": 172}
 
 
-def resolve(cfg: TrainConfig, pictures: bool = False) -> tuple[TrainConfig, str]:
-    """Replace `auto` by a device and a backend; return the settings and a sentence that says why.
+def check(cfg: TrainConfig, images: bool = False) -> None:
+    """Refuse a device or a backend that this machine lacks or that cannot run these settings.
 
-    Args: pictures says that observations are, which the fused step cannot see.
-    Raises: UsageError when what was asked for is not there.
+    Args: images, whether observations are images: the fused step has no image encoder.
+    Raises: UsageError naming what it needs.
     """
-    import torch
+    device = available(cfg)
+    lacking = _lacking(cfg, device, images).get(cfg.backend)
+    if lacking:
+        raise UsageError(f"--backend {cfg.backend} needs {lacking}; or pass --backend eager")
+    if cfg.backend != "auto":
+        _precision(cfg, device, cfg.backend)
 
-    cuda = torch.cuda.is_available()
-    if cfg.device == "cuda" and not cuda:
-        raise UsageError(
-            f"--device cuda: torch {torch.__version__} sees no NVIDIA GPU; run gtp-fast doctor to see why, or pass "
-            "--device cpu"
-        )
-    device = ("cuda" if cuda else "cpu") if cfg.device == "auto" else cfg.device
-    lacking = {
-        "compiled": missing_for_compile(device),
-        "fused": PICTURES if pictures else missing_for_fused(cfg, device),
-    }
-    if lacking.get(cfg.backend):
-        raise UsageError(f"--backend {cfg.backend} needs {lacking[cfg.backend]}; or pass --backend eager")
-    backend, why = (cfg.backend, "as asked") if cfg.backend != "auto" else _choose_backend(cfg, device, lacking)
+
+def resolve(cfg: TrainConfig, images: bool = False) -> tuple[TrainConfig, str]:
+    """Replace `auto` by a device and a backend; return the settings and the choice with its reason, in words.
+
+    Args and Raises: as `check`.
+    """
+    check(cfg, images)
+    device = available(cfg)
+    backend, why = cfg.backend, "as set"
+    if backend == "auto":
+        backend, why = _choose_backend(cfg, device, _lacking(cfg, device, images))
     resolved = replace(
         cfg,
         device=device,
@@ -59,6 +64,26 @@ def resolve(cfg: TrainConfig, pictures: bool = False) -> tuple[TrainConfig, str]
         graph=cfg.graph and device == "cuda",
     )
     return resolved, f"{device}, backend {backend} ({why})"
+
+
+def available(cfg: TrainConfig) -> Literal["cpu", "cuda"]:
+    """Return the device that --device stands for. Raises: UsageError for cuda without a GPU."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if cfg.device == "cuda" and not cuda:
+        raise UsageError(
+            f"--device cuda: torch {torch.__version__} sees no NVIDIA GPU; run gtp-fast doctor to see why, or pass "
+            "--device cpu"
+        )
+    return ("cuda" if cuda else "cpu") if cfg.device == "auto" else cfg.device
+
+
+def _lacking(cfg: TrainConfig, device: str, images: bool) -> dict[str, str | None]:
+    """Return what each backend needs and does not have, in words, or None."""
+    no_encoder = "vector observations: its kernels have no image encoder"
+    fused = no_encoder if images else missing_for_fused(cfg, device)
+    return {"compiled": missing_for_compile(device), "fused": fused}
 
 
 def _precision(cfg: TrainConfig, device: str, backend: str) -> Literal["fp32", "tf32", "bf16"]:
@@ -75,22 +100,22 @@ def _choose_backend(
     cfg: TrainConfig, device: str, lacking: dict[str, str | None]
 ) -> tuple[Literal["eager", "compiled", "fused"], str]:
     if device == "cuda" and not lacking["fused"]:
-        return "fused", "the fastest that is there"
+        return "fused", "the fastest here"
     if lacking["compiled"]:
         return "eager", f"compiled needs {lacking['compiled']}"
     if device == "cpu" and cfg.steps < COMPILE_FROM_STEPS:
         return "eager", f"compiling pays from {COMPILE_FROM_STEPS:,} steps on"
-    return "compiled", f"fused needs {lacking['fused']}" if device == "cuda" else "the fastest that is there"
+    return "compiled", f"fused needs {lacking['fused']}" if device == "cuda" else "the fastest here"
 
 
 def missing_for_fused(cfg: TrainConfig, device: str) -> str | None:
-    """Return what the fused step lacks on this machine or in these settings, in words, or None."""
+    """Return what the fused step needs and this machine or these settings lack, in words, or None."""
     if cfg.algo != "gtp":
         return f"--algo gtp: the step of {cfg.algo} is not fused"
     if lacking := not_fused(cfg):
         return lacking
     if cfg.buffer == "host":
-        return "--buffer device: its kernels read the rows where they lie on the GPU"
+        return "--buffer device: its kernels read the rows in the GPU's memory"
     if device == "cpu" and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return "a GPU (TRITON_INTERPRET=1 interprets its kernels on the CPU, slowly)"
     precision = "tf32" if cfg.precision == "auto" else cfg.precision
@@ -98,7 +123,7 @@ def missing_for_fused(cfg: TrainConfig, device: str) -> str | None:
 
 
 def missing_for_kernels(hidden: int, sampling_steps: int, precision: str) -> str | None:
-    """Return what the kernels lack for a network of this width and a chain of so many steps, in words, or None."""
+    """Return what the kernels lack for this width, number of sampling steps and precision, in words, or None."""
     if not importlib.util.find_spec("triton"):
         return "the package triton (pip install 'gtp-fast[gpu]')"
     if hidden & (hidden - 1) or not SMALLEST_HIDDEN <= hidden <= LARGEST_HIDDEN:
@@ -116,13 +141,13 @@ def missing_for_kernels(hidden: int, sampling_steps: int, precision: str) -> str
 
 
 def missing_shared_memory(hidden: int, precision: str, there: int) -> str | None:
-    """Return what a width lacks on a GPU whose blocks may take `there` bytes of shared memory, in words, or None."""
+    """Return what this width needs beyond `there` bytes of shared memory for each block, in words, or None."""
     needed = SHARED_BYTES[precision] * hidden
     if needed <= there:
         return None
     smaller = " (--precision bf16 needs half)" if precision != "bf16" else ""
     return (
-        f"a GPU with {needed:,} bytes of shared memory a block for --hidden {hidden} in {precision}{smaller}, "
+        f"a GPU with {needed:,} bytes of shared memory per block for --hidden {hidden} in {precision}{smaller}, "
         f"not {there:,}"
     )
 
@@ -144,18 +169,18 @@ def cores() -> int:
 
 
 def prepare(cfg: TrainConfig) -> None:
-    """Set what is global in a training process: threads, matrix precision, and what makes a CPU quick."""
+    """Set the globals of a training process: threads, the precision of products, and what speeds up a CPU."""
     import torch
 
     torch.set_num_threads(cfg.threads)
     torch.set_float32_matmul_precision("high" if cfg.precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = cfg.precision == "tf32"  # of convolutions
+    torch.backends.cudnn.allow_tf32 = cfg.precision == "tf32"  # for convolutions
     if cfg.device == "cpu" and cfg.precision == "fp32":
         quicken_cpu()
 
 
 def quicken_cpu() -> None:
-    """Make torch on this processor as fast as it can be with the same numbers to rounding; does nothing elsewhere."""
+    """Speed torch up on processors where it is slow by default; results change by rounding at most."""
     if sys.platform == "linux":
         keep_freed_memory()
     if processor().startswith("AMD"):
@@ -163,12 +188,12 @@ def quicken_cpu() -> None:
 
 
 def make_products_by_onednn() -> bool:
-    """Let oneDNN make float32 products in place of MKL, which keeps to a slow path on AMD's processors.
+    """Let oneDNN compute float32 products instead of MKL, which uses a slow path on AMD's processors.
 
-    torch offers that way as "medium" precision, which allows bfloat16 and does not demand it: without matrix tiles
-    (AMX) oneDNN makes them in float32, 256^3 in 0.16 ms where MKL takes 0.34 (Zen 5, 2026-11-21). So it is taken only
-    where products of a step's shapes keep float32's accuracy; the answer is the same in every run on a machine, as a
-    resumed run needs. Returns whether it was taken.
+    In torch this is "medium" precision, which allows bfloat16 but does not require it: without matrix tiles (AMX)
+    oneDNN computes in float32, 256^3 in 0.16 ms where MKL takes 0.34 (Zen 5, 2026-11-21). It is chosen only where
+    products of a step's shapes keep float32's accuracy. The choice is the same in every run on a machine, which a
+    resumed run needs. Returns whether it was chosen.
     """
     import torch
 
@@ -181,24 +206,24 @@ def make_products_by_onednn() -> bool:
 
 
 def _worst_product() -> float:
-    """Return the largest error of products like those of a step, as a share of the sum of their terms' sizes."""
+    """Return the largest error of products with a step's shapes, relative to the sum of their terms' magnitudes."""
     import torch
 
     draw, worst = torch.Generator().manual_seed(0), 0.0
     for rows, inner, columns in ((256, 256, 256), (512, 55, 256), (512, 256, 6), (256, 512, 256), (256, 23, 1)):
         a, b = torch.randn(2, rows, inner, generator=draw), torch.randn(2, inner, columns, generator=draw)
         exact, size = a.double() @ b.double(), a.double().abs() @ b.double().abs()
-        for left in (a, a.mT.contiguous().mT):  # each operand as it lies, and as a transpose
+        for left in (a, a.mT.contiguous().mT):  # each operand in row-major and in transposed layout
             for right in (b, b.mT.contiguous().mT):
                 worst = max(worst, float(((torch.bmm(left, right) - exact).abs() / size).max()))
     return worst
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks of a megabyte instead of returning them to the kernel.
+    """Make glibc keep freed blocks of a megabyte instead of returning them to the kernel.
 
-    Fresh pages made element-wise operations on 1 MB temporaries nine times slower (1.37 against 0.15 ms for Mish on
-    2 x 512 x 256; Zen 5, 2026-11-21). Other C libraries have no such call, and nothing happens.
+    New pages made element-wise operations on 1 MB temporaries nine times slower (1.37 against 0.15 ms for Mish on
+    2 x 512 x 256; Zen 5, 2026-11-21). Other C libraries have no such call, and this does nothing.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -207,7 +232,7 @@ def keep_freed_memory() -> None:
 
 
 def processor() -> str:
-    """Return the processor's name as the system tells it."""
+    """Return the processor's name as the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

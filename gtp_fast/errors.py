@@ -1,4 +1,4 @@
-"""One family of errors: each says what was seen, what was expected and what to do, and knows its exit code."""
+"""The errors of gtp-fast and their exit codes. A message says what was seen, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class UsageError(GtpError):
 
 
 class DataError(GtpError):
-    """A data set that is missing, damaged or not what it claims to be."""
+    """A data set that is missing, damaged or of another kind than expected."""
 
     exit_code = 3
 
 
 class DivergedError(GtpError):
-    """A value of the run became non-finite."""
+    """A value of the run was not finite."""
 
     exit_code = 4
 
 
 class CheckpointError(GtpError):
-    """No usable checkpoint: none there, altered, truncated or of another run."""
+    """No usable checkpoint: it is missing, altered, truncated or of another run."""
 
     exit_code = 5
 
@@ -40,12 +40,12 @@ class BusyError(GtpError):
 
 
 class DiskError(GtpError):
-    """The disk refused to keep what must be kept."""
+    """The disk refused a write that the run needs."""
 
     exit_code = 7
 
 
 class OutOfMemoryError(GtpError):
-    """The estimated or actual memory does not fit the device."""
+    """The run needs more memory than the device has, by the estimate or in fact."""
 
     exit_code = 8

@@ -1,6 +1,7 @@
-"""Files that outlive a crash: what is published is the old file or the whole new one, whatever is killed and when.
+"""Files that survive a crash: after a kill at any moment, a path holds the old file or the complete new one.
 
-`publish` and its kin are the only durable writes of the project, `locked` its only lock.
+In: a path and its content. Out: a durable file or directory. All durable writes of the project go through the
+`publish` functions.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
@@ -15,18 +17,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 from gtp_fast.errors import BusyError
 
-PARTIAL = ".partial-"  # prefix of what is being written; leftovers of a killed process are swept on the next claim
-REPLACED = PARTIAL + "old-"  # prefix of a directory that steps aside for its successor; put back if none came
+PARTIAL = ".partial-"  # prefix of files being written; the next claim of the run deletes those of a killed process
+# Prefix of a directory being replaced; the next claim restores it if the new one is missing.
+REPLACED = PARTIAL + "old-"
+_log = logging.getLogger(__name__)
 
 
 def publish(path: Path, data: bytes | Callable[[Path], None]) -> None:
-    """Write a file durably: beside its place, fsync, rename, fsync of the directory.
+    """Write a file durably: write a partial file beside it, fsync, rename, fsync the directory.
 
-    Args: data is the content, or a function that writes it to the path that it is given.
-    Raises: OSError from the file system; then `path` is as it was.
+    Args: data is the content, or a function that writes it to a given path.
+    Raises: OSError from the file system; `path` is then unchanged.
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
@@ -46,17 +51,17 @@ def publish_json(path: Path, value: object) -> None:
 
 
 def publish_file(part: Path, path: Path) -> None:
-    """Move a finished file of the same directory into place, durably."""
+    """Rename a finished file to another name in its directory, durably."""
     sync(part)
     os.replace(part, path)
     sync(path.parent)
 
 
 def publish_directory(path: Path, fill: Callable[[Path], None]) -> None:
-    """Write a directory durably: filled beside its place, every file fsynced, renamed, parent fsynced.
+    """Write a directory durably: fill a partial one beside it, fsync every file, rename, fsync the parent.
 
-    A directory that stands in the place already is replaced. That takes two renames, and a kill between them leaves the
-    old one under another name: the next claim puts it back.
+    An existing directory is replaced. That takes two renames, and a kill between them leaves the old directory under
+    another name; the next claim of the run directory restores it.
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     old = path.with_name(REPLACED + path.name)
@@ -81,7 +86,7 @@ def publish_directory(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Return when the content of a file, or the names in a directory, are on the disk."""
+    """Fsync a file or a directory: return when its content or its names are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -90,33 +95,44 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
+def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive lock on a file; the kernel releases it when the process ends, however it ends.
 
-    Raises: BusyError naming the holder when another process has it.
+    The file stays: removing it would let two holders in. It says who holds the lock. With `wait` another holder is
+    named in a warning and waited for. Raises: BusyError naming another holder, without `wait`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "an unknown process"
-            raise BusyError(f"{what} is in use by {holder}; wait for it to end, or choose another") from None
+            other = _named(file)
+            if not wait:
+                raise BusyError(f"{what} is in use by {other}; wait for it to end, or choose another") from None
+            _log.warning("%s is in use by %s; waiting for it", what, other)
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
         file.flush()
         yield
 
 
+def _named(file: TextIO) -> str:
+    file.seek(0)
+    return file.read().strip() or "an unknown process"
+
+
 def holder(path: Path) -> str | None:
-    """Return who holds the lock of a file that `locked` takes, None where nobody does."""
+    """Return who holds the lock of a file that `locked` takes, None where nobody does.
+
+    It asks with a shared lock, so that two that ask at the same time do not take each other for a holder.
+    """
     try:
         with path.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file closes
             except BlockingIOError:
-                return file.read().strip() or "an unknown process"
+                return _named(file)
     except FileNotFoundError:
         pass
     return None
@@ -129,5 +145,5 @@ def sha256_of(path: Path) -> str:
 
 
 def file_name(text: str, filler: str = "_") -> str:
-    """Return a text as the name of a file: what is neither letter nor digit nor one of `-_.` becomes the filler."""
+    """Return a text as a file name: characters other than letters, digits and `-_.` become the filler."""
     return "".join(c if c.isalnum() or c in "-_." else filler for c in text).lstrip(".") or "_"

@@ -1,7 +1,8 @@
-"""Settings from files: presets of the algorithm, presets of each task, a file of one's own; merged below the flags.
+"""Settings from YAML files: presets of GTP, of each task and of each other algorithm, and the user's own file.
 
-Precedence: defaults < configs/presets/<preset>.yaml < configs/tasks/<task>.yaml < configs/algorithms/<algo>.yaml < its
-own line for the task < --config FILE < flags.
+In: flags, a file and the name of a task. Out: the `TrainConfig` of a run. Later sources override earlier: defaults,
+configs/presets/<preset>.yaml, configs/tasks/<task>.yaml, configs/algorithms/<algo>.yaml, its line for the task,
+--config FILE, flags.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import yaml
 from gtp_fast.config import TrainConfig, flag, setting_types, shown, validate
 from gtp_fast.errors import UsageError
 
-FLOW_TIMES = {"sigma_max": 1.0, "rho": 1.0}  # of --process flow: even steps from 0 to 1
+FLOW_TIMES = {"sigma_max": 1.0, "rho": 1.0}  # for --process flow: even steps from 0 to 1
 
 
 def typed_settings(flags: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
-    """Return what was typed: the lines of a YAML file, and above them the explicit flags.
+    """Return the settings that the user gave: those of a YAML file, overridden by the explicit flags.
 
     Raises: UsageError for unknown names and wrong types, with the nearest match.
     """
@@ -34,18 +35,18 @@ def typed_settings(flags: Mapping[str, Any], file: Path | None = None) -> dict[s
 
 
 def merge(typed: Mapping[str, Any], task: str | None) -> TrainConfig:
-    """Return the settings of a run from what was typed and the presets below it.
+    """Return the settings of a run: the given settings override the presets.
 
-    A run that `--resume PATH` names brings its own settings in place of the presets.
-    Args: task, the data set's stem of configs/tasks, None where it has none.
-    Raises: UsageError for values out of range and settings that do not go together.
+    With `--resume PATH` the settings of that run replace the presets.
+    Args: task is the data set's file stem in configs/tasks, or None.
+    Raises: UsageError for values out of range and settings that exclude each other.
     """
     saved = _saved(typed.get("resume", TrainConfig.resume))
     return validate(replace(TrainConfig(), **_implied((saved or _presets(typed, task)) | dict(typed), typed)))
 
 
 def _presets(typed: Mapping[str, Any], task: str | None) -> dict[str, Any]:
-    """Return the settings of GTP's preset, above them of the data set's task, and above those of another algorithm."""
+    """Return the settings of GTP's preset, overridden by the task's, overridden by those of another algorithm."""
     tasks = read_yaml(_root() / "tasks" / f"{task}.yaml") if task else {}
     preset = typed.get("preset", tasks.get("preset", TrainConfig.preset))
     algo = typed.get("algo", TrainConfig.algo)
@@ -55,9 +56,9 @@ def _presets(typed: Mapping[str, Any], task: str | None) -> dict[str, Any]:
 
 
 def algorithm_settings(algo: str, task: str | None) -> dict[str, Any]:
-    """Return the settings of another algorithm than GTP's, and above them those that its file holds under the task.
+    """Return the settings of an algorithm other than GTP, overridden by those of its line for the task.
 
-    Raises: UsageError for what is no setting, in any task's line.
+    Raises: UsageError for an unknown setting, in the line of any task.
     """
     path = _root() / "algorithms" / f"{algo}.yaml"
     values, lines = read_mapping(path)
@@ -66,34 +67,22 @@ def algorithm_settings(algo: str, task: str | None) -> dict[str, Any]:
 
 
 def _saved(resume: str) -> dict[str, Any]:
-    """Return the settings of the run that `--resume PATH` names; nothing where it names none."""
+    """Return the settings of the run that `--resume PATH` names; empty if it names none."""
     file = None if resume in ("auto", "never") else settings_file(Path(resume))
     saved = read_yaml(file) if file else {}
     return {name: value for name, value in saved.items() if name not in ("run_dir", "resume")}
 
 
 def settings_file(path: Path) -> Path | None:
-    """Return config.yaml of the run that `path` names: its directory, or one of its checkpoints."""
+    """Return config.yaml of a run, given its directory or one of its checkpoints; None if there is none."""
     files = (folder / "config.yaml" for folder in (path, path.parent.parent))
-    return next((file for file in files if os.path.isfile(file)), None)  # Path.is_file raises on names too long
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of the run that holds `path` (the run, a checkpoint, or its best policy), every one.
-
-    Raises: UsageError when it is no run, or its settings cannot be read or name no data set.
-    """
-    file = settings_file(path)
-    if file is None:
-        raise UsageError(f"{path} is no run directory (it has no config.yaml); train one with gtp-fast train")
-    settings = asdict(TrainConfig()) | read_yaml(file)
-    if not settings["env"]:
-        raise UsageError(f"{file} names no env; restore the file, or train again with gtp-fast train")
-    return settings
+    return next(
+        (file for file in files if os.path.isfile(file)), None
+    )  # not Path.is_file, which raises on a name that is too long
 
 
 def _implied(values: dict[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with what --bc and --candidates 1 mean for others that were not typed."""
+    """Return the settings with those that --bc and --candidates 1 imply, unless the user gave them."""
     if values.get("bc"):
         values = values | {"eta": 0.0} | ({} if "candidates" in typed else {"candidates": 1})
     if values.get("candidates", 1) == 1 and "select" not in typed:
@@ -102,16 +91,16 @@ def _implied(values: dict[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _root() -> Path:
-    """Return the folder of presets: inside the package where it was installed, beside it in a checkout."""
+    """Return the folder of presets: inside an installed package, beside the package in a checkout."""
     here = Path(__file__).parent
     return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
 
 
 def checked(values: Mapping[str, Any], where: str, lines: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """Return settings with numbers and paths in the one type that is saved and hashed.
+    """Return settings with each value in its canonical type, in which it is saved and hashed.
 
-    Args: where names their source in errors; lines, the line of each name in it.
-    Raises: UsageError for names that are no setting, with the nearest match, and for values of another type.
+    Args: where names their source in errors; lines has the line of each name in it.
+    Raises: UsageError for unknown names, with the nearest match, and for values of the wrong type.
     """
     hints = setting_types()
     for name, value in values.items():
@@ -125,10 +114,10 @@ def checked(values: Mapping[str, Any], where: str, lines: Mapping[str, int] | No
 
 
 def setting(typed: object, value: Any, where: str) -> tuple[str, Any]:
-    """Return the name of a setting that may be typed as its flag, and a value in the one type that is saved.
+    """Return name and value of one setting: the name may be written as a flag, the value becomes its canonical type.
 
-    Text, as words of a command are, is read as what the setting takes.
-    Raises: UsageError for what is no setting, with the nearest match, and for a value of another type.
+    A value given as text is parsed to the setting's type.
+    Raises: UsageError for an unknown name, with the nearest match, and for a value of the wrong type.
     """
     name: Any = typed.strip().lstrip("-").replace("-", "_") if isinstance(typed, str) else typed
     hint = setting_types().get(name)
@@ -139,18 +128,18 @@ def setting(typed: object, value: Any, where: str) -> tuple[str, Any]:
 
 
 def _plain(value: Any, hint: Any) -> Any:
-    """Return a value of the hint's type itself: 5, 5.0 and numpy's 5 are one setting, saved and hashed alike."""
+    """Return a value in the hint's own type: 5, 5.0 and numpy's 5 are the same setting, saved and hashed alike."""
     if isinstance(value, (bool, NoneType)):
         return value
     if isinstance(value, str):
-        return str.__str__(value)  # of numpy's strings too, which YAML cannot write
+        return str.__str__(value)  # also for numpy's strings, which YAML cannot write
     if isinstance(value, PurePath):
         return str(value)
     if hint is int:
         return int(value)
     try:
         return float(value) + 0.0  # -0.0 becomes 0.0
-    except OverflowError:  # an integer beyond float64: out of every range
+    except OverflowError:  # an integer too large for float64: outside every range
         return math.inf
 
 
@@ -174,7 +163,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice."""
+    """Safe YAML that refuses duplicate keys."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
@@ -182,7 +171,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node)
 
@@ -191,16 +180,16 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of settings; integers, and numbers such as 3e-4, are taken where numbers are expected.
+    """Read a YAML file of settings. A float may be written as an integer, or as 3e-4.
 
-    Raises: UsageError naming file and line for what is not a mapping of known settings.
+    Raises: UsageError naming file and line, when the file is not a mapping of known settings.
     """
     values, lines = read_mapping(path)
     return checked(values, str(path), lines)
 
 
 def read_mapping(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Read the names and values of a YAML file, and the line of each name; what they are is not yet checked."""
+    """Read the names and values of a YAML file, and the line of each name, without checking them against settings."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         loader.name = str(path)
@@ -210,7 +199,7 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise UsageError(f"{path} does not exist; check --config") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); name a YAML file of settings") from None
-    except Exception as error:  # PyYAML lets its constructors' errors out: !!bool x is a KeyError
+    except Exception as error:  # PyYAML does not wrap its constructors' errors: !!bool x is a KeyError
         raise UsageError(f"{path} is not a YAML file of settings: {error or type(error).__name__}") from None
     if values is None:
         return {}, {}
@@ -223,7 +212,7 @@ def read_mapping(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _number(value: Any) -> Any:
-    """Read 3e-4, which YAML 1.1 takes for text because it has no dot; give anything else back."""
+    """Return 3e-4 as a number, which YAML 1.1 reads as text because it has no dot; return any other value unchanged."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -231,5 +220,5 @@ def _number(value: Any) -> Any:
 
 
 def dump_yaml(cfg: TrainConfig) -> str:
-    """Return all settings as YAML, in the order of the dataclass; `read_yaml` gives them back."""
-    return yaml.safe_dump(asdict(cfg), sort_keys=False)  # ASCII: every other character is escaped
+    """Return all settings as YAML, in the order of the dataclass; `read_yaml` reads it back."""
+    return yaml.safe_dump(asdict(cfg), sort_keys=False)  # in ASCII: other characters are escaped

@@ -1,4 +1,7 @@
-"""Where a step's time goes: NVTX ranges, phase times, a Chrome trace. The only user of nvtx."""
+"""Profiles of train steps: NVTX ranges, the time of each phase, a Chrome trace. Only this module imports nvtx.
+
+Algorithms mark phases with `phase`. `profile_steps` takes a function that runs steps, and returns microseconds.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,18 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+PHASES = ("sample", "chain", "critic", "advantage", "actor", "average")
 _QUIET = nullcontext()
 
 
 class _Recorder:
-    """Whether phases are recorded; off in training, so that a phase costs one attribute read."""
+    """Whether phases are recorded. It is off in training: a phase then costs one attribute read."""
 
     on = False
 
 
 def _nvtx_range(name: str) -> AbstractContextManager[Any]:
-    """Return an NVTX range, or nothing on a machine without the package, where only torch's profiler sees phases."""
+    """Return an NVTX range; an empty one without the package nvtx, where only torch's profiler sees phases."""
     try:
         import nvtx
     except ImportError:
@@ -30,7 +34,7 @@ def _nvtx_range(name: str) -> AbstractContextManager[Any]:
 
 
 class _Phase:
-    """One range for Nsight Systems and torch's profiler alike."""
+    """One range for both Nsight Systems and torch's profiler."""
 
     def __init__(self, name: str):
         self._name, self._ranges = name, (record_function(name), _nvtx_range(name))
@@ -45,7 +49,7 @@ class _Phase:
 
 
 def phase(name: str) -> AbstractContextManager[None]:
-    """Mark a phase of the train step; free unless phases are being recorded, and never part of a compiled step."""
+    """Mark a phase of the train step. It costs nothing unless phases are recorded; compiled steps have none."""
     if torch.compiler.is_compiling() or not _Recorder.on:
         return _QUIET
     return _Phase(name)
@@ -54,8 +58,8 @@ def phase(name: str) -> AbstractContextManager[None]:
 def profile_steps(run: Callable[[int], None], steps: int, trace: Path) -> dict[str, float]:
     """Run `steps` train steps under the profiler and write a Chrome trace.
 
-    Returns microseconds a step: of each phase, by name, and `step`, timed without the profiler. A compiled or captured
-    step has no phases of its own: then only `step` is returned.
+    Returns microseconds per step for each phase, by name, and for the whole `step`, timed without the profiler. A
+    compiled or captured step has no separate phases: then only `step` is returned.
     """
     run(2)
     _synchronise()
@@ -76,16 +80,13 @@ def profile_steps(run: Callable[[int], None], steps: int, trace: Path) -> dict[s
     return {name: phases[name] for name in PHASES if name in phases} | {"step": whole * 1e6}
 
 
-PHASES = ("sample", "chain", "critic", "advantage", "actor", "average")
-
-
 def record_phases(on: bool) -> None:
     """Switch NVTX ranges on or off, as `gtp-fast train --profile` does under Nsight Systems."""
     _Recorder.on = on
 
 
 def nsys_command(env: str, dataset: str | None = None) -> str:
-    """Return the line to type for a profile with Nsight Systems."""
+    """Return the command line for a profile with Nsight Systems."""
     data = f"--env {env}" + (f" --dataset {dataset}" if dataset else "")
     return (
         f"nsys profile --trace=cuda,nvtx,osrt --output=gtp-fast-{env.replace('/', '-').replace(':', '-')} "

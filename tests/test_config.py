@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from places import ROOT
 
 from gtp_fast import config
-from gtp_fast.config import FIELD_HELP, RUN_ONLY_FIELDS, TrainConfig, hash6, member_values, validate
+from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6, member_values, validate
 from gtp_fast.data import catalog
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import UsageError
@@ -188,7 +188,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
         ("- 1\n- 2\n", "holds list, expected lines"),
         ("just text\n", "holds str, expected lines"),
         ("!!set {lr, eta}\n", "holds set, expected lines"),
-        ("lr: 1\nlr: 2\n", "'lr' stands twice"),
+        ("lr: 1\nlr: 2\n", "'lr' is given twice"),
         ("gamma: 0.9\n\nlearning_rate: 1\n", "mine.yaml:3: no setting is called 'learning_rate'"),
         ("gamma: 0.9\nlr: fast\n", "mine.yaml:2: --lr is 'fast', expected float"),
         ("lr: nan\n", "--lr nan is outside"),
@@ -312,7 +312,7 @@ def test_the_hash_sees_what_decides_the_result_and_nothing_else():
 
 
 def test_every_setting_has_a_line_of_help():
-    assert list(FIELD_HELP) == [field.name for field in fields(TrainConfig)]
+    assert all(field.metadata["help"] for field in fields(TrainConfig))
 
 
 def test_the_list_of_flags_is_frozen():
@@ -336,7 +336,7 @@ def test_a_sweep_across_members_has_one_value_each():
     ("changes", "words"),
     [
         ({"etas": "1,5"}, "has 2 values for --seeds 3"),
-        ({"etas": "1,,5"}, "is no list of numbers"),
+        ({"etas": "1,,5"}, "is not a list of numbers"),
         ({"lrs": "1,2,nan"}, "--lrs nan is outside"),
         ({"etas": "1,2,-3"}, "--etas -3.0 is outside"),
         ({"etas": "1,2,3", "bc": True}, "leave out --etas"),

@@ -123,11 +123,11 @@ from learn_cases import OBS_DIM, ACTION_DIM, buffer_of, small_config
 from gtp_fast import algorithms, device; from gtp_fast.training import memory
 torch.set_num_threads(1)
 cfg = replace(small_config(), seeds=1, batch_size=8192, hidden=128, **eval(sys.argv[1]))
-state = algorithms.of(cfg.algo).init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
-step = algorithms.of(cfg.algo).make_step(replace(cfg, batch_size=8), state, buffer_of(cfg))
+state = algorithms.of(cfg).init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
+step = algorithms.of(cfg).make_step(replace(cfg, batch_size=8), state, buffer_of(cfg))
 step()  # libraries take their share before the peak is counted
 before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-algorithms.of(cfg.algo).make_step(cfg, state, buffer_of(cfg))()
+algorithms.of(cfg).make_step(cfg, state, buffer_of(cfg))()
 lines = open("/proc/self/status").read().splitlines()  # not ru_maxrss, which a child inherits from who started it
 taken = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 - before
 print(taken / (memory.widths_a_row(cfg) * cfg.batch_size * cfg.hidden * 4))

@@ -8,7 +8,7 @@ from gtp_fast import rng
 
 
 def _words(seeds, step, counts):
-    return rng.words(rng.plan(counts, "cpu"), rng.seed_keys(seeds, "cpu"), torch.tensor(step))
+    return rng.random_bits(rng.plan(counts, "cpu"), rng.seed_keys(seeds, "cpu"), torch.tensor(step))
 
 
 def test_a_seed_draws_the_same_alone_and_among_others():

@@ -1,4 +1,4 @@
-"""`make gpu` and `make gpu-dry`: a call's parts in the order of their worth, written after every row."""
+"""`make gpu` and `make gpu-dry`: run the parts, the most important first, and write the results after every row."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 from bench.gpu import plan
-from bench.gpu.results import KEPT, Results, commit
+from bench.gpu.results import Results
 from bench.gpu.supervise import NO_TIME, REASON, STOPPED, Row, keep_log, measured
 from bench.gpu.tables import text
+from bench.tables import RESULTS, commit
 
 MACHINE_S = 60.0  # a fresh machine reads torch from a cold disk; asked twice
 END_S = 3.0  # for writing and for ending processes
@@ -29,18 +30,21 @@ def main() -> int:
     _set_environment(args, folder, seconds)
     machine = _machine(args.dry)
     if REASON in machine:
-        return _fail(f"torch cannot be asked about this machine: {machine[REASON]}")
+        sys.exit(f"torch cannot be asked about this machine: {machine[REASON]}")
     if args.dry:
-        _say(f"device: {machine['device']} (dry run)")
+        print(f"device: {machine['device']} (dry run)", flush=True)
     elif machine["device"] == "cpu":
-        return _fail(
+        sys.exit(
             f"torch {machine['torch']} sees no NVIDIA GPU, so nothing would be measured; try: "
             "make gpu PYTHON=/path/to/python, or make gpu-dry"
         )
     results = Results(folder, machine, args.commit or commit())
     rows = [row for part in _chosen(args) for row in _run(part, results, args.dry, started + seconds)]
-    _say(text({"machine": results.machine, "parts": results.parts}))
-    _say(f"{time.monotonic() - started:.0f} s; written: {results.path} and {results.path.with_suffix('.md').name}")
+    print(text({"machine": results.machine, "parts": results.parts}))
+    print(
+        f"{time.monotonic() - started:.0f} s; written: {results.path} and {results.path.with_suffix('.md').name}",
+        flush=True,
+    )
     return 1 if tests_failed(rows) else 0
 
 
@@ -49,7 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--call", choices=["first", "second"], default="first", help="which parts; see docs/gpu.md")
     parser.add_argument("--dry", action="store_true", help="go through everything on the CPU at toy sizes")
     parser.add_argument("--seconds", type=float, default=plan.CALL_S, help="what the call may take")
-    parser.add_argument("--results", type=Path, default=KEPT, help="folder of the results")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--commit", default="", help="what is measured, where there is no git checkout")
     parser.add_argument("--data", default="", help="the training's data set, a D4RL-layout file")
     parser.add_argument("--env", default="", help="its environment, a name of gtp-fast train --env")
@@ -73,7 +77,7 @@ def _machine(dry: bool) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
             until = time.monotonic() + MACHINE_S
-            found = next(measured("bench.gpu.machine", [{}], dry, MACHINE_S, until, Path(folder) / "log"))
+            found = next(measured("bench.tables.described", [{}], dry, MACHINE_S, until, Path(folder) / "log"))
             if not found.get(REASON, "").startswith((STOPPED, NO_TIME)):
                 break
     return found
@@ -93,29 +97,18 @@ def _run(part: plan.Part, results: Results, dry: bool, until: float) -> list[Row
         return results.skip(part.name, rows, NO_TIME)
     log, done = results.begin(part.name), []
     limit_s = part.limit_s * (plan.DRY_CALL_S / plan.CALL_S if dry else 1.0)
-    module = f"bench.gpu.{part.module}"
-    for row in measured(module, rows, dry, part.row_limit_s, min(until, started + limit_s), log):
+    for row in measured(f"bench.gpu.{part.measure}", rows, dry, part.row_limit_s, min(until, started + limit_s), log):
         results.add(part.name, row, time.monotonic() - started)
         done.append(row)
     keep_log(log)
     figures = sum(REASON not in row for row in done)
-    _say(f"{part.name}: {figures} of {len(rows)} rows, {time.monotonic() - started:.0f} s", sys.stderr)
+    print(f"{part.name}: {figures} of {len(rows)} rows, {time.monotonic() - started:.0f} s", file=sys.stderr)
     return done
 
 
 def tests_failed(rows: list[Row]) -> bool:
     """Say whether a file of tests failed or could not be run."""
     return any(REASON in row or row["failed"] for row in rows if "file" in row)
-
-
-def _fail(message: str) -> int:
-    _say(message, sys.stderr)
-    return 1
-
-
-def _say(line: str, stream=sys.stdout) -> None:
-    stream.write(line + "\n")
-    stream.flush()
 
 
 if __name__ == "__main__":

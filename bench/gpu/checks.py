@@ -1,4 +1,4 @@
-"""The tests that carry the mark gpu, one file a process: an illegal address in one file spares the others."""
+"""Run the tests marked gpu, each file in its own process: an illegal address in one file spares the others."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.supervise import told
+from bench.tables import ROOT
 
-ROOT = Path(__file__).parents[2]
 SHOWN_FAILURES = 12
 OUTCOMES = ("failure", "error", "skipped")
 GRACE_S = 12.0  # for the report of an interrupted run
@@ -36,7 +36,7 @@ def of_graphs(name: str) -> bool:
     return "backends" in name or "stream" in name
 
 
-def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
+def run_file(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     """Run pytest on row["file"] for row["limit_s"] seconds at most; count outcomes and name the failures.
 
     What pytest prints, each failure whole, goes to the part's log. A file that takes longer is interrupted, which

@@ -14,8 +14,9 @@ from concurrent.futures import ProcessPoolExecutor, wait
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from bench.gpu import kernels, latency, learning, plan, settings
+from bench.gpu import learning, plan, speed
 from bench.gpu.supervise import ROW_MARK, told
+from bench.training import training
 from gtp_fast.errors import GtpError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ LONGEST_FIRST = (0, 1, 3, 2, 6)  # actor, chain, critic, heads; the others take 
 LIMIT_S = 60.0  # what is not compiled by then is compiled by the row that needs it
 
 
-def measure(row: dict[str, Any], dry: bool) -> dict[str, Any]:
+def compile_all(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     """Compile; return seconds, how many launches, those not ready in time, and the slowest.
 
     Raises: RuntimeError naming the launches that do not compile; their messages are in the log, whole.
@@ -91,7 +92,7 @@ def _kind(row: dict[str, Any]) -> str:
 
 def _compiled(key: str, place: int, dry: bool) -> tuple[float, str, str]:
     """Compile one job; return its seconds, its name, and why it failed, if it did."""
-    started, row = time.monotonic(), json.loads(key)
+    started, row, error = time.monotonic(), json.loads(key), ""
     name = f"{place} of {_kind(row)}"
     try:
         if place >= 0:
@@ -100,23 +101,24 @@ def _compiled(key: str, place: int, dry: bool) -> tuple[float, str, str]:
             _compile(launch)
         elif "where" in row:
             name = f"an action, {row}"
-            latency.acting(row, dry)
+            speed.acting_of(row, dry)
         else:
             name = f"the compiled step of {row.get('algo', 'gtp')}"
-            settings.training(settings.of_row(row, dry))[1](1)
-    except GtpError as error:  # this version or machine lacks it, as the row that times it will say
-        return time.monotonic() - started, f"{name}: {told(error)}", ""
-    except Exception as error:  # told with the others, after all have been tried
+            training(speed.settings(row, dry))[1](1)
+    except GtpError as missing:  # this version or machine lacks it, as the row that times it will say
+        name = f"{name}: {told(missing)}"
+    except Exception as fault:  # told with the others, after all have been tried
         traceback.print_exc()
-        return time.monotonic() - started, name, told(error)
-    print(f"{ROW_MARK}{time.monotonic() - started:5.1f} s {name}", flush=True)
-    return time.monotonic() - started, name, ""
+        error = told(fault)
+    seconds = time.monotonic() - started
+    print(f"{ROW_MARK}{seconds:5.1f} s {name}", flush=True)
+    return seconds, name, error
 
 
 @lru_cache(maxsize=32)
 def _launches(key: str, dry: bool) -> tuple[Launch, ...]:
     row = json.loads(key)
-    return (learning.fused if row.get("what") else kernels.fused_of)(row, dry).launches
+    return (learning.fused if row.get("what") else speed.fused_of)(row, dry).launches
 
 
 def _compile(launch: Launch) -> None:

@@ -1,4 +1,4 @@
-"""The parts of both calls in the order of their worth: what is cut off at the end is what matters least.
+"""The parts of both calls, the most important first: what is cut off at the end matters least.
 
 The first call says whether the compiled kernels are right and how long a step takes. The second looks closer at what
 the first found right: memory errors, races, hardware counters, graphs of the other backends, and a training.
@@ -29,11 +29,11 @@ ACTING = tuple((k, candidates) for k in (5, 2) for candidates in (1, 50))
 
 @dataclass(frozen=True)
 class Part:
-    """One part: rows that a module measures, fewer in a dry run; seconds that one row and all rows may take."""
+    """One part: rows that a function measures, fewer in a dry run; seconds that one row and all may take."""
 
     name: str
     call: str
-    module: str
+    measure: str
     rows: Callable[[bool], Rows]
     row_limit_s: float
     limit_s: float
@@ -76,26 +76,27 @@ def _latency(dry: bool) -> Rows:
 
 def _instruments(dry: bool) -> Rows:
     """A dry run has neither the tools nor a card for them: it makes the step that they would watch."""
-    if dry:
-        return [{"tool": "none", "precision": "tf32"}]
-    return [{"tool": tool, "precision": p} for tool in ("memcheck", "racecheck") for p in ("tf32", "bf16")]
+    tools = ("none",) if dry else ("memcheck", "racecheck")
+    return [{"tool": tool, "precision": p} for tool in tools for p in (("tf32",) if dry else ("tf32", "bf16"))]
 
 
 def _counters(dry: bool) -> Rows:
     return [{"precision": precision} for precision in (("bf16",) if dry else ("tf32", "bf16"))]
 
 
+def _learning(dry: bool) -> Rows:
+    return [{"what": "gtp", "seeds": 2 if dry else 5, "eta": 5.0}]
+
+
 PARTS = (
-    Part("compile", "first", "compiling", lambda _: [{"what": "every launch"}], 100, 110),
-    Part("tests", "first", "checks", lambda _: _tests(False, 130), 150, 150),
-    Part("steps", "first", "steps", _steps, 90, 200),
-    Part("kernels", "first", "kernels", _kernels, 45, 80),
-    Part("latency", "first", "latency", _latency, 20, 40),
-    Part("floor", "first", "floor", lambda _: [{"what": "node_gap"}, {"what": "graph_launch"}], 15, 20),
-    Part("sanitizer", "second", "sanitizer", _instruments, 60, 110),
-    Part("counters", "second", "counters", _counters, 60, 70),
-    Part("tests-graph", "second", "checks", lambda _: _tests(True, 80), 100, 100),
-    Part(
-        "learning", "second", "learning", lambda dry: [{"what": "gtp", "seeds": 2 if dry else 5, "eta": 5.0}], 260, 260
-    ),
+    Part("compile", "first", "compiling.compile_all", lambda _: [{"what": "every launch"}], 100, 110),
+    Part("tests", "first", "checks.run_file", lambda _: _tests(False, 130), 150, 150),
+    Part("steps", "first", "speed.step", _steps, 90, 200),
+    Part("kernels", "first", "speed.kernels", _kernels, 45, 80),
+    Part("latency", "first", "speed.latency", _latency, 20, 40),
+    Part("floor", "first", "speed.floor", lambda _: [{"what": "node_gap"}, {"what": "graph_launch"}], 15, 20),
+    Part("sanitizer", "second", "instruments.sanitizer", _instruments, 60, 110),
+    Part("counters", "second", "instruments.counters", _counters, 60, 70),
+    Part("tests-graph", "second", "checks.run_file", lambda _: _tests(True, 80), 100, 100),
+    Part("learning", "second", "learning.learn", _learning, 260, 260),
 )

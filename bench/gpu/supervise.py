@@ -27,31 +27,31 @@ LOG_BYTES = 4 << 20  # what is kept of a part's log
 PRELOADED = ("torch", "bench.training")  # what the processes share: none of it touches CUDA, which survives no fork
 
 
-def measured(module: str, rows: list[Row], dry: bool, row_limit_s: float, until: float, log: Path) -> Iterator[Row]:
+def measured(target: str, rows: list[Row], dry: bool, row_limit_s: float, until: float, log: Path) -> Iterator[Row]:
     """Yield each row with its figures, or with the reason why there are none; every row exactly once.
 
-    Args: module has `measure(row, dry)`; row_limit_s, seconds a row may take; until, time.monotonic() at which to stop;
-    log, the file that is appended to.
+    Args: target names a function of a row and of `dry`, as module.function; row_limit_s, seconds a row may take; until,
+    time.monotonic() at which to stop; log, the file that is appended to.
     """
     left = list(rows)
     while left:
         if time.monotonic() >= until:
             yield from (row | {REASON: NO_TIME} for row in left)
             return
-        answers = _answers(module, left, dry, row_limit_s, until, log)
+        answers = _answers(target, left, dry, row_limit_s, until, log)
         done = 0
         for done, answer in enumerate(answers, start=1):
             yield left[done - 1] | answer
         left = left[done:]
 
 
-def _answers(module: str, rows: list[Row], dry: bool, row_limit_s: float, until: float, log: Path) -> Iterator[Row]:
+def _answers(target: str, rows: list[Row], dry: bool, row_limit_s: float, until: float, log: Path) -> Iterator[Row]:
     """Yield at least one answer, in the order of the rows; fewer than rows when the process had to be given up."""
     # Copied from one that has torch already: on a fresh machine reading it takes longer than most rows.
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(module, rows, dry, theirs, str(log)))
+    process = context.Process(target=_serve, args=(target, rows, dry, theirs, str(log)))
     process.start()
     theirs.close()
     try:
@@ -95,16 +95,17 @@ def _end(process: Any) -> None:
     process.join()
 
 
-def _serve(module: str, rows: list[Row], dry: bool, pipe: Any, log: str) -> None:
+def _serve(target: str, rows: list[Row], dry: bool, pipe: Any, log: str) -> None:
     """Answer every row, in the process of its own."""
     os.setsid()
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    module, _, function = target.rpartition(".")
     for row in rows:
         _print(f"{ROW_MARK}{row}")
         try:
-            answer, healthy = importlib.import_module(module).measure(row, dry), True
+            answer, healthy = getattr(importlib.import_module(module), function)(row, dry), True
         except Exception as error:  # whatever goes wrong in a row is its answer
             _print(traceback.format_exc())
             answer, healthy = {REASON: told(error)}, _healthy()

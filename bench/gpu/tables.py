@@ -1,40 +1,41 @@
-"""From results to tables, for Markdown and for a terminal. A reason stands once, below, with a number in the cells."""
+"""Make tables of the results, for Markdown and for a terminal. Reasons are listed below; cells hold their numbers."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from bench.gpu.supervise import REASON, Row
+from bench.tables import STEPS_OF_PAPER, grid
 
-STEPS_OF_PAPER = 2_000_000
 SHAPE = ("backend", "graph", "precision", "sampling_steps", "seeds", "algo", "hidden", "layers")
 LINES = 90  # what the terminal's table may take
+Cells = list[list[str]]
 
 
 @dataclass
-class _Reasons:
-    """Reasons in the order of their first use."""
+class _Page:
+    """What the tables of a page share: whether there is room for everything, and reasons in the order of first use."""
 
-    texts: list[str] = field(default_factory=list)
+    full: bool
+    reasons: list[str] = field(default_factory=list)
 
-    def cell(self, row: Row | None) -> str:
+    def reason(self, row: Row | None) -> str:
         """Return a mark for a row without figures."""
         text = row[REASON] if row else "not measured yet"
-        if text not in self.texts:
-            self.texts.append(text)
-        return f"n/a [{self.texts.index(text) + 1}]"
+        if text not in self.reasons:
+            self.reasons.append(text)
+        return f"n/a [{self.reasons.index(text) + 1}]"
+
+    def line(self, row: Row, head: list[str], figures: Callable[[Row], list[str]], width: int) -> list[str]:
+        """Return the head and what figures gives, `width` cells; or the reason in the first of them."""
+        return [*head, *([self.reason(row), *[""] * (width - 1)] if REASON in row else figures(row))]
 
 
-@dataclass(frozen=True)
-class Table:
-    """A title, a head and rows of cells."""
-
-    title: str
-    head: list[str]
-    rows: list[list[str]]
+Make = Callable[[list[Row], _Page], tuple[list[str], Cells]]
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -46,11 +47,8 @@ def section(results: dict[str, Any], mark: str = "###") -> str:
     """Return the page without its title, as a section of another: every table under a heading that begins with mark."""
     found, reasons = _tables(results, full=True)
     lines = [*(f"{line}  " for line in _heading(results)), ""]
-    for table in found:
-        rule = ["---"] * len(table.head)
-        cells = [table.head, rule, *table.rows]
-        lines += [f"{mark} {table.title[0].upper()}{table.title[1:]}", ""]
-        lines += [*("| " + " | ".join(row) + " |" for row in cells), ""]
+    for title, heads, rows in found:
+        lines += [f"{mark} {title[0].upper()}{title[1:]}", "", *grid(heads, rows, "| --- "), ""]
     lines += [f"- [{i}] {text}" for i, text in enumerate(reasons, start=1)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -59,11 +57,10 @@ def text(results: dict[str, Any]) -> str:
     """Return the tables for a terminal, at most LINES lines; reasons are cut first."""
     found, reasons = _tables(results, full=False)
     lines = _heading(results)
-    for table in found:
-        cells = [table.head, *table.rows]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(table.head))]
-        lines += [f"-- {table.title}"]
-        lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    for title, heads, rows in found:
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        lines += [f"-- {title}"]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (heads, *rows)]
     lines += [f"[{i}] {text}"[:160] for i, text in enumerate(reasons, start=1)]
     return "\n".join(lines if len(lines) <= LINES else [*lines[: LINES - 1], "... the rest is in the file"])
 
@@ -78,64 +75,47 @@ def _heading(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def _tables(results: dict[str, Any], full: bool) -> tuple[list[Table], list[str]]:
-    reasons = _Reasons()
-    parts = results["parts"]
+def _tables(results: dict[str, Any], full: bool) -> tuple[list[tuple[str, list[str], Cells]], list[str]]:
+    """Return title, head and rows of each table, with the commits of its parts where parts have different ones."""
+    page, parts, found = _Page(full), results["parts"], []
     several = len({part["commit"] for part in parts.values()}) > 1
-
-    def table(make: Callable[..., Table], *names: str, **more: Any) -> Table:
-        """Return the table of some parts, with their commit where parts have different ones."""
-        found = [parts[name] for name in names if name in parts]
-        made = make([row for part in found for row in part["rows"]], reasons, **more)
-        commits = dict.fromkeys(part["commit"] for part in found)
-        return replace(made, title=f"{made.title} ({', '.join(commits)})") if several else made
-
-    found = [
-        table(_tests, "tests", "tests-graph", full=full),
-        table(_steps, "steps", full=full),
-        table(_kernels, "kernels"),
-        table(_latency, "latency"),
-        table(_learning, "learning"),
-        table(_sanitizer, "sanitizer"),
-        table(_counters, "counters"),
-        table(_floor, "floor"),
-        table(_compiled, "compile"),
-    ]
-    return [table for table in found if table.rows], reasons.texts
+    for title, make, names in TABLES:
+        own = [parts[name] for name in names if name in parts]
+        heads, cells = make([row for part in own for row in part["rows"]], page)
+        commits = ", ".join(dict.fromkeys(part["commit"] for part in own))
+        if cells:
+            found.append((f"{title} ({commits})" if several else title, heads, cells))
+    return found, page.reasons
 
 
-def _tests(rows: list[Row], reasons: _Reasons, full: bool) -> Table:
-    cells = []
+def _tests(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
+    counted, cells = ["passed", "failed", "skipped"], []
+    most, letters = (12, 300) if page.full else (5, 110)
     for row in rows:
-        counts = [f"{row[name]}" for name in ("passed", "failed", "skipped")] if REASON not in row else []
-        cells.append([row.get("file", "none") + _older(row), *(counts or [reasons.cell(row), "", ""])])
-        cells += [
-            [f"  {failure[: 300 if full else 110]}", "", "", ""]
-            for failure in row.get("failures", [])[: 12 if full else 5]
-        ]
-        reasons.texts += [why for why in row.get("skip_reasons", []) if why not in reasons.texts]
-    return Table("tests that need the card", ["file", "passed", "failed", "skipped"], cells)
+        name = row.get("file", "none") + _older(row)
+        cells.append(page.line(row, [name], lambda row: [f"{row[name]}" for name in counted], 3))
+        cells += [[f"  {failure[:letters]}", "", "", ""] for failure in row.get("failures", [])[:most]]
+        page.reasons += [why for why in row.get("skip_reasons", []) if why not in page.reasons]
+    return ["file", *counted], cells
 
 
-def _steps(rows: list[Row], reasons: _Reasons, full: bool) -> Table:
+def _steps(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
     """One line a kind of step: both rounds, what 2M steps of each seed take, and the ratio to its rivals."""
+    more = ["p20 - p80", "MiB"] if page.full else []
+    figures = partial(_step, rows=rows, full=page.full)
     first = [row for row in rows if row.get("round") == 1]
-    more = ["p20 - p80", "MiB"] if full else []
-    heads = ["step", "K", "us / step", *more, "2M steps, min", "of rival"]
-    return Table("train steps", heads, [_step(row, rows, reasons, full) for row in first])
+    cells = [page.line(row, [_mode(row), str(row["sampling_steps"])], figures, 3 + len(more)) for row in first]
+    return ["step", "K", "us / step", *more, "2M steps, min", "of rival"], cells
 
 
-def _step(row: Row, rows: list[Row], reasons: _Reasons, full: bool) -> list[str]:
+def _step(row: Row, rows: list[Row], full: bool) -> list[str]:
     # A round that an earlier call left is no drift of this one.
     again = [r for r in rows if _same(r, row) and r["round"] > 1 and REASON not in r]
     again = [r for r in again if r.get("commit") == row.get("commit")]
-    empty = [""] * (2 if full else 0)
-    if REASON in row:
-        return [_mode(row), str(row["sampling_steps"]), reasons.cell(row), *empty, "", ""]
     spread = [f"{row['p20']:.1f} - {row['p80']:.1f}", f"{row['memory_mib']:.0f}"] if full else []
     us = " / ".join(f"{r['us']:.1f}" for r in (row, *again))
     minutes = f"{row['us'] / row['seeds'] * STEPS_OF_PAPER / 60e6:.3g}"
-    return [_mode(row), str(row["sampling_steps"]), us, *spread, minutes, _of_rivals(row, rows)]
+    return [us, *spread, minutes, _of_rivals(row, rows)]
 
 
 def _same(row: Row, other: Row) -> bool:
@@ -171,49 +151,44 @@ def _ratio(ratio: float, rival: str) -> str:
     return f"{ratio:.2f} of {rival}" + (" (slower)" if ratio > 1 else "")
 
 
-def _kernels(rows: list[Row], reasons: _Reasons) -> Table:
+def _kernels(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
     """One line a trial of shapes, one column a launch in the order of the step, beside the default's sum."""
     names = next(([name for name in row if name[0].isdigit()] for row in rows if REASON not in row), [])
     default = {(r["precision"], r["seeds"]): r["us"] for r in rows if REASON not in r and not r["shapes"]}
+
+    def figures(row: Row) -> list[str]:
+        own = default.get((row["precision"], row["seeds"]))
+        of_default = _ratio(row["us"] / own, "default") if own and row["shapes"] else ""
+        return [*(f"{row[name]:.1f}" for name in ("us", *names)), of_default]
+
     cells = []
     for row in rows:
         shapes = ", ".join(f"{name} {value}" for name, value in row["shapes"].items()) or "default"
         head = [f"{row['precision']} x {row['seeds']}", shapes + _older(row)]
-        if REASON in row:
-            cells.append([*head, reasons.cell(row), *[""] * (1 + len(names))])
-            continue
-        own = default.get((row["precision"], row["seeds"]))
-        of_default = _ratio(row["us"] / own, "default") if own and row["shapes"] else ""
-        cells.append([*head, *(f"{row[name]:.1f}" for name in ("us", *names)), of_default])
+        cells.append(page.line(row, head, figures, 2 + len(names)))
     heads = [name.replace("gtp_", "") for name in names]
-    return Table("us of each launch by itself, K = 5", ["operands x seeds", "shapes", "sum", *heads, "sum"], cells)
+    return ["operands x seeds", "shapes", "sum", *heads, "sum"], cells
 
 
-def _latency(rows: list[Row], reasons: _Reasons) -> Table:
+def _latency(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
     places = {(row["sampling_steps"], row["candidates"]) for row in rows}
     cells = []
     for k, candidates in sorted(places, reverse=True):
         own = {r["where"]: r for r in rows if (r["sampling_steps"], r["candidates"]) == (k, candidates)}
-        gpu, cpu = own.get("cuda"), own.get("cpu")
-        both = gpu and cpu and REASON not in gpu and REASON not in cpu
-        ratio = _ratio(gpu["us"] / cpu["us"], "cpu") if gpu and cpu and both else ""
-        cells.append([str(k), str(candidates), *(_figure(r, "us", reasons, ".0f") for r in (gpu, cpu)), ratio])
-    heads = ["K", "candidates", "GPU", "one CPU thread", "of rival"]
-    return Table("us from observation to action", heads, cells)
+        us = [row["us"] if row and REASON not in row else None for row in map(own.get, ("cuda", "cpu"))]
+        shown = [page.reason(own.get(w)) if t is None else f"{t:.0f}" for w, t in zip(("cuda", "cpu"), us, strict=True)]
+        cells.append([str(k), str(candidates), *shown, _ratio(us[0] / us[1], "cpu") if us[0] and us[1] else ""])
+    return ["K", "candidates", "GPU", "one CPU thread", "of rival"], cells
 
 
-def _learning(rows: list[Row], reasons: _Reasons) -> Table:
-    names = ("actor_loss", "critic_loss", "q")
-    head = ["data", "mode", "steps", "seconds", "steps / s", "actor loss", "critic loss", "Q"]
-    cells = []
-    for row in rows:
-        if REASON in row:
-            cells.append([row["what"], reasons.cell(row), *[""] * 6])
-            continue
+def _learning(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
+    def figures(row: Row) -> list[str]:
         mode = f"{row['backend']} {row['precision']}, {row['seeds']} seeds"
         speed = [f"{row['steps']:,}", f"{row['train_s']:.0f}", f"{row['steps_per_second']:,.0f}"]
-        cells.append([row["env"], mode, *speed, *(_over_seeds(row.get(name)) for name in names)])
-    return Table("a training, mean and deviation over seeds", head, cells)
+        return [mode, *speed, *(_over_seeds(row.get(name)) for name in ("actor_loss", "critic_loss", "q"))]
+
+    heads = ["data", "mode", "steps", "seconds", "steps / s", "actor loss", "critic loss", "Q"]
+    return heads, [page.line(row, [row.get("env", row["what"])], figures, 7) for row in rows]
 
 
 def _over_seeds(values: list[float] | float | None) -> str:
@@ -223,47 +198,54 @@ def _over_seeds(values: list[float] | float | None) -> str:
     return f"{statistics.mean(values):.3g} ± {statistics.pstdev(values):.2g}"
 
 
-def _sanitizer(rows: list[Row], reasons: _Reasons) -> Table:
-    cells = [
-        [row["tool"], row["precision"], _figure(row, "errors", reasons, "d"), _figure(row, "seconds", reasons, ".0f")]
-        for row in rows
-    ]
-    return Table("compute-sanitizer, one small step", ["tool", "operands", "errors", "seconds"], cells)
-
-
-def _counters(rows: list[Row], reasons: _Reasons) -> Table:
+def _counters(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
     names = ("us", "sm_percent", "l2_percent", "tensor_percent", "shared_percent", "warps_active", "registers")
     stalls = ("stall_long", "stall_barrier", "stall_mio", "stall_short", "stall_math", "stall_wait")
-    cells = []
-    for row in rows:
-        if REASON in row:
-            cells.append([row["precision"], reasons.cell(row), *[""] * (len(names) + 1)])
-            continue
-        for launch in row["launches"]:
-            worst = sorted(((launch.get(s, 0.0), s) for s in stalls), reverse=True)[:2]
-            waits = ", ".join(f"{name.removeprefix('stall_')} {value:.1f}" for value, name in worst if value)
-            figures = [f"{launch[name]:.1f}" if name in launch else "" for name in names]
-            cells.append([row["precision"], launch["kernel"].split("(")[0].replace("gtp_", ""), *figures, waits])
+
+    def figures(launch: Row) -> list[str]:
+        worst = sorted(((launch.get(s, 0.0), s) for s in stalls), reverse=True)[:2]
+        waits = ", ".join(f"{name.removeprefix('stall_')} {value:.1f}" for value, name in worst if value)
+        name = launch["kernel"].split("(")[0].replace("gtp_", "")
+        return [name, *(f"{launch[name]:.1f}" if name in launch else "" for name in names), waits]
+
+    launches = [(row["precision"], launch) for row in rows for launch in row.get("launches", [row])]
+    cells = [page.line(launch, [precision], figures, len(names) + 2) for precision, launch in launches]
     heads = ["operands", "launch", "us", "SM %", "L2 %", "tensor %", "shared %", "warps", "registers", "stalls"]
-    return Table("counters of one step, by ncu", heads, cells)
+    return heads, cells
 
 
-def _floor(rows: list[Row], reasons: _Reasons) -> Table:
-    return Table("floor", ["constant", "us"], [[row["what"], _figure(row, "us", reasons, ".2f")] for row in rows])
+def _compiled(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
+    names = ("compiled", "late", "seconds", "core_seconds", "cores")
+
+    def figures(row: Row) -> list[str]:
+        return [*(f"{row[name]:.0f}" for name in names), "; ".join(row["slowest"][:2])]
+
+    heads = [*(name.replace("_", " ") for name in names), "slowest"]
+    return heads, [page.line(row, [], figures, len(heads)) for row in rows]
 
 
-def _compiled(rows: list[Row], reasons: _Reasons) -> Table:
-    cells = []
-    for row in rows:
-        figures = [
-            _figure(row, name, reasons, ".0f") for name in ("compiled", "late", "seconds", "core_seconds", "cores")
-        ]
-        cells.append([*figures, "; ".join(row.get("slowest", [])[:2])])
-    return Table("compiling, all cores", ["compiled", "late", "seconds", "core seconds", "cores", "slowest"], cells)
+def _plain(head: dict[str, str], figures: dict[str, str]) -> Make:
+    """Return what makes a table whose columns, by title, are formats of a row."""
+
+    def cells(columns: dict[str, str], row: Row) -> list[str]:
+        return [text.format(**row) for text in columns.values()]
+
+    def make(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
+        lines = [page.line(row, cells(head, row), partial(cells, figures), len(figures)) for row in rows]
+        return [*head, *figures], lines
+
+    return make
 
 
-def _figure(row: Row | None, name: str, reasons: _Reasons, form: str = ".1f") -> str:
-    if row is None or REASON in row:
-        return reasons.cell(row)
-    value = row[name]
-    return format(int(value) if form == "d" else value, form)
+SANITIZER = _plain({"tool": "{tool}", "operands": "{precision}"}, {"errors": "{errors}", "seconds": "{seconds:.0f}"})
+TABLES: tuple[tuple[str, Make, tuple[str, ...]], ...] = (
+    ("tests that need the card", _tests, ("tests", "tests-graph")),
+    ("train steps", _steps, ("steps",)),
+    ("us of each launch by itself, K = 5", _kernels, ("kernels",)),
+    ("us from observation to action", _latency, ("latency",)),
+    ("a training, mean and deviation over seeds", _learning, ("learning",)),
+    ("compute-sanitizer, one small step", SANITIZER, ("sanitizer",)),
+    ("counters of one step, by ncu", _counters, ("counters",)),
+    ("floor", _plain({"constant": "{what}"}, {"us": "{us:.2f}"}), ("floor",)),
+    ("compiling, all cores", _compiled, ("compile",)),
+)

@@ -1,17 +1,25 @@
-"""The algorithms by name; each is whole in one file, and all are asked for the same things.
+"""The algorithms: each is one file, and all files have the same functions. `gtp` documents them.
 
-A module of an algorithm has `layouts(cfg, obs, action_dim)`, `metric_names(cfg)`, `init_state(cfg, obs, action_dim,
-device)` and `make_step(cfg, state, buffer)` to train, and to act `noise_columns(config)`, `path(p, obs, z, config)`,
-`judge(p, obs, actions)` and `STEPS_ARE_FREE`; `gtp` says what each is. Acting, obs is what `encoder.see` makes of it.
+To train: `layouts(cfg, obs, action_dim)`, `metric_names(cfg)`, `init_state(cfg, obs, action_dim, device)` and
+`make_step(cfg, state, buffer)`. To act: `noise_columns(config)`, `path(p, obs, z, config)`, `q_values(p, obs, actions)`
+and `STEPS_ARE_FREE`; there obs is the output of `encoder.see`.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+from gtp_fast.config import is_variant
+
+if TYPE_CHECKING:
+    from gtp_fast.algorithms.policy_config import PolicyConfig
+    from gtp_fast.config import TrainConfig
 
 
-def of(name: str) -> ModuleType:
-    """Return the module of an algorithm, "gtp", "dql", "cac", "fql", "iql" or "td3bc"."""
-    from gtp_fast.algorithms import cac, dql, fql, gtp, iql, td3bc
+def of(settings: TrainConfig | PolicyConfig) -> ModuleType:
+    """Return the module that trains a run of these settings, or acts for a policy of this description."""
+    from gtp_fast.algorithms import cac, dql, fql, gtp, gtp_variants, iql, td3bc
 
-    return {"cac": cac, "dql": dql, "fql": fql, "gtp": gtp, "iql": iql, "td3bc": td3bc}[name]
+    ours = gtp_variants if is_variant(settings) else gtp
+    return {"cac": cac, "dql": dql, "fql": fql, "gtp": ours, "iql": iql, "td3bc": td3bc}[settings.algo]

@@ -1,7 +1,7 @@
 """From one train step to many: compile it, capture it in CUDA graphs, replay it. The only user of CUDA graphs.
 
-Capturing changes no state: the state is copied before warm-up and copied back after capture, and what a replay does is
-what the uncaptured step does.
+Capturing changes no state: the state is copied before warm-up and restored after capture. A replay does what the
+uncaptured step does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from gtp_fast import algorithms
 from gtp_fast.algorithms import updates
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig
-from gtp_fast.data.frames import Buffer, FrameBuffer
+from gtp_fast.data.buffers import Buffer
+from gtp_fast.data.frames import FrameBuffer
 from gtp_fast.data.streaming import fed
 from gtp_fast.errors import UsageError
 from gtp_fast.profiling import phase
@@ -45,15 +46,15 @@ def stepper(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[in
 
 
 def _step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Return one step, and what must be called when the state was written from outside of it."""
+    """Return one step, and a function to call when other code has written the state."""
     if cfg.backend == "fused":
         from gtp_fast.algorithms import fused  # Triton is not needed by the other backends
 
-        assert not isinstance(buffer, FrameBuffer)  # `device.resolve` chose another
+        assert not isinstance(buffer, FrameBuffer)  # `device.resolve` chooses another backend for frames
 
         step = fused.make_step(cfg, state, buffer)
         return step, step.refresh
-    step = algorithms.of(cfg.algo).make_step(cfg, state, buffer)
+    step = algorithms.of(cfg).make_step(cfg, state, buffer)
     return (compile_step(step) if cfg.backend == "compiled" else step), lambda: None
 
 
@@ -80,9 +81,10 @@ def compile_step(step: Callable[[], None]) -> Callable[[], None]:
 
 @cache
 def _traces_gradients() -> bool:
-    """Whether a leaf made inside a graph has its gradient, through an autograd.Function: in torch 2.13 it has.
+    """Say whether a compiled graph can make a leaf and take its gradient through an autograd.Function.
 
-    torch 2.11 refuses requires_grad_() there, and loses the gradient in silence. It is asked, for what lies between.
+    torch 2.13 can; torch 2.11 refuses requires_grad_() there and loses the gradient silently. A probe decides, so that
+    the versions between them need no list.
     """
     from torch._dynamo.exc import TorchDynamoException
 
@@ -120,8 +122,8 @@ def _captured(
 class Captured:
     """A step as two graphs, of `unroll` steps and of one: call it with the number of steps to make.
 
-    A graph holds addresses and keeps nothing alive. `step` does: the tensors that it was bound to would else be freed,
-    and replays read what others wrote there (on an H200, 2026-11-26: NaN, or an illegal address).
+    A graph holds addresses and keeps no tensor alive, so this object keeps `step` and its tensors. Without it they were
+    freed, and replays read what others wrote there (on an H200, 2026-11-26: NaN, or an illegal address).
     """
 
     step: Callable[[], None]
@@ -130,7 +132,7 @@ class Captured:
     single: torch.cuda.CUDAGraph
 
     def __call__(self, steps: int) -> None:
-        """Make steps on the state in place."""
+        """Make so many train steps on the state."""
         launches, rest = divmod(steps, self.unroll)
         for graph, times in ((self.many, launches), (self.single, rest)):
             for _ in range(times):

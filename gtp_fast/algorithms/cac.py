@@ -1,18 +1,19 @@
-"""Consistency-AC, whole: a consistency model as the actor, trained to agree with its EMA and to raise Q (SPEC 10).
+"""Consistency-AC: the actor is a consistency model that learns to agree with its EMA and to raise Q.
 
 After "Consistency Models as a Rich and Efficient Policy Class for Reinforcement Learning" (Ding and Jin) and the code
-published with it. What differs from that code, each on purpose:
+published with it. Deliberate differences from that code:
 
-- N(k) is the doubling schedule, s0 to s1, over the whole run; theirs starts its slower one anew every 50,000 steps.
-- The network is given c_in a_t and 0.25 ln t (EDM), theirs a_t and t as they are.
-- The EMA actor acts at evaluation, theirs the trained one; both choose by the target critic.
-- One learning rate for both networks, constant or stepped each step; theirs, of the actor alone, once in 50,000.
+- N(k) doubles from s0 to s1 once over the whole run; theirs restarts a slower schedule every 50,000 steps.
+- The network's inputs are c_in a_t and 0.25 ln t (EDM); theirs are a_t and t.
+- The EMA actor acts at evaluation; theirs uses the trained actor. Both choose by the target critic.
+- Both networks share one learning rate, constant or updated each step; theirs updates the actor's every 50,000 steps.
 - Targets are never divided by their deviation (their q_norm of some tasks).
-- The weight 100 / (t - u), which theirs always has, is `weighting: stable`; `paper` has none.
+- The weight 100 / (t - u), which they always use, is `weighting: stable`; `paper` has none.
 - With one sampling step the level is sigma_max; theirs embeds 2.
 
-Legend: S members (seeds), B batch rows, R rows, D observation, A action, T sampling steps, N = T A columns of noise. As
-in `gtp`, a step touches only `TrainState` and the buffer, and returns nothing to the host.
+The step touches only `TrainState` and the buffer and returns nothing to the host.
+
+Legend: S members (seeds), B batch rows, R rows, D observation, A action, T sampling steps, N = T A columns of noise.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from torch import Tensor
 
 from gtp_fast import rng
 from gtp_fast.algorithms import equations, updates
-from gtp_fast.algorithms.encoder import see
-from gtp_fast.algorithms.networks import Layout, critic_layout, mlp_tail, noise_layout, q_values, time_embedding, views
+from gtp_fast.algorithms.encoder import encode_obs
+from gtp_fast.algorithms.networks import Layout, critic_layout, mlp_tail, noise_layout, time_embedding, views
+from gtp_fast.algorithms.networks import q_values as q_values  # acting asks every algorithm for it
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.data.frames import Buffer
+from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
@@ -59,9 +61,6 @@ def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> 
 def noise_columns(config: PolicyConfig) -> int:
     """Return how many standard normals one action takes: A for the start and A for each noising after it."""
     return config.action_dim * config.sampling_steps
-
-
-judge = q_values  # both heads' values (S, 2, R) of observations (S, R, D) and actions (S, R, A)
 
 
 def scalings(t: Tensor, sigma_data: float, sigma_min: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,10 +95,10 @@ def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyCon
 def _follow(
     p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, levels_T: Tensor, config: TrainConfig | PolicyConfig
 ) -> list[Tensor]:
-    """Map noise of the first level to an action; noise it to the next level, a + sqrt(t^2 - smin^2) z; and so on.
+    """Map noise of the first level to an action; noise it to the next level, a + sqrt(t^2 - smin^2) z; map it again.
 
-    What does not change along the chain is computed once: the observation's share of the first layer is one product
-    for all steps, and a level's time embedding, the same for every row, is one more row of bias.
+    The observation's share of the first layer is computed once for all steps. A level's time embedding is the same for
+    every row: it enters as one more row of bias.
     """
     noises = z_SRN.split(z_SRN.shape[-1] // len(levels_T), dim=-1)
     w_action, w_time, w_obs = p["mlp0.w"].split([noises[0].shape[-1], p["t1.w"].shape[-1], obs_SRD.shape[-1]], dim=1)
@@ -161,22 +160,22 @@ def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
 
 
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
-    """Return a function that makes one train step in place: sample, critic, actor, average (SPEC 5)."""
+    """Return a function that makes one train step in place: sample, critic, actor, average."""
     const = _constants(cfg, buffer)
 
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
         metrics = []
         if state.critic is not None:
             with phase("chain"):
-                next_SBA = _next_actions(cfg, const, state, batch, words)
+                next_SBA = _next_actions(cfg, const, state, batch, random_bits)
             with phase("critic"):
                 metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
         with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, words) + metrics
+            metrics = _update_actor(cfg, const, state, batch, random_bits) + metrics
         with phase("average"):
             updates.average(cfg, state)
             updates.record(state, torch.stack(metrics, dim=-1))
@@ -185,40 +184,40 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
 
 
 def _next_actions(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
 ) -> Tensor:
     """Sample the EMA actor at o', (S, samples B, A); several samples of a state follow in blocks of B rows."""
     samples = updates.backup_samples(cfg)
     columns = batch.action_SBA.shape[-1] * cfg.sampling_steps
-    z = rng.normals(words[rng.TARGET_NOISE], cfg.batch_size * samples, columns)
-    slow = views(state.actor.slow, const.actor)
-    obs = see(slow, batch.next_obs_SBD).repeat(1, samples, 1)
-    return _follow(slow, obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
+    z = rng.normals(random_bits[rng.TARGET_NOISE], cfg.batch_size * samples, columns)
+    ema = views(state.actor.ema, const.actor)
+    obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, samples, 1)
+    return _follow(ema, obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
 
 
 def _update_actor(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
 ) -> list[Tensor]:
     """Descend L = mean w || f(a_t, t) - sg f^-(a_u, u) ||^2 + eta q_loss; return their metrics."""
-    action, bits = batch.action_SBA, words[rng.INDEX]
+    action, bits = batch.action_SBA, random_bits[rng.INDEX]
     t, u, _ = equations.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
-    z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, action.shape[-1])
+    z = rng.normals(random_bits[rng.ACTION_NOISE], cfg.batch_size, action.shape[-1])
     a_t, a_u = equations.perturb(action, t, z), equations.perturb(action, u, z)
-    slow = views(state.actor.slow, const.actor)
-    target = consistency_map(slow, a_u, u, see(slow, batch.obs_SBD), cfg)
-    params, more = updates.leaves(state.actor, const.actor), []
+    ema = views(state.actor.ema, const.actor)
+    target = consistency_map(ema, a_u, u, encode_obs(ema, batch.obs_SBD), cfg)
+    params, more = updates.trainable(state.actor, const.actor), []
     with torch.enable_grad():
-        own_obs = see(params, batch.obs_SBD)
+        own_obs = encode_obs(params, batch.obs_SBD)
         student = consistency_map(params, a_t, t, own_obs, cfg)
         consistency_S = equations.weighted_square(student - target, consistency_weights(t, u, cfg.weighting))
         loss_S = consistency_S
         if state.critic is not None:
-            z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, action.shape[-1] * cfg.sampling_steps)
+            z = rng.normals(random_bits[rng.VALUE_NOISE], cfg.batch_size, action.shape[-1] * cfg.sampling_steps)
             actions = _follow(params, own_obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
-            guide_S = _guidance(cfg, const, state, batch, words, actions)
+            guide_S = _guidance(cfg, const, state, batch, random_bits, actions)
             loss_S = consistency_S + const.eta_S * guide_S
             more = [guide_S.detach()]
-    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), consistency_S.detach(), norm_S, *more]
 
 
@@ -227,17 +226,18 @@ def _guidance(
     const: _Constants,
     state: TrainState,
     batch: Batch,
-    words: dict[int, Tensor],
+    random_bits: rng.RandomBits,
     actions_SBA: Tensor,
 ) -> Tensor:
-    """Return q_loss of the actor's own samples at o under the heads just updated; gradients pass all T steps.
+    """Return q_loss of the actor's own samples at o under the heads just updated; gradients flow through all T steps.
 
-    Which head is raised is a member's coin. The other runs forward alone: heads are picked as rows of parameters.
+    A coin of each member decides which head is raised. The other head only runs forward: both are picked as rows of the
+    parameter buffer.
     """
     assert state.critic is not None
-    coin_S1 = words[rng.INDEX][:, :1, 3] >> 31 == 0  # the top bit of a word that nothing else reads
+    coin_S1 = random_bits[rng.INDEX][:, :1, 3] >> 31 == 0  # the top bit of an integer that nothing else reads
     first, second = state.critic.param.view(cfg.seeds, 2, -1).unbind(1)
-    inputs = torch.cat([see(views(first, const.critic), batch.obs_SBD), actions_SBA], dim=-1)
+    inputs = torch.cat([encode_obs(views(first, const.critic), batch.obs_SBD), actions_SBA], dim=-1)
     raised = views(torch.where(coin_S1, first, second), const.critic)
     other = views(torch.where(coin_S1, second, first), const.critic)
     return q_loss(_head(raised, inputs), _head(other, inputs.detach()))

@@ -1,11 +1,11 @@
-"""Diffusion-QL (Wang, Hunt, Zhou; ICLR 2023), whole: a policy of T denoising steps that climbs Q through its chain.
+"""Diffusion-QL (Wang, Hunt, Zhou; ICLR 2023): a policy of T denoising steps, trained through the whole chain by Q.
 
-Loss of the actor: mean ||eps - eps_theta(a_t, t, o)||^2 - eta mean Q_i(o, pi(o)) / mean |Q_j(o, pi(o))|; a coin decides
-which head is i, and the gradient of the second term passes through all T steps of pi. Critic, EMA and target are GTP's
-lineage: the same pieces. T is `sampling_steps`, 5 in the paper.
+The actor's loss is mean ||eps - eps_theta(a_t, t, o)||^2 - eta mean Q_i(o, pi(o)) / mean |Q_j(o, pi(o))|. A coin picks
+the head i, and the gradient of the second term flows through all T steps of pi. Critic, EMA and target are the same as
+GTP's. T is `sampling_steps`, 5 in the paper.
 
-Deviations from the published code: its cosine schedule of the learning rate is --lr-schedule cosine here, and stepped
-every step; the coin is drawn on the device; the time embeddings of the T steps are computed once, not once a row.
+Differences from the published code: its cosine learning rate is --lr-schedule cosine here, updated every step; the coin
+is drawn on the device; the time embeddings of the T steps are computed once, not once a row.
 
 Legend: S members (seeds), B batch rows, R rows, D observation, A action, T denoising steps, H hidden.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gtp_fast import rng
 from gtp_fast.algorithms import updates
-from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.networks import (
     TIME_WIDTH,
     Layout,
@@ -35,7 +35,7 @@ from gtp_fast.algorithms.networks import (
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.data.frames import Buffer
+from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
@@ -71,15 +71,12 @@ def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyCon
     return denoise(p, obs_SRD, z_SRN, diffusion(config.sampling_steps, z_SRN.device, z_SRN.dtype))
 
 
-judge = q_values
-
-
 @dataclass(frozen=True)
 class Diffusion:
     """The constants of T steps, each (T,), step 0 the cleanest.
 
     alpha_bar: share of the action's variance left; a_0 = recip a_t - recip_m1 eps; posterior mean = mean_0 a_0 + mean_t
-    a_t, standard deviation `spread`, which step 0 has not.
+    a_t, standard deviation `spread`, which step 0 does not use.
     """
 
     alpha_bar: Tensor
@@ -140,7 +137,7 @@ def denoise(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, constants: Dif
 def denoising_loss(p: dict[str, Tensor], batch: Batch, t_SB: Tensor, eps_SBA: Tensor, constants: Diffusion) -> Tensor:
     """Return mean ||eps - eps_theta(sqrt(bar) a + sqrt(1 - bar) eps, t, o)||^2, (S,); t_SB int64 in [0, T).
 
-    A row's step enters as one more column of its input, one for each step: no scatter in the gradient.
+    A row's step enters as a one-hot column of its input, so that the gradient needs no scatter.
     """
     steps = len(constants.alpha_bar)
     fixed_SRH, w_action, times_STH = _first_layer(p, batch.obs_SBD, steps)
@@ -189,16 +186,16 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
         metrics: list[Tensor] = []
         if state.critic is not None:
             with phase("chain"):
-                next_SBA = _next_actions(cfg, const, state, batch, words[rng.TARGET_NOISE])
+                next_SBA = _next_actions(cfg, const, state, batch, random_bits[rng.TARGET_NOISE])
             with phase("critic"):
                 metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
         with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, words) + metrics
+            metrics = _update_actor(cfg, const, state, batch, random_bits) + metrics
         with phase("average"):
             updates.average(cfg, state)
             updates.record(state, torch.stack(metrics, dim=-1))
@@ -206,34 +203,34 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     return step
 
 
-def _next_actions(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Tensor) -> Tensor:
+def _next_actions(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: Tensor) -> Tensor:
     samples = updates.backup_samples(cfg)
-    z = rng.normals(words, cfg.batch_size * samples, batch.action_SBA.shape[-1] * cfg.sampling_steps)
-    slow = views(state.actor.slow, const.actor)
-    obs = see(slow, batch.next_obs_SBD).repeat(1, samples, 1)
-    return denoise(slow, obs, z, const.diffusion)[-1].clamp(-1.0, 1.0)
+    z = rng.normals(random_bits, cfg.batch_size * samples, batch.action_SBA.shape[-1] * cfg.sampling_steps)
+    ema = views(state.actor.ema, const.actor)
+    obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, samples, 1)
+    return denoise(ema, obs, z, const.diffusion)[-1].clamp(-1.0, 1.0)
 
 
 def _update_actor(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
 ) -> list[Tensor]:
     rows, columns = cfg.batch_size, batch.action_SBA.shape[-1]
-    bits = words[rng.INDEX]
+    bits = random_bits[rng.INDEX]
     t_SB = integer_below(bits[..., 1], cfg.sampling_steps)
-    eps = rng.normals(words[rng.ACTION_NOISE], rows, columns)
-    params = updates.leaves(state.actor, const.actor)
+    eps = rng.normals(random_bits[rng.ACTION_NOISE], rows, columns)
+    params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
-        own = replace(batch, obs_SBD=see(params, batch.obs_SBD))
+        own = replace(batch, obs_SBD=encode_obs(params, batch.obs_SBD))
         denoising_S = denoising_loss(params, own, t_SB, eps, const.diffusion)
         loss_S, more = denoising_S, []
         if state.critic is not None:
-            z = rng.normals(words[rng.VALUE_NOISE], rows, columns * cfg.sampling_steps)
+            z = rng.normals(random_bits[rng.VALUE_NOISE], rows, columns * cfg.sampling_steps)
             action = denoise(params, own.obs_SBD, z, const.diffusion)[-1].clamp(-1.0, 1.0)
             critic = views(state.critic.param, const.critic)
-            q_S2 = q_values(critic, see(critic, batch.obs_SBD), action)
-            first_S = bits[:, 0, 3] >> 31 == 0  # a fair coin: the top bit of a word that nothing else reads
+            q_S2 = q_values(critic, encode_obs(critic, batch.obs_SBD), action)
+            first_S = bits[:, 0, 3] >> 31 == 0  # a fair coin: the top bit of an integer that nothing else reads
             risen_S = torch.where(first_S, *q_S2.mean(-1).unbind(1))
             scale_S = torch.where(first_S, *q_S2.detach().abs().mean(-1).flip(1).unbind(1))
             loss_S, more = denoising_S - const.eta_S * risen_S / scale_S, [q_S2.detach().mean((1, 2))]
-    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), denoising_S.detach(), norm_S, *more]

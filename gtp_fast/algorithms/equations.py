@@ -1,10 +1,8 @@
-"""Time and the map: grids and schedule (SPEC 2), phi and Phi (SPEC 1), the surrogate teacher, K-step sampling (SPEC 6).
+"""The paper's equations, one function each: time grids, noising, the maps phi and Phi, sampling, losses and targets.
 
-Legend: S members, B batch rows, A action, D observation, K sampling steps. t > u >= s are noise levels.
+Tensors in, tensors out. No function draws a random number, holds a state or takes a gradient.
 
-Each equation of the paper's losses is one function (SPEC 3 to 5): tensors in, one number a member out.
-
-Legend: S members (seeds), B batch rows, A action. No randomness, no networks, no state.
+Legend: S members (seeds), B batch rows, A action, D observation, K sampling steps. t > u >= s are noise levels.
 """
 
 from __future__ import annotations
@@ -18,6 +16,9 @@ from torch import Tensor
 
 from gtp_fast.algorithms.networks import TIME_WIDTH, actor_network, mlp_tail, time_embedding
 from gtp_fast.errors import UsageError
+
+ADVANTAGE_EPS = 1e-8  # keeps Eq. 14 finite where every advantage of a batch is the same
+INST_WEIGHT_CAP = 400.0  # the lineage's bound on 1 / c_out^2, reached at t = 0.05
 
 
 def karras_grid(points: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
@@ -45,7 +46,7 @@ def _stage_length(total_steps: int, s0: int, s1: int) -> int:
 class Schedule:
     """The grids of all stages on the device: `points` int64 (stages,), `grid` float32 (stages * width,).
 
-    `cumulative`, where n is not drawn uniformly: int64 (stages, width), 2^32 P(n <= 1), 2^32 P(n <= 2), ...
+    Where n is not uniform, `cumulative` int64 (stages, width) holds 2^32 P(n <= 1), 2^32 P(n <= 2), ...
     """
 
     points: Tensor
@@ -65,9 +66,9 @@ def schedule(
     device: torch.device | str,
     lognormal: tuple[float, float] | None = None,
 ) -> Schedule:
-    """Precompute every grid that a run of `total_steps` will use (Eq. 76); rows are padded with sigma_max.
+    """Compute every grid that a run of `total_steps` will use (Eq. 76); rows are padded with sigma_max.
 
-    lognormal: mean and standard deviation of ln t, where n is drawn as `lognormal_cumulative` says.
+    lognormal: mean and standard deviation of ln t, for times drawn by `lognormal_cumulative`.
     """
     length = _stage_length(total_steps, s0, s1)
     stages = math.ceil(math.log2(s1 / s0)) + 1
@@ -83,10 +84,10 @@ def schedule(
 
 
 def lognormal_cumulative(grid: Tensor, width: int, mean: float, std: float) -> Tensor:
-    """Return 2^32 P(n <= i + 1), int64 (width,): n of an ascending grid falls as a log-normal time into (t_(n-1), t_n].
+    """Return 2^32 P(n <= i + 1), int64 (width,), P(n) being the chance of a log-normal time in (t_(n-1), t_n].
 
-    P(n) ~ erf((ln t_n - mean)/(sqrt 2 std)) - erf((ln t_(n-1) - mean)/(sqrt 2 std)), as improved consistency training
-    draws its levels. Raises: UsageError where no part of the distribution lies on the grid.
+    P(n) ~ erf((ln t_n - mean)/(sqrt 2 std)) - erf((ln t_(n-1) - mean)/(sqrt 2 std)), as in improved consistency
+    training. Raises: UsageError where no part of the distribution lies on the grid.
     """
     below = torch.erf((grid.double().log() - mean) / (math.sqrt(2.0) * std))
     share = (below[1:] - below[:1]) / (below[-1] - below[0])
@@ -101,8 +102,8 @@ def lognormal_cumulative(grid: Tensor, width: int, mean: float, std: float) -> T
 
 
 @dataclass(frozen=True)
-class Places:
-    """Drawn places on one stage's grid, int64: s at `j`, t at `n` above it; `row` is where the grid begins."""
+class TimeIndices:
+    """Indices into one stage's grid, int64: t is point `n`, s is point `j` below it; `row` is where the grid begins."""
 
     grid: Tensor
     row: Tensor
@@ -110,14 +111,14 @@ class Places:
     j: Tensor
 
     def at(self, place: Tensor) -> Tensor:
-        """Return the times, float32, at places of the grid."""
+        """Return the times at these points of the grid, float32."""
         return self.grid[self.row + place]
 
 
-def draw_places(schedule: Schedule, step: Tensor, bits_n: Tensor, bits_j: Tensor, back: int = 1) -> Places:
-    """Draw n in {1..N-1} and j ~ U{0..max(n - back, 0)}; each shaped like the words given.
+def draw_time_indices(schedule: Schedule, step: Tensor, bits_n: Tensor, bits_j: Tensor, back: int = 1) -> TimeIndices:
+    """Draw n in {1..N-1} and j ~ U{0..max(n - back, 0)}, each in the shape of its bits.
 
-    n is uniform, or as `schedule.cumulative` says. Args: step int64 () on the device; bits int64 in [0, 2^32).
+    n is uniform, or follows `schedule.cumulative`. Args: step int64 () on the device; bits int64 in [0, 2^32).
     """
     stage = torch.clamp(step // schedule.stage_length, max=schedule.points.shape[0] - 1)
     if schedule.cumulative is None:
@@ -128,27 +129,27 @@ def draw_places(schedule: Schedule, step: Tensor, bits_n: Tensor, bits_j: Tensor
         below = schedule.cumulative.index_select(0, stage.reshape(1))[0]
         n = 1 + torch.searchsorted(below, bits_n.contiguous(), right=True)
     j = integer_below(bits_j, n if back == 1 else (n - (back - 1)).clamp(min=1))
-    return Places(schedule.grid, stage * schedule.width, n, j)
+    return TimeIndices(schedule.grid, stage * schedule.width, n, j)
 
 
 def draw_times(schedule: Schedule, step: Tensor, bits_n: Tensor, bits_j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw n ~ U{1..N-1}, t = t_n, u = t_(n-1), and j ~ U{0..n-1}, s = t_j; each shaped like the words given.
+    """Draw t = t_n, u = t_(n-1) and s = t_j, with n ~ U{1..N-1} and j ~ U{0..n-1}, each in the shape of its bits.
 
     Args: step int64 () on the device; bits int64 in [0, 2^32). Returns t, u, s float32.
     """
-    places = draw_places(schedule, step, bits_n, bits_j)
-    return places.at(places.n), places.at(places.n - 1), places.at(places.j)
+    indices = draw_time_indices(schedule, step, bits_n, bits_j)
+    return indices.at(indices.n), indices.at(indices.n - 1), indices.at(indices.j)
 
 
 def direction(action_SBA: Tensor, z_SBA: Tensor, process: str) -> Tensor:
-    """Return the surrogate field (x_t - a) / t, the same at every t: z for `edm`, z - a for `flow`."""
+    """Return the surrogate field (x_t - a) / t, which is the same at every t: z for `edm`, z - a for `flow`."""
     return z_SBA - action_SBA if process == "flow" else z_SBA
 
 
 def perturb(action_SBA: Tensor, time_SB: Tensor, z_SBA: Tensor) -> Tensor:
-    """Return a_t = a + t z (Eq. 11): with one z, a_t and a_u lie on one line of the surrogate field (x_t - a) / t.
+    """Return a_t = a + t z (Eq. 11). With the same z, a_t and a_u lie on one line of the surrogate field (x_t - a) / t.
 
-    With `direction` of the flow process in place of z it is a_t = (1 - t) a + t z.
+    The flow process passes its `direction` in place of z: a_t = (1 - t) a + t z.
     """
     return torch.addcmul(action_SBA, time_SB[..., None], z_SBA)
 
@@ -156,7 +157,7 @@ def perturb(action_SBA: Tensor, time_SB: Tensor, z_SBA: Tensor) -> Tensor:
 def scalings(t: Tensor, sigma_data: float, process: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return c_skip, c_out and c_in at times of any shape.
 
-    c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(t^2+sd^2), c_in = 1/sqrt(t^2+sd^2); 0, 1, 1 of the flow process.
+    c_skip = sd^2/(t^2+sd^2), c_out = t sd/sqrt(t^2+sd^2), c_in = 1/sqrt(t^2+sd^2); in the flow process 0, 1 and 1.
     """
     if process == "flow":
         return torch.zeros_like(t), torch.ones_like(t), torch.ones_like(t)
@@ -177,7 +178,7 @@ def phi(
 ) -> Tensor:
     """Return phi(x_t, t, s) = c_skip(t) x_t + c_out(t) F(c_in(t) x_t, emb(t), emb(s), o), (S, B, A) (Eq. 3, 5).
 
-    At s = t it is the denoiser E[a | x_t], of either process: in both x_t moves along (x_t - a) / t.
+    At s = t it is the denoiser E[a | x_t] of either process, since x_t moves along (x_t - a) / t in both.
     """
     if process == "flow":  # c_skip 0, c_out and c_in 1
         return actor_network(p, x_SBA, t_SB, s_SB, obs_SBD, sigma_min)
@@ -209,12 +210,10 @@ def sample_path(
     sigma_min: float,
     process: str = "edm",
 ) -> list[Tensor]:
-    """Follow a <- Phi(a, t_i, t_(i+1)) from a_T = sigma_max z, z itself in the flow process.
+    """Follow a <- Phi(a, t_i, t_(i+1)) from a_T = sigma_max z (z itself in the flow process).
 
-    Returns all K + 1 points, unclamped, each (S, B, A).
-
-    What does not change along the chain is computed once: the observation's share of the first layer is one product
-    for all steps, and a step's time embeddings, the same for every row, enter as one more row of the action's weight.
+    Returns all K + 1 points, unclamped, each (S, B, A). The observation's share of the first layer is computed once for
+    all steps. The time embeddings of a step are the same for every row: they enter as one more row of the weight.
     """
     action_dim, steps = z_SBA.shape[-1], grid.shape[0] - 1
     first_SIH = p["mlp0.w"]
@@ -246,16 +245,12 @@ def sample_actions(
     sigma_min: float,
     process: str = "edm",
 ) -> Tensor:
-    """Draw actions in K steps, (S, B, A) in [-1, 1]: `sample_path`'s end, clamped; deterministic given z ~ N(0, I)."""
+    """Return the actions at the end of `sample_path`, clamped to [-1, 1], (S, B, A); z ~ N(0, I) decides them."""
     return sample_path(p, obs_SBD, z_SBA, grid, sigma_data, sigma_min, process)[-1].clamp(-1.0, 1.0)
 
 
-ADVANTAGE_EPS = 1e-8  # keeps Eq. 14 finite where every advantage of a batch is the same
-INST_WEIGHT_CAP = 400.0  # the lineage's bound on 1 / c_out^2, reached at t = 0.05
-
-
 def weighted_square(error_SBA: Tensor, weight_SB: Tensor) -> Tensor:
-    """Return mean_B w mean_A error^2, (S,): the common form of Eq. 17 and 18."""
+    """Return mean_B w mean_A error^2, (S,): the form that Eq. 17 and 18 share."""
     return (weight_SB * error_SBA.square().mean(-1)).mean(-1)
 
 
@@ -275,14 +270,14 @@ def actor_loss(traj_S: Tensor, inst_S: Tensor, lambda_flow: float) -> Tensor:
 
 
 def linear_q(loss_S: Tensor, q_S: Tensor, lambda_q: float) -> Tensor:
-    """Return L_gen - lambda mean Q(o, pi(o)), (S,): Q raised beside the generative loss, without weights (Eq. 69)."""
+    """Return L_gen - lambda mean Q(o, pi(o)), (S,): the unweighted loss with Q as a second objective (Eq. 69)."""
     return loss_S - lambda_q * q_S
 
 
 def average_map_target(t_SB: Tensor, s_SB: Tensor, inst_SBA: Tensor, phi_SBA: Tensor, slope_SBA: Tensor) -> Tensor:
     """Return (s/t) phi_inst + (1 - s/t) phi - (t - s) dphi/dt, (S, B, A), without gradient (Eq. 31).
 
-    What d/dt (t - s)(phi - x)/t = -f says of phi along x's path, in the form that stays finite at s = 0.
+    It follows from d/dt (t - s)(phi - x)/t = -f along x's path, in a form that stays finite at s = 0.
     """
     ratio = (s_SB / t_SB)[..., None]
     return (ratio * inst_SBA + (1.0 - ratio) * phi_SBA - (t_SB - s_SB)[..., None] * slope_SBA).detach()
@@ -293,8 +288,8 @@ def time_weights(
 ) -> tuple[Tensor, Tensor]:
     """Return the factors of L_traj and L_inst over t, each (S, B).
 
-    `paper` writes none: both are 1. `stable`, from the lineage: 1/(t - u) and min(400, (t^2 + sd^2)/(t sd)^2), which
-    is 1 / c_out^2: 1 in the flow process.
+    `paper`: both are 1. `stable`, from the lineage: 1/(t - u) and 1/c_out^2 = (t^2 + sd^2)/(t sd)^2, at most 400; in
+    the flow process 1/c_out^2 is 1.
     """
     if weighting == "paper":
         return torch.ones_like(t_SB), torch.ones_like(t_SB)
@@ -307,8 +302,8 @@ def time_weights(
 def advantage_weights(advantage_SB: Tensor, eta_S: Tensor, cap: float, normed: bool = False) -> Tensor:
     """Return w = exp(eta max(0, A) / (std(A) + eps)), at most `cap` where cap > 0, (S, B) (Eq. 14).
 
-    std is that of the batch itself (divisor B); eta = 0 gives w = 1 exactly. normed divides by the batch mean of the
-    capped weights. No gradient flows.
+    std is over the batch (divisor B). eta = 0 gives w = 1 exactly. `normed` divides the capped weights by their batch
+    mean. No gradient flows.
     """
     advantage_SB = advantage_SB.detach()
     scale_S1 = advantage_SB.std(dim=-1, correction=0, keepdim=True) + ADVANTAGE_EPS

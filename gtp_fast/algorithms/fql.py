@@ -1,12 +1,12 @@
-"""Flow Q-learning (Park, Li, Levine 2025), whole: a behaviour flow, a one-step policy distilled from it, twin critic.
+"""Flow Q-learning (Park, Li, Levine 2025): a behaviour flow, a one-step policy distilled from it, and a twin critic.
 
-The published agent's choices: x_t = (1 - t) z + t a with velocity a - z; ten Euler steps; networks of tanh-GELU, with
-LayerNorm behind it in the critic alone; the mean of the heads in target and policy loss (q_agg "mean"); Q as it is
-(normalize_q_loss off); no slow actor. All losses are taken at the parameters before the step, so that one Adam over
-their sum, as published, is what the two buffers' Adams make. `--bc` is the flow alone, acting by its Euler steps.
+As published: x_t = (1 - t) z + t a with velocity a - z; ten Euler steps; networks of tanh-GELU, with LayerNorm behind
+it in the critic alone; the mean of the heads in target and policy loss (q_agg "mean"); Q unscaled (normalize_q_loss
+off); no EMA actor. All losses are taken at the parameters before the step, so the Adam steps of our two buffers equal
+the published single Adam over the sum of losses. `--bc` trains the flow alone and acts by its Euler steps.
 
-Different here: weights and biases start as torch's Linear does, not Glorot and zero; gradients may be clipped
-(grad_norm, off by default), actor and critic apart; candidates may be drawn and judged by the smaller target head.
+Differences: weights and biases start as torch's Linear does, not Glorot and zero; gradients may be clipped (grad_norm,
+off by default), actor and critic separately; candidates may be drawn and judged by the smaller target head.
 
 Legend: S members (seeds), M = 2 S heads, B batch rows, D observation, A action, H hidden.
 """
@@ -23,12 +23,12 @@ from torch.nn import functional
 
 from gtp_fast import rng
 from gtp_fast.algorithms import equations, optimizer, updates
-from gtp_fast.algorithms.encoder import encoder_shapes, input_width, see
+from gtp_fast.algorithms.encoder import encode_obs, encoder_shapes, input_width
 from gtp_fast.algorithms.networks import Layout, dense, dense_shapes, gelu, layout_of, norm_shapes, views
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.data.frames import Buffer
+from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
@@ -36,7 +36,6 @@ from gtp_fast.profiling import phase
 FLOW, ONE_STEP, CRITIC = "flow.", "one.", ""  # what the names of each network's parameters begin with
 NORM_EPS = 1e-6  # flax's, where torch has 1e-5
 Sizes = TrainConfig | PolicyConfig  # both have hidden, layers and bc
-Words = dict[int, Tensor]  # stream -> words
 STEPS_ARE_FREE = False  # acting is one step, or of BC the Euler steps of training
 POLICY_METRICS = ("actor_loss", "flow_loss", "distill_loss", "policy_q", "actor_grad_norm")
 
@@ -59,7 +58,7 @@ def layouts(cfg: Sizes, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
 def actor_layout(cfg: Sizes, obs: ObsShape, action_dim: int) -> Layout:
     """Return the layout of the flow, input [o, x_t, t], and behind it, but for BC, of the one-step policy, [o, z].
 
-    Each has an encoder of its own for frames; that of the one that acts has no prefix.
+    Each has its own encoder for frames; the encoder of the network that acts has no prefix.
     """
     inputs = input_width(obs) + action_dim
     flow = _mlp_shapes(FLOW, inputs + 1, cfg, action_dim)
@@ -122,7 +121,7 @@ def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyCon
     return [z_SRN, one_step(p, obs_SRD, z_SRN)]
 
 
-def judge(p: dict[str, Tensor], obs_SRD: Tensor, action_SRA: Tensor) -> Tensor:
+def q_values(p: dict[str, Tensor], obs_SRD: Tensor, action_SRA: Tensor) -> Tensor:
     """Return both heads' values, (S, 2, R), of observations (S, R, D) and actions (S, R, A)."""
     x_SRI = torch.cat([obs_SRD, action_SRA], dim=-1)
     return network(p, CRITIC, x_SRI.repeat_interleave(2, dim=0)).view(x_SRI.shape[0], 2, x_SRI.shape[1])
@@ -155,97 +154,105 @@ def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, targets, actors, critic, average.
 
-    Targets come before the actors' update and that before the critic's: each reads the others as they were.
+    Targets are computed before the actors' update, and that runs before the critic's: each reads the others' old
+    parameters.
     """
     const = _constants(cfg, buffer)
 
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
         if state.critic is None:
             with phase("actor"):
-                metrics = _update_flow(cfg, const, state, batch, words)
+                metrics = _update_flow(cfg, const, state, batch, random_bits)
         else:
             with phase("chain"):
-                y_SB, taught_SBA = _targets(cfg, const, state, batch, words)
+                y_SB, taught_SBA = _targets(cfg, const, state, batch, random_bits)
             with phase("actor"):
-                metrics = _update_actors(cfg, const, state, batch, words, taught_SBA)
+                metrics = _update_actors(cfg, const, state, batch, random_bits, taught_SBA)
             with phase("critic"):
                 metrics += _update_critic(cfg, const, state, batch, y_SB)
         with phase("average"):
-            state.actor.slow.copy_(state.actor.param)  # FQL acts with the parameters as they are
+            state.actor.ema.copy_(state.actor.param)  # FQL acts with the trained parameters
             if state.critic is not None:
-                optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
+                optimizer.average_(state.critic.ema, state.critic.param, cfg.tau)
             updates.record(state, torch.stack(metrics, dim=-1))
 
     return step
 
 
-def _noise(words: Words, stream: int, batch: Batch) -> Tensor:
-    return rng.normals(words[stream], *batch.action_SBA.shape[1:])
+def _noise(random_bits: rng.RandomBits, stream: int, batch: Batch) -> Tensor:
+    return rng.normals(random_bits[stream], *batch.action_SBA.shape[1:])
 
 
 def _targets(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Words
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
 ) -> tuple[Tensor, Tensor]:
     """Return y = r + gamma (1 - terminal) mean_j Q_j^-(o', mu(o', z')), (S, B), and the flow's actions at o, (S, B, A).
 
     mu's action and the flow's Euler end are clamped, as published; no gradient flows.
     """
     assert state.critic is not None
-    actors, slow = views(state.actor.param, const.actor), views(state.critic.slow, const.critic)
-    next_obs = see(actors, batch.next_obs_SBD)
-    next_SBA = one_step(actors, next_obs, _noise(words, rng.TARGET_NOISE, batch)).clamp(-1.0, 1.0)
-    next_q_SB = judge(slow, see(slow, batch.next_obs_SBD), next_SBA).mean(1)
+    actors, ema = views(state.actor.param, const.actor), views(state.critic.ema, const.critic)
+    next_obs = encode_obs(actors, batch.next_obs_SBD)
+    next_SBA = one_step(actors, next_obs, _noise(random_bits, rng.TARGET_NOISE, batch)).clamp(-1.0, 1.0)
+    next_q_SB = q_values(ema, encode_obs(ema, batch.next_obs_SBD), next_SBA).mean(1)
     y_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_q_SB, cfg.gamma)
-    obs, z = see(actors, batch.obs_SBD, FLOW), _noise(words, rng.VALUE_NOISE, batch)
+    obs, z = encode_obs(actors, batch.obs_SBD, FLOW), _noise(random_bits, rng.VALUE_NOISE, batch)
     flow = euler_path(actors, obs, z, cfg.sampling_steps)
     return y_SB, flow[-1].clamp(-1.0, 1.0)
 
 
-def _flow_loss(p: dict[str, Tensor], batch: Batch, words: Words, eye: str = FLOW) -> Tensor:
+def _flow_loss(p: dict[str, Tensor], batch: Batch, random_bits: rng.RandomBits, eye: str = FLOW) -> Tensor:
     """Return mean || v(o, (1 - t) z + t a, t) - (a - z) ||^2, t ~ U[0, 1), (S,)."""
-    time_SB1 = uniform_from_bits(words[rng.INDEX][..., 1:2])
-    z, action = _noise(words, rng.ACTION_NOISE, batch), batch.action_SBA
-    predicted = velocity(p, see(p, batch.obs_SBD, eye), torch.lerp(z, action, time_SB1), time_SB1)
+    time_SB1 = uniform_from_bits(random_bits[rng.INDEX][..., 1:2])
+    z, action = _noise(random_bits, rng.ACTION_NOISE, batch), batch.action_SBA
+    predicted = velocity(p, encode_obs(p, batch.obs_SBD, eye), torch.lerp(z, action, time_SB1), time_SB1)
     return (predicted - (action - z)).square().mean((1, 2))
 
 
-def _update_flow(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Words) -> list[Tensor]:
-    params = updates.leaves(state.actor, const.actor)
+def _update_flow(
+    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
+) -> list[Tensor]:
+    params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
-        loss_S = _flow_loss(params, batch, words, eye="")
-    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+        loss_S = _flow_loss(params, batch, random_bits, eye="")
+    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), norm_S]
 
 
 def _update_actors(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: Words, taught_SBA: Tensor
+    cfg: TrainConfig,
+    const: _Constants,
+    state: TrainState,
+    batch: Batch,
+    random_bits: rng.RandomBits,
+    taught_SBA: Tensor,
 ) -> list[Tensor]:
-    """Descend flow loss + alpha mean || mu(o, z) - taught ||^2 - mean Q(o, mu(o, z)).
+    """Take a step on flow loss + alpha mean || mu(o, z) - taught ||^2 - mean Q(o, mu(o, z)).
 
-    The action that Q sees is clamped, the action that is distilled is not, as published.
+    Q sees the clamped action; distillation uses the unclamped one, as published.
     """
     assert state.critic is not None
-    critic, params = views(state.critic.param, const.critic), updates.leaves(state.actor, const.actor)
+    critic, params = views(state.critic.param, const.critic), updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
-        flow_S = _flow_loss(params, batch, words)
-        action_SBA = one_step(params, see(params, batch.obs_SBD), _noise(words, rng.VALUE_NOISE, batch))
+        flow_S = _flow_loss(params, batch, random_bits)
+        action_SBA = one_step(params, encode_obs(params, batch.obs_SBD), _noise(random_bits, rng.VALUE_NOISE, batch))
         distill_S = (action_SBA - taught_SBA).square().mean((1, 2))
-        q_S = judge(critic, see(critic, batch.obs_SBD), action_SBA.clamp(-1.0, 1.0)).mean((1, 2))
+        q_S = q_values(critic, encode_obs(critic, batch.obs_SBD), action_SBA.clamp(-1.0, 1.0)).mean((1, 2))
         loss_S = flow_S + cfg.alpha * distill_S - q_S
-    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), flow_S.detach(), distill_S.detach(), q_S.detach(), norm_S]
 
 
 def _update_critic(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, y_SB: Tensor) -> list[Tensor]:
     """Regress both heads on y, their squares averaged over heads and batch; return CRITIC_METRICS."""
     assert state.critic is not None
-    params = updates.leaves(state.critic, const.critic)
+    params = updates.trainable(state.critic, const.critic)
     with torch.enable_grad():
-        q_S2B = judge(params, see(params, batch.obs_SBD), batch.action_SBA)
+        q_S2B = q_values(params, encode_obs(params, batch.obs_SBD), batch.action_SBA)
         loss_S = (q_S2B - y_SB[:, None]).square().mean((1, 2))
-    norm_S = updates.descend(cfg, state.critic, const.critic, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(cfg, state.critic, const.critic, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), q_S2B.detach().mean((1, 2)), y_SB.mean(-1), norm_S]

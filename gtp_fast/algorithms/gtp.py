@@ -1,7 +1,10 @@
-"""Generative Trajectory Policies, whole: the state, one train step in the order of the paper, what is saved to act.
+"""Generative Trajectory Policies, as published: the state, a train step in the paper's order, and how the policy acts.
 
-Legend: S members (seeds), B batch rows, D observation, A action. The step touches only `TrainState` and the buffer,
-reads step count, schedules and random numbers from the device, and returns nothing to the host.
+What the paper compares with (other actor losses, other values V(o), the flow process) is in `gtp_variants`. The step
+touches only `TrainState` and the buffer, reads step count, schedules and random numbers from the device, and returns
+nothing to the host.
+
+Legend: S members (seeds), B batch rows, R rows, D observation, A action, K sampling steps.
 """
 
 from __future__ import annotations
@@ -15,21 +18,12 @@ from torch import Tensor
 
 from gtp_fast import rng
 from gtp_fast.algorithms import equations, updates
-from gtp_fast.algorithms.encoder import see
-from gtp_fast.algorithms.gtp_variants import ACTOR_LOSSES, Drawn, policy_q
-from gtp_fast.algorithms.networks import (
-    Layout,
-    actor_layout,
-    critic_layout,
-    q_values,
-    state_values,
-    value_layout,
-    views,
-)
+from gtp_fast.algorithms.encoder import encode_obs
+from gtp_fast.algorithms.networks import Layout, actor_layout, critic_layout, q_values, views
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, grid_steps, member_seeds, member_values
-from gtp_fast.data.frames import Buffer
+from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
@@ -41,25 +35,18 @@ WEIGHT_METRICS = ("advantage", "advantage_std", "weight", "weight_max", "effecti
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
-    if cfg.bc:
-        return ACTOR_METRICS
-    if cfg.actor_loss == "linear-q":
-        return (*ACTOR_METRICS, "policy_q", *updates.CRITIC_METRICS)
-    value = updates.VALUE_METRICS if cfg.value == "expectile" else ()
-    return ACTOR_METRICS + updates.CRITIC_METRICS + WEIGHT_METRICS + value
+    return ACTOR_METRICS if cfg.bc else ACTOR_METRICS + updates.CRITIC_METRICS + WEIGHT_METRICS
+
+
+def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
+    """Return where the parameters of the actor and of one head of the critic lie."""
+    sizes = obs, action_dim, cfg.hidden
+    return {"actor": actor_layout(*sizes), "critic": critic_layout(*sizes)}
 
 
 def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
     """Return a fresh state; each member depends on its own seed alone."""
     return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
-
-
-def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
-    """Return where the parameters of an actor, of one head of its critic and of a learned V lie."""
-    sizes = obs, action_dim, cfg.hidden
-    learned = isinstance(cfg, TrainConfig) and cfg.value == "expectile"
-    value = {"value": value_layout(obs, cfg.hidden)} if learned else {}
-    return {"actor": actor_layout(*sizes), "critic": critic_layout(*sizes), **value}
 
 
 def noise_columns(config: PolicyConfig) -> int:
@@ -68,18 +55,41 @@ def noise_columns(config: PolicyConfig) -> int:
 
 
 def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
-    """Return the points from noise to action, unclamped, each (S, R, A); z_SRN (S, R, noise_columns) ~ N(0, I)."""
-    grid = equations.sampling_grid(
-        config.sampling_steps, config.sigma_min, config.sigma_max, config.rho, z_SRN.device
-    ).to(z_SRN)
-    return equations.sample_path(p, obs_SRD, z_SRN, grid, config.sigma_data, config.sigma_min, config.process)
+    """Return the K + 1 points from noise to action, unclamped, each (S, R, A); z_SRN (S, R, A) ~ N(0, I)."""
+    levels = config.sigma_min, config.sigma_max, config.rho
+    grid = equations.sampling_grid(config.sampling_steps, *levels, z_SRN.device).to(z_SRN)
+    return equations.sample_path(p, obs_SRD, z_SRN, grid, config.sigma_data, config.sigma_min)
 
 
-judge = q_values  # both heads' values (S, 2, R) of observations (S, R, D) and actions (S, R, A)
+def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
+    """Return a function that makes one train step in place: sample, chain, critic, weights, actor, average."""
+    const = constants(cfg, layouts(cfg, buffer.obs_shape, buffer.action_dim), buffer, cfg.value_samples)
+
+    @torch.no_grad()
+    def step() -> None:
+        with phase("sample"):
+            random_bits, batch = sample(const, state, buffer)
+        weight_SB, metrics = torch.ones_like(batch.reward_SB), []
+        if state.critic is not None:
+            with phase("chain"):
+                next_SBA, policy_SBA = policy_actions(cfg, const, state, batch, random_bits, cfg.value_samples)
+            with phase("critic"):
+                metrics += updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+            with phase("advantage"):
+                advantage_SB = advantages(cfg, const, state, batch, policy_SBA)
+                weight_SB = equations.advantage_weights(advantage_SB, const.eta_S, cfg.weight_cap)
+                metrics += weight_metrics(advantage_SB, weight_SB)
+        with phase("actor"):
+            metrics = _update_actor(cfg, const, state, batch, random_bits, weight_SB) + metrics
+        with phase("average"):
+            updates.average(cfg, state)
+            updates.record(state, torch.stack(metrics, dim=-1))
+
+    return step
 
 
 @dataclass(frozen=True)
-class _Constants:
+class Constants:
     """What a step reads and never writes, on the device."""
 
     keys_S2: Tensor
@@ -90,162 +100,107 @@ class _Constants:
     lr_S: Tensor
     actor: Layout
     critic: Layout
-    value: Layout | None
 
 
-def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
+def constants(cfg: TrainConfig, nets: dict[str, Layout], buffer: Buffer, samples: int) -> Constants:
+    """Gather a step's constants; samples: how many actions of the policy it draws at each observation."""
     device, rows = buffer.rows.device, cfg.batch_size
     counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
     if not cfg.bc:
         counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * updates.backup_samples(cfg), buffer.action_dim)
-        if samples := _value_samples(cfg) or (cfg.actor_loss == "linear-q"):
+        if samples:
             counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows * samples, buffer.action_dim)
-    nets = layouts(cfg, buffer.obs_shape, buffer.action_dim)
     levels = cfg.sigma_min, cfg.sigma_max, cfg.rho
-    lognormal = (cfg.time_mean, cfg.time_std) if cfg.times == "lognormal" else None
-    return _Constants(
+    return Constants(
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
         plan=rng.plan(counts, device),
-        schedule=equations.schedule(cfg.steps, *grid_steps(cfg), *levels, device, lognormal),
+        schedule=equations.schedule(cfg.steps, *grid_steps(cfg), *levels, device),
         sampling_grid=equations.sampling_grid(cfg.sampling_steps, *levels, device),
         eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
         lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
         actor=nets["actor"],
         critic=nets["critic"],
-        value=nets.get("value"),
     )
 
 
-def _value_samples(cfg: TrainConfig) -> int:
-    """Return how many actions of the policy are drawn at each observation for V(o)."""
-    return cfg.value_samples if cfg.value == "policy" and cfg.actor_loss != "linear-q" else 0
+def sample(const: Constants, state: TrainState, buffer: Buffer) -> tuple[rng.RandomBits, Batch]:
+    """Draw the step's random bits and its batch, with the observations as the EMA actor sees them."""
+    random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+    batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
+    ema_obs_SBD = encode_obs(views(state.actor.ema, const.actor), batch.obs_SBD)
+    return random_bits, replace(batch, ema_obs_SBD=ema_obs_SBD)
 
 
-def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
-    """Return a function that makes one train step in place: sample, critic, actor, average (SPEC 5)."""
-    const = _constants(cfg, buffer)
-
-    @torch.no_grad()
-    def step() -> None:
-        with phase("sample"):
-            words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
-            slow_obs_SBD = see(views(state.actor.slow, const.actor), batch.obs_SBD)
-            batch = replace(batch, slow_obs_SBD=slow_obs_SBD)  # of the chain and of the actor's targets
-        weight_SB, metrics = torch.ones_like(batch.reward_SB), []
-        if state.critic is not None:
-            with phase("chain"):
-                next_SBA, value_SBA = _policy_actions(cfg, const, state, batch, words)
-            with phase("critic"):
-                metrics += updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
-            if cfg.actor_loss != "linear-q":
-                with phase("advantage"):
-                    weight_SB, more = _advantage_weights(cfg, const, state, batch, value_SBA)
-                    metrics += more
-        with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, words, weight_SB) + metrics
-        with phase("average"):
-            updates.average(cfg, state)
-            updates.record(state, torch.stack(metrics, dim=-1))
-
-    return step
-
-
-def _policy_actions(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor]
+def policy_actions(
+    cfg: TrainConfig, const: Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits, samples: int
 ) -> tuple[Tensor, Tensor]:
-    """Sample the EMA actor at o' (TD target) and at o (baseline V) as one chain of K steps.
+    """Sample the EMA actor at o' (TD target) and `samples` times at o (baseline V) as one chain of K steps.
 
     Several samples of a state follow one another in blocks of B rows. Returns (S, samples B, A) for each.
     """
-    assert batch.slow_obs_SBD is not None  # every step asks for it
-    backup, values, rows = updates.backup_samples(cfg), _value_samples(cfg), cfg.batch_size
-    columns = batch.action_SBA.shape[-1]
-    slow = views(state.actor.slow, const.actor)
-    obs = see(slow, batch.next_obs_SBD).repeat(1, backup, 1)
-    z = rng.normals(words[rng.TARGET_NOISE], rows * backup, columns)
-    if values:
-        z_value = rng.normals(words[rng.VALUE_NOISE], rows * values, columns)
-        obs = torch.cat([obs, batch.slow_obs_SBD.repeat(1, values, 1)], dim=1)
-        z = torch.cat([z, z_value], dim=1)
+    assert batch.ema_obs_SBD is not None
+    backup, rows, columns = updates.backup_samples(cfg), cfg.batch_size, batch.action_SBA.shape[-1]
+    ema = views(state.actor.ema, const.actor)
+    obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, backup, 1)
+    z = rng.normals(random_bits[rng.TARGET_NOISE], rows * backup, columns)
+    if samples:
+        obs = torch.cat([obs, batch.ema_obs_SBD.repeat(1, samples, 1)], dim=1)
+        z = torch.cat([z, rng.normals(random_bits[rng.VALUE_NOISE], rows * samples, columns)], dim=1)
     levels = cfg.sigma_data, cfg.sigma_min, cfg.process
-    actions = equations.sample_actions(slow, obs, z, const.sampling_grid, *levels)
-    next_SBA, value_SBA = actions.split([rows * backup, rows * values], dim=1)
-    return next_SBA, value_SBA
+    actions = equations.sample_actions(ema, obs, z, const.sampling_grid, *levels)
+    next_SBA, policy_SBA = actions.split([rows * backup, rows * samples], dim=1)
+    return next_SBA, policy_SBA
 
 
-def _advantage_weights(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, value_SBA: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    """Form A = Qmin(o, a) - V(o) with the heads just updated, and w of Eq. 14; return it with WEIGHT_METRICS."""
-    advantage_SB, more = _advantages(cfg, const, state, batch, value_SBA)
-    weight_SB = equations.advantage_weights(advantage_SB, const.eta_S, cfg.weight_cap, cfg.weight_norm)
-    effective_S = weight_SB.mean(-1).square() / weight_SB.square().mean(-1)
-    advantage = [advantage_SB.mean(-1), advantage_SB.std(-1, correction=0)]
-    return weight_SB, [*advantage, weight_SB.mean(-1), weight_SB.amax(-1), effective_S, *more]
+def advantages(cfg: TrainConfig, const: Constants, state: TrainState, batch: Batch, policy_SBA: Tensor) -> Tensor:
+    """Return A = Qmin(o, a) - V(o) under the heads just updated, (S, B); V is the mean Qmin of the policy's samples."""
+    q_SB = smaller_q(const, state, batch, policy_SBA)
+    q_data, q_policy = q_SB.split([cfg.batch_size, cfg.batch_size * cfg.value_samples], dim=-1)
+    return q_data - q_policy.unflatten(-1, (-1, cfg.batch_size)).mean(1)
 
 
-def _advantages(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, value_SBA: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    """Return A, (S, B), and the metrics of a learned V.
-
-    V is the mean Qmin of the policy's samples; or of the batch's own actions, one number for all observations; or the
-    network that has just learned an expectile of Qmin(o, a).
-    """
+def smaller_q(const: Constants, state: TrainState, batch: Batch, policy_SBA: Tensor) -> Tensor:
+    """Return Qmin of the batch's actions, and behind them of the policy's, (S, B + samples B)."""
     assert state.critic is not None
     critic = views(state.critic.param, const.critic)
-    obs = see(critic, batch.obs_SBD).repeat(1, 1 + _value_samples(cfg), 1)
-    actions = torch.cat([batch.action_SBA, value_SBA], dim=1)
-    q_SB = q_values(critic, obs, actions).amin(dim=1)
-    if cfg.value == "behaviour":
-        return q_SB - q_SB.mean(-1, keepdim=True), []
-    if cfg.value == "expectile":
-        assert state.value is not None and const.value is not None
-        more = updates.update_value(cfg, state, const.value, batch, q_SB, const.lr_S)
-        value = views(state.value.param, const.value)
-        return q_SB - state_values(value, see(value, batch.obs_SBD)), more
-    q_data, q_policy = q_SB.split([cfg.batch_size, cfg.batch_size * cfg.value_samples], dim=-1)
-    return q_data - q_policy.unflatten(-1, (-1, cfg.batch_size)).mean(1), []
+    samples = policy_SBA.shape[1] // batch.action_SBA.shape[1]
+    obs = encode_obs(critic, batch.obs_SBD).repeat(1, 1 + samples, 1)
+    return q_values(critic, obs, torch.cat([batch.action_SBA, policy_SBA], dim=1)).amin(dim=1)
+
+
+def weight_metrics(advantage_SB: Tensor, weight_SB: Tensor) -> list[Tensor]:
+    """Return WEIGHT_METRICS."""
+    effective_S = weight_SB.mean(-1).square() / weight_SB.square().mean(-1)
+    advantage = [advantage_SB.mean(-1), advantage_SB.std(-1, correction=0)]
+    return [*advantage, weight_SB.mean(-1), weight_SB.amax(-1), effective_S]
 
 
 def _update_actor(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], weight_SB: Tensor
+    cfg: TrainConfig,
+    const: Constants,
+    state: TrainState,
+    batch: Batch,
+    random_bits: rng.RandomBits,
+    weight_SB: Tensor,
 ) -> list[Tensor]:
-    params, more = updates.leaves(state.actor, const.actor), []
+    """Descend L_traj + lambda_flow L_inst (Eq. 17 to 19); return ACTOR_METRICS.
+
+    The target is the EMA actor's jump from a_u, one grid step below a_t on the surrogate's line (Eq. 11), to s.
+    """
+    assert batch.ema_obs_SBD is not None
+    bits, levels = random_bits[rng.INDEX], (cfg.sigma_data, cfg.sigma_min)
+    t, u, s = equations.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
+    z = rng.normals(random_bits[rng.ACTION_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
+    a_t, a_u = equations.perturb(batch.action_SBA, t, z), equations.perturb(batch.action_SBA, u, z)
+    ema, params = views(state.actor.ema, const.actor), updates.trainable(state.actor, const.actor)
+    target = equations.Phi(a_u, equations.phi(ema, a_u, u, s, batch.ema_obs_SBD, *levels), u, s)
+    w_traj, w_inst = equations.time_weights(t, u, cfg.sigma_data, cfg.weighting)
     with torch.enable_grad():
-        own = replace(batch, obs_SBD=see(params, batch.obs_SBD))
-    drawn = _drawn(cfg, const, state, own, words, weight_SB)
-    traj_S, inst_S = ACTOR_LOSSES[cfg.actor_loss](drawn, params)
-    with torch.enable_grad():
+        # One forward of 2 B rows: (t, s) for the map, (t, t) for the denoiser.
+        obs, times = encode_obs(params, batch.obs_SBD).repeat(1, 2, 1), (t.repeat(1, 2), torch.cat([s, t], dim=1))
+        jump, denoised = equations.phi(params, a_t.repeat(1, 2, 1), *times, obs, *levels).split(cfg.batch_size, dim=1)
+        traj_S = equations.trajectory_loss(equations.Phi(a_t, jump, t, s), target, weight_SB * w_traj)
+        inst_S = equations.instantaneous_loss(batch.action_SBA, denoised, weight_SB * w_inst)
         loss_S = equations.actor_loss(traj_S, inst_S, cfg.lambda_flow)
-        if cfg.actor_loss == "linear-q":
-            assert state.critic is not None
-            z = rng.normals(words[rng.VALUE_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
-            critic = views(state.critic.param, const.critic)
-            q_S = policy_q(drawn, params, critic, see(critic, batch.obs_SBD), z, const.sampling_grid)
-            loss_S, more = equations.linear_q(loss_S, q_S, cfg.lambda_q), [q_S.detach()]
-    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
-    return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S, *more]
-
-
-def _drawn(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, words: dict[int, Tensor], weight_SB: Tensor
-) -> Drawn:
-    """Draw the times and the noise of the actor's loss; obs_SBD is what the actor sees."""
-    assert batch.slow_obs_SBD is not None
-    bits, back = words[rng.INDEX], cfg.solver_steps if cfg.actor_loss == "solver" else 1
-    places = equations.draw_places(const.schedule, state.step, bits[..., 1], bits[..., 2], back)
-    z = rng.normals(words[rng.ACTION_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
-    return Drawn(
-        cfg=cfg,
-        slow=views(state.actor.slow, const.actor),
-        obs_SBD=batch.obs_SBD,
-        slow_obs_SBD=batch.slow_obs_SBD,
-        action_SBA=batch.action_SBA,
-        direction_SBA=equations.direction(batch.action_SBA, z, cfg.process),
-        weight_SB=weight_SB,
-        places=places,
-        t_SB=places.at(places.n),
-        s_SB=places.at(places.j),
-    )
+    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S]

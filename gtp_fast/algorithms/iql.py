@@ -1,13 +1,13 @@
-"""Implicit Q-learning (Kostrikov, Nair, Levine, 2021), whole: V as an expectile of Q, and regression on good actions.
+"""Implicit Q-learning (Kostrikov, Nair, Levine, 2021): V is an expectile of Q, and the actor regresses on good actions.
 
-V(o) learns the expectile of min_j Q_j^-(o, a) over the data's actions, Q learns r + gamma (1 - terminal) V(o'), and a
-Gaussian (mean tanh of a network, one standard deviation an action's axis) is fitted with weights min(cap, exp(eta (Q -
-V))): eta is the published inverse temperature, weight_cap its 100. In the published order: V, actor, critic, target.
-It acts by its mean. `--bc` is the Gaussian's likelihood with weights of 1, and no critic.
+V(o) learns the expectile of min_j Q_j^-(o, a) over the data's actions. Q learns r + gamma (1 - terminal) V(o'). A
+Gaussian (its mean is tanh of a network, one standard deviation for each action axis) is fitted with weights min(cap,
+exp(eta (Q - V))): eta is the published inverse temperature, weight_cap the published 100. The order is the published
+one: V, actor, critic, target. The policy acts by its mean. `--bc` fits the Gaussian with weights of 1 and no critic.
 
-Different from the published code: the project's networks of three Mish layers that start as torch's Linear, theirs of
-two ReLU with orthogonal weights; rewards are those of GTP's task presets, theirs scaled by the spread of returns on
-Gym; no dropout; gradients may be clipped (grad_norm, off by default). As there, --lr-schedule is of the actor alone.
+Differences from the published code: our networks have three Mish layers that start as torch's Linear, theirs two ReLU
+layers with orthogonal weights; rewards follow GTP's task presets, theirs are scaled by the spread of returns on Gym; no
+dropout; gradients may be clipped (grad_norm, off by default). --lr-schedule acts on the actor alone, as published.
 
 Legend: S members (seeds), B batch rows, R rows, D observation, A action.
 """
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gtp_fast import rng
 from gtp_fast.algorithms import equations, optimizer, updates
-from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.networks import (
     Layout,
     critic_layout,
@@ -38,12 +38,12 @@ from gtp_fast.algorithms.networks import (
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.data.frames import Buffer
+from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
 
-STEPS_ARE_FREE = False  # there is one
+STEPS_ARE_FREE = False  # there is one step
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0  # of the published code
 ACTOR_METRICS = ("actor_loss", "log_std", "actor_grad_norm")
 WEIGHT_METRICS = ("advantage", "weight", "weight_max")
@@ -77,9 +77,6 @@ def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyCon
     return [mean_actions(p, obs_SRD)]
 
 
-judge = q_values
-
-
 def log_likelihood(p: dict[str, Tensor], obs_SBD: Tensor, action_SBA: Tensor) -> Tensor:
     """Return log N(a; tanh mean(o), exp(log_std)^2), summed over the action's axes, (S, B)."""
     log_std_S1A = p["policy.log_std"].clamp(LOG_STD_MIN, LOG_STD_MAX)
@@ -95,7 +92,7 @@ def weights(advantage_SB: Tensor, eta_S: Tensor, cap: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Constants:
-    """What a step reads and never writes, on the device; `steady` is the settings of V and Q."""
+    """What a step reads and never writes, on the device; V and Q train with the settings `steady`."""
 
     keys_S2: Tensor
     plan: rng.Plan
@@ -124,8 +121,8 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
         weight_SB, y_SB, metrics = torch.ones_like(batch.reward_SB), None, []
         if state.critic is not None:
             with phase("advantage"):
@@ -137,9 +134,9 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
                 critic = const.layouts["critic"]
                 metrics += updates.regress_critic(const.steady, state, critic, batch, y_SB, const.lr_S)
         with phase("average"):
-            state.actor.slow.copy_(state.actor.param)  # IQL acts with the parameters as they are
+            state.actor.ema.copy_(state.actor.param)  # IQL acts with the trained parameters
             if state.critic is not None:
-                optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
+                optimizer.average_(state.critic.ema, state.critic.param, cfg.tau)
             updates.record(state, torch.stack(metrics, dim=-1))
 
     return step
@@ -148,14 +145,14 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
 def _update_value(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Update V; return with the V just updated the actor's weights and Q's target, each (S, B), and metrics."""
+    """Update V. Return the actor's weights and Q's target under the new V, each (S, B), and metrics."""
     assert state.critic is not None and state.value is not None
     layout = const.layouts["value"]
-    target_heads = views(state.critic.slow, const.layouts["critic"])
-    q_SB = q_values(target_heads, see(target_heads, batch.obs_SBD), batch.action_SBA).amin(1)
+    target_heads = views(state.critic.ema, const.layouts["critic"])
+    q_SB = q_values(target_heads, encode_obs(target_heads, batch.obs_SBD), batch.action_SBA).amin(1)
     learned = updates.update_value(const.steady, state, layout, batch, q_SB, const.lr_S)
     value = views(state.value.param, layout)
-    both = torch.cat([see(value, batch.obs_SBD), see(value, batch.next_obs_SBD)], dim=1)
+    both = torch.cat([encode_obs(value, batch.obs_SBD), encode_obs(value, batch.next_obs_SBD)], dim=1)
     value_SB, next_SB = state_values(value, both).chunk(2, dim=1)
     weight_SB = weights(q_SB - value_SB, const.eta_S, cfg.weight_cap)
     seen = [(q_SB - value_SB).mean(-1), weight_SB.mean(-1), weight_SB.amax(-1)]
@@ -166,11 +163,11 @@ def _update_value(
 def _update_actor(
     cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, weight_SB: Tensor
 ) -> list[Tensor]:
-    """Descend -mean w log pi(a | o)."""
+    """Take a step on -mean w log pi(a | o); return ACTOR_METRICS."""
     layout = const.layouts["actor"]
-    params = updates.leaves(state.actor, layout)
+    params = updates.trainable(state.actor, layout)
     with torch.enable_grad():
-        loss_S = -(weight_SB * log_likelihood(params, see(params, batch.obs_SBD), batch.action_SBA)).mean(-1)
+        loss_S = -(weight_SB * log_likelihood(params, encode_obs(params, batch.obs_SBD), batch.action_SBA)).mean(-1)
     log_std_S = params["policy.log_std"].detach().mean((1, 2))
-    norm_S = updates.descend(cfg, state.actor, layout, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(cfg, state.actor, layout, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), log_std_S, norm_S]

@@ -1,8 +1,8 @@
-"""The networks of SPEC 1: F of the actor's phi, the twin critic, and V. Pure functions on views of a flat buffer.
+"""The networks: F of the actor's phi, the twin critic, and V, as pure functions on views of a flat buffer.
 
 Legend: S members (seeds), M rows of a parameter buffer (S for actor and V, 2 S for the critic), B batch rows, D
-observation, A action, H hidden, E = 16 width of a time embedding. Weights are (M, in, out). All tensors are float32 on
-the command line; the functions keep whatever dtype they are given.
+observation, A action, H hidden, E = 16 width of a time embedding. Weights are (M, in, out). Runs use
+float32; the functions keep the dtype of their inputs.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def norm_shapes(name: str, width: int) -> dict[str, tuple[int, int]]:
 
 
 def layout_of(shapes: dict[str, tuple[int, int]]) -> Layout:
-    """Lay parameters out one after another, each from an aligned place on."""
+    """Lay parameters out one after another, each from an aligned offset."""
     entries, offset = [], 0
     for name, shape in shapes.items():
         entries.append((name, offset, shape))
@@ -115,8 +115,8 @@ def views(flat_MP: Tensor, layout: Layout) -> dict[str, Tensor]:
 def flat(parts: Sequence[Tensor], layout: Layout) -> Tensor:
     """Return one tensor a parameter, each (M, in, out), as a flat buffer (M, layout.size), padding zero.
 
-    One concatenation: a compiled step writes each part in its place, where assigning to views of a zeroed buffer made
-    it ask of every element which parameter it belongs to.
+    One concatenation, because a compiled step then writes each part to its place. Assigning to views of a zeroed buffer
+    made it look up for every element which parameter it belongs to.
     """
     pieces: list[Tensor] = []
     ends = [offset for _, offset, _ in layout.entries[1:]] + [layout.size]
@@ -131,7 +131,7 @@ def flat(parts: Sequence[Tensor], layout: Layout) -> Tensor:
 def init_flat(layout: Layout, seeds: list[int], heads: int = 1, network: int = 0) -> Tensor:
     """Return fresh parameters, float32 (S * heads, size) on the CPU: U(-1/sqrt(in), 1/sqrt(in)), padding zero.
 
-    This is the default of torch's Linear; gains start at one and shifts at zero, as in its LayerNorm. The draw depends
+    This is the default of torch's Linear; gains start at one and shifts at zero, as in its LayerNorm. They depend
     on the member's seed, head and network alone.
     """
     counters = -(-layout.size // 4)

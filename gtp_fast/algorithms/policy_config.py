@@ -1,4 +1,4 @@
-"""What a policy says of itself beside its parameters, and whether the parameters agree; SPEC 6's settings of acting."""
+"""A policy's description: what acting needs beside the parameters, and whether the parameters fit it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SELECTS = ("none", "softmax", "argmax")
 PROCESSES = ("edm", "flow")
 ALGORITHMS = ("gtp", "dql", "cac", "fql", "iql", "td3bc")
 _COUNTS = ("obs_dim", "action_dim", "hidden", "layers", "sampling_steps", "candidates", "frame_stack")
-# What a description without them meant.
+# Fields that older descriptions lack, and what they meant.
 _LATER: dict[str, Any] = {
     "algo": "gtp",
     "bc": False,
@@ -31,12 +31,12 @@ _LATER: dict[str, Any] = {
     "frame_stack": 1,
 }
 _LEVELS = ("sigma_min", "sigma_max", "sigma_data", "rho")
-_ROWS = ("obs_mean", "obs_std", "frame_shape")  # of numbers, or none
+_ROWS = ("obs_mean", "obs_std", "frame_shape")  # tuples of numbers, or None
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """What a policy needs to know beside its parameters; saved with every checkpoint."""
+    """What acting needs beside the parameters; saved with every checkpoint."""
 
     obs_dim: int
     action_dim: int
@@ -124,14 +124,14 @@ def of_run(cfg: TrainConfig, obs: ObsShape, action_dim: int, scale: Scale | None
 
 
 def _is_shape(shape: Any, numbers: Any) -> bool:
-    """Say whether it is none, or three sizes whose product is `numbers`."""
+    """Say whether a shape is None, or three sizes whose product is `numbers`."""
     if shape is None:
         return True
     return len(shape) == 3 and all(type(size) is int and size > 0 for size in shape) and math.prod(shape) == numbers
 
 
 def _wrong_scale(obs_dim: Any, mean: tuple[Any, ...] | None, std: tuple[Any, ...] | None) -> list[str]:
-    """Name what is no normalisation of observations: both or neither, one finite number a column, divisors above 0."""
+    """Name the wrong parts of a normalisation: both or neither, one finite number a column, divisors above 0."""
     if mean is None and std is None:
         return []
     rows = {"obs_mean": (mean, -math.inf), "obs_std": (std, 0.0)}
@@ -143,7 +143,7 @@ def _wrong_scale(obs_dim: Any, mean: tuple[Any, ...] | None, std: tuple[Any, ...
 
 
 def check(config: PolicyConfig, tensors: dict[str, Tensor], layouts: dict[str, Layout]) -> None:
-    """Refuse settings that no sampler has, and parameters {"actor": (S, Pa), "critic": (2 S, Pc)} of another shape.
+    """Refuse settings that no sampler supports, and parameters {"actor": (S, Pa), "critic": (2 S, Pc)} that do not fit.
 
     Raises: UsageError where candidates cannot be drawn or judged; CheckpointError where shapes do not fit.
     """

@@ -1,11 +1,11 @@
-"""TD3+BC (Fujimoto and Gu, 2021), whole: TD3 with a deterministic actor that also clones the data's actions.
+"""TD3+BC (Fujimoto and Gu, 2021): TD3 with a deterministic actor that also clones the data's actions.
 
-Loss of the actor: -lambda mean Q_1(o, pi(o)) + mean (pi(o) - a)^2, lambda = alpha / mean |Q_1|; target actions are
-pi^-(o') plus clipped noise. The actor and all targets move on every second step: a step always computes them, and
-keeps what it had where they are not due. `--bc` is the cloning term alone, every step.
+The actor's loss is -lambda mean Q_1(o, pi(o)) + mean (pi(o) - a)^2 with lambda = alpha / mean |Q_1|. Target actions are
+pi^-(o') plus clipped noise. The actor and all targets move on every second step: each step computes their update and
+keeps the old values where none is due. `--bc` is the cloning term alone, on every step.
 
-Different from the published code: observations are not normalised; the project's networks of three Mish layers, theirs
-of two ReLU; rewards are those of GTP's task presets; the target actor acts at evaluation, theirs the trained one;
+Differences from the published code: observations are not normalised; our networks have three Mish layers, theirs two
+ReLU layers; rewards follow GTP's task presets; the target actor acts at evaluation, theirs uses the trained actor;
 gradients may be clipped (grad_norm, off by default).
 
 Legend: S members (seeds), B batch rows, R rows, D observation, A action.
@@ -22,32 +22,32 @@ from torch import Tensor
 
 from gtp_fast import rng
 from gtp_fast.algorithms import optimizer, updates
-from gtp_fast.algorithms.encoder import see
+from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.networks import (
     Layout,
     critic_layout,
     mean_actions,
     policy_layout,
-    q_values,
     state_values,
     views,
 )
+from gtp_fast.algorithms.networks import q_values as q_values  # acting asks every algorithm for it
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import Net, TrainState
 from gtp_fast.config import TrainConfig, member_seeds, member_values
-from gtp_fast.data.frames import Buffer
+from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.profiling import phase
 
-STEPS_ARE_FREE = False  # there is one
+STEPS_ARE_FREE = False  # there is one step
 NOISE, NOISE_CLIP = 0.2, 0.5  # of the target actions, in units of the actions
 DELAY = 2  # steps from one update of actor and targets to the next
 ACTOR_METRICS = ("actor_loss", "cloning_loss", "actor_grad_norm")
 
 
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
-    """Return the columns of `TrainState.metric_sums_SQ`; the actor's are of every step, due or not."""
+    """Return the columns of `TrainState.metric_sums_SQ`; the actor's count every step, due or not."""
     return ("actor_loss", "actor_grad_norm") if cfg.bc else (*ACTOR_METRICS, "policy_q", *updates.CRITIC_METRICS)
 
 
@@ -70,9 +70,6 @@ def noise_columns(config: PolicyConfig) -> int:
 def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyConfig) -> list[Tensor]:
     """Return the action, (S, R, A), the only point there is; z_SRN has no columns."""
     return [mean_actions(p, obs_SRD)]
-
-
-judge = q_values
 
 
 @dataclass(frozen=True)
@@ -106,14 +103,14 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            words = rng.words(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(words[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
         if state.critic is None:
             with phase("actor"):
                 metrics = _clone(cfg, const, state, batch)
         else:
             with phase("chain"):
-                next_SBA = _next_actions(const, state, batch, words[rng.TARGET_NOISE])
+                next_SBA = _next_actions(const, state, batch, random_bits[rng.TARGET_NOISE])
             with phase("critic"):
                 metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
             due = (state.step + 1) % DELAY == 0
@@ -121,40 +118,40 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
                 metrics = _update_actor(cfg, const, state, batch, due) + metrics
         with phase("average"):
             if state.critic is None:
-                state.actor.slow.copy_(state.actor.param)
+                state.actor.ema.copy_(state.actor.param)
             else:
                 rate = due.to(torch.float32) * cfg.tau
-                optimizer.average_(state.actor.slow, state.actor.param, rate)
-                optimizer.average_(state.critic.slow, state.critic.param, rate)
+                optimizer.average_(state.actor.ema, state.actor.param, rate)
+                optimizer.average_(state.critic.ema, state.critic.param, rate)
             updates.record(state, torch.stack(metrics, dim=-1))
 
     return step
 
 
-def _next_actions(const: _Constants, state: TrainState, batch: Batch, words: Tensor) -> Tensor:
+def _next_actions(const: _Constants, state: TrainState, batch: Batch, random_bits: Tensor) -> Tensor:
     """Return clip(pi^-(o') + clip(0.2 z, -0.5, 0.5), -1, 1), (S, B, A): target policy smoothing."""
-    noise_SBA = NOISE * rng.normals(words, *batch.action_SBA.shape[1:])
-    slow = views(state.actor.slow, const.actor)
-    mean_SBA = mean_actions(slow, see(slow, batch.next_obs_SBD))
+    noise_SBA = NOISE * rng.normals(random_bits, *batch.action_SBA.shape[1:])
+    ema = views(state.actor.ema, const.actor)
+    mean_SBA = mean_actions(ema, encode_obs(ema, batch.next_obs_SBD))
     return (mean_SBA + noise_SBA.clamp(-NOISE_CLIP, NOISE_CLIP)).clamp(-1.0, 1.0)
 
 
 def _clone(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch) -> list[Tensor]:
-    params = updates.leaves(state.actor, const.actor)
+    params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
-        loss_S = (mean_actions(params, see(params, batch.obs_SBD)) - batch.action_SBA).square().mean((1, 2))
-    norm_S = updates.descend(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+        loss_S = (mean_actions(params, encode_obs(params, batch.obs_SBD)) - batch.action_SBA).square().mean((1, 2))
+    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
     return [loss_S.detach(), norm_S]
 
 
 def _update_actor(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, due: Tensor) -> list[Tensor]:
-    """Descend -alpha mean Q_1 / mean |Q_1| + mean (pi(o) - a)^2 where `due`, bool (), under the heads just updated."""
+    """Take a step on -alpha mean Q_1 / mean |Q_1| + mean (pi(o) - a)^2 where `due`, bool (), under the new heads."""
     assert state.critic is not None
     first = views(state.critic.param.view(cfg.seeds, 2, -1)[:, 0], const.critic)
-    params = updates.leaves(state.actor, const.actor)
+    params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
-        action_SBA = mean_actions(params, see(params, batch.obs_SBD))
-        seen_and_done = torch.cat([see(first, batch.obs_SBD), action_SBA], dim=-1)
+        action_SBA = mean_actions(params, encode_obs(params, batch.obs_SBD))
+        seen_and_done = torch.cat([encode_obs(first, batch.obs_SBD), action_SBA], dim=-1)
         q_SB = state_values(first, seen_and_done)  # one head, as V of (o, a)
         cloning_S = (action_SBA - batch.action_SBA).square().mean((1, 2))
         loss_S = cloning_S - cfg.alpha * q_SB.mean(-1) / q_SB.detach().abs().mean(-1)
@@ -171,11 +168,11 @@ def _descend_where(
     loss_S: Tensor,
     step: Tensor,
 ) -> Tensor:
-    """Take an Adam step that counts the actor's updates alone; where it is not due, keep every bit as it was."""
-    parts = actor.param, actor.first, actor.second
+    """Take an Adam step that counts the actor's updates alone; where none is due, leave every bit unchanged."""
+    parts = actor.param, actor.exp_avg, actor.exp_avg_sq
     before = [part.clone() for part in parts]
-    own = replace(cfg, steps=max(1, cfg.steps // DELAY))  # a cosine ends with the last of them
-    norm_S = updates.descend(own, actor, const.actor, params, loss_S, const.lr_S, step // DELAY)
+    own = replace(cfg, steps=max(1, cfg.steps // DELAY))  # a cosine ends with the last update
+    norm_S = updates.adam_step(own, actor, const.actor, params, loss_S, const.lr_S, step // DELAY)
     for part, kept in zip(parts, before, strict=True):
         part.copy_(torch.where(due, part, kept))
     return norm_S

@@ -1,4 +1,4 @@
-"""What every algorithm's step is made of: fresh networks, a clipped Adam step, the twin critic's regression, records.
+"""What the steps of all algorithms share: fresh networks, a clipped Adam step, critic and value regression, metrics.
 
 Legend: S members (seeds), B batch rows, M rows of a parameter buffer, D observation, A action, Q metrics.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gtp_fast.algorithms import equations, optimizer
-from gtp_fast.algorithms.encoder import EYE, see
+from gtp_fast.algorithms.encoder import EYE, encode_obs
 from gtp_fast.algorithms.networks import Layout, flat, init_flat, q_values, state_values, views
 from gtp_fast.algorithms.state import Net, TrainState
 from gtp_fast.config import TrainConfig, member_seeds
@@ -20,8 +20,8 @@ from gtp_fast.data.replay import Batch
 BACKUP_SAMPLES = 10  # actions a state of max_q_backup, as in the lineage
 CRITIC_METRICS = ("critic_loss", "q", "td_target", "critic_grad_norm")
 VALUE_METRICS = ("value_loss", "value", "value_grad_norm")
-# By kind of device, a 1 that asks for gradients: what a leaf of a compiled step is made by where torch cannot trace
-# requires_grad_(). `graph.compile_step` fills it.
+# For each kind of device a 1 that requires a gradient. `backends.compile_step` fills it where torch cannot trace
+# requires_grad_(): a compiled step then multiplies its parameters by this 1.
 ASKING: dict[str, Tensor] = {}
 
 
@@ -58,9 +58,9 @@ def parameter_count(cfg: TrainConfig, layouts: dict[str, Layout]) -> int:
 
 
 def policy_tensors(state: TrainState) -> dict[str, Tensor]:
-    """Return copies of what acting needs: the EMA actor (S, Pa) and, but for BC, the target critic (2 S, Pc)."""
-    tensors = {"actor": state.actor.slow.clone()}
-    return tensors if state.critic is None else tensors | {"critic": state.critic.slow.clone()}
+    """Return copies of what acting needs: the EMA actor (S, Pa) and, except for BC, the target critic (2 S, Pc)."""
+    tensors = {"actor": state.actor.ema.clone()}
+    return tensors if state.critic is None else tensors | {"critic": state.critic.ema.clone()}
 
 
 def backup_samples(cfg: TrainConfig) -> int:
@@ -68,10 +68,10 @@ def backup_samples(cfg: TrainConfig) -> int:
     return BACKUP_SAMPLES if cfg.max_q_backup else 1
 
 
-def leaves(net: Net, layout: Layout) -> dict[str, Tensor]:
-    """Return the parameters as leaves that share the buffer's memory, so that gradients come one tensor each.
+def trainable(net: Net, layout: Layout) -> dict[str, Tensor]:
+    """Return the parameters as autograd leaves that share the buffer's memory, one for each tensor.
 
-    Where ASKING is filled, those of a compiled step are products with 1: copies of the same bits.
+    Where ASKING is filled, a compiled step gets products with 1 instead: copies of the same bits.
     """
     if torch.compiler.is_compiling() and ASKING:
         with torch.enable_grad():
@@ -80,7 +80,7 @@ def leaves(net: Net, layout: Layout) -> dict[str, Tensor]:
     return {name: view.detach().requires_grad_() for name, view in views(net.param, layout).items()}
 
 
-def descend(
+def adam_step(
     cfg: TrainConfig,
     net: Net,
     layout: Layout,
@@ -89,13 +89,13 @@ def descend(
     lr_S: Tensor,
     step: Tensor,
 ) -> Tensor:
-    """Take one clipped Adam step on the sum of the members' losses, which share no parameter; return the norms (S,)."""
+    """Take one clipped Adam step on each member's loss; return the gradient norms (S,). Members share no parameter."""
     grads = torch.autograd.grad(loss_S, list(params.values()), grad_outputs=torch.ones_like(loss_S))
     grad_MP = flat(grads, layout)
     norm_S, scale_M1 = optimizer.clip_scale(grad_MP, cfg.seeds, cfg.grad_norm)
     lr_S = optimizer.learning_rate(lr_S, step, cfg.steps, cfg.lr_schedule)
     lr_M1 = lr_S.repeat_interleave(net.param.shape[0] // cfg.seeds)[:, None]
-    optimizer.adam_(net.param, grad_MP, net.first, net.second, step, lr_M1, scale_M1)
+    optimizer.adam_(net.param, grad_MP, net.exp_avg, net.exp_avg_sq, step, lr_M1, scale_M1)
     return norm_S
 
 
@@ -104,12 +104,12 @@ def update_critic(
 ) -> list[Tensor]:
     """Regress both heads on y = r + gamma (1 - terminal) min_j Q_j^-(o', a') (Eq. 16); return CRITIC_METRICS.
 
-    next_SBA (S, samples B, A): the policy's actions at o', samples of a state in blocks of B rows.
+    next_SBA (S, samples B, A) are the policy's actions at o'; several samples of a state lie in blocks of B rows.
     """
     assert state.critic is not None
-    slow = views(state.critic.slow, layout)
-    next_obs = see(slow, batch.next_obs_SBD).repeat(1, backup_samples(cfg), 1)
-    next_q = equations.next_value(q_values(slow, next_obs, next_SBA), cfg.batch_size)
+    ema = views(state.critic.ema, layout)
+    next_obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, backup_samples(cfg), 1)
+    next_q = equations.next_value(q_values(ema, next_obs, next_SBA), cfg.batch_size)
     target_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, cfg.gamma)
     return regress_critic(cfg, state, layout, batch, target_SB, lr_S)
 
@@ -119,11 +119,11 @@ def regress_critic(
 ) -> list[Tensor]:
     """Regress both heads at the data's actions on target_SB (S, B); return CRITIC_METRICS."""
     assert state.critic is not None
-    params = leaves(state.critic, layout)
+    params = trainable(state.critic, layout)
     with torch.enable_grad():
-        q_S2B = q_values(params, see(params, batch.obs_SBD), batch.action_SBA)
+        q_S2B = q_values(params, encode_obs(params, batch.obs_SBD), batch.action_SBA)
         loss_S = equations.critic_loss(q_S2B, target_SB)
-    norm_S = descend(cfg, state.critic, layout, params, loss_S, lr_S, state.step)
+    norm_S = adam_step(cfg, state.critic, layout, params, loss_S, lr_S, state.step)
     return [loss_S.detach(), q_S2B.detach().mean((1, 2)), target_SB.mean(-1), norm_S]
 
 
@@ -132,24 +132,24 @@ def update_value(
 ) -> list[Tensor]:
     """Regress V(o) on the `cfg.expectile` of Q over the batch's actions, q_SB (S, B); return VALUE_METRICS."""
     assert state.value is not None
-    params = leaves(state.value, layout)
+    params = trainable(state.value, layout)
     with torch.enable_grad():
-        value_SB = state_values(params, see(params, batch.obs_SBD))
+        value_SB = state_values(params, encode_obs(params, batch.obs_SBD))
         loss_S = equations.expectile_loss(value_SB, q_SB, cfg.expectile)
-    norm_S = descend(cfg, state.value, layout, params, loss_S, lr_S, state.step)
+    norm_S = adam_step(cfg, state.value, layout, params, loss_S, lr_S, state.step)
     return [loss_S.detach(), value_SB.detach().mean(-1), norm_S]
 
 
 def average(cfg: TrainConfig, state: TrainState) -> None:
-    """Move the EMA actor, on the steps that are due, and the target critic."""
+    """Update the target critic, and on the steps that are due the EMA actor."""
     rate = optimizer.ema_rate(state.step, cfg.ema_decay, cfg.ema_every, cfg.ema_start)
-    optimizer.average_(state.actor.slow, state.actor.param, rate)
+    optimizer.average_(state.actor.ema, state.actor.param, rate)
     if state.critic is not None:
-        optimizer.average_(state.critic.slow, state.critic.param, cfg.tau)
+        optimizer.average_(state.critic.ema, state.critic.param, cfg.tau)
 
 
 def record(state: TrainState, metrics_SQ: Tensor) -> None:
-    """Add up the metrics, note the first step at which one was not finite, and count the step."""
+    """Add up the metrics, record the first step at which one was not finite, and count the step."""
     bad = ~torch.isfinite(metrics_SQ) & (state.first_bad_SQ < 0)
     state.first_bad_SQ.copy_(torch.where(bad, state.step, state.first_bad_SQ))
     state.metric_sums_SQ.add_(metrics_SQ)

@@ -13,7 +13,7 @@ from gtp_fast.errors import DataError, UsageError
 
 
 def data_command(arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """Run `data list|info|download|check`; return what the command line still has to show, or None.
+    """Run `data list|info|download|check`; return a description that is still to be printed, or None.
 
     Raises: DataError, once the report is printed, when `check` finds data that are not ready.
     """
@@ -60,7 +60,7 @@ def _check(name: str, env: str | None, as_json: bool) -> None:
 
 
 def _report(found: dict[str, Any]) -> list[str]:
-    """Lay the answer of `data_check.check` out in lines: what is there, what is wrong, what is odd, the verdict."""
+    """Return the lines of what `check` found: what is there, faults, warnings, the verdict."""
     lines = [f"data      {found['source']}"]
     if "rows" in found:
         sizes = f"observations of {found.get('obs_dim', '?')}, actions of {found.get('action_dim', '?')} numbers"

@@ -1,4 +1,4 @@
-"""What was found on this machine, and what it means for a run."""
+"""`gtp-fast doctor`: what this machine has, and which backends a run will use."""
 
 from __future__ import annotations
 

@@ -1,35 +1,39 @@
-"""The flags of the commands that have many; those of train are generated from the fields of `TrainConfig`.
+"""The commands: their flags, and what they print. The flags of train are made from the fields of `TrainConfig`.
 
-The commands. The only place that prints or exits; torch is imported when a command needs it.
-
-Only what was typed is passed on, which is what the precedence defaults < presets < file < flags needs, and `--help`
-answers without loading anything.
+Each command imports what it needs when it runs, so that `--help` loads neither torch nor numpy. Only typed flags of
+train are passed on: defaults < presets < file < flags.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from gtp_fast.cli.sweep import add_sweep, run_sweep
-from gtp_fast.config import FIELD_HELP, TrainConfig, flag, setting_types
+from gtp_fast.config import TrainConfig, flag, setting_types
 from gtp_fast.errors import GtpError, UsageError
 from gtp_fast.experiments.reproduce.items import NAMES
 from gtp_fast.version import __version__
+
+if TYPE_CHECKING:
+    from gtp_fast.evaluation.evaluate import Evaluation
+
+Config = TypeVar("Config")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add one flag for every field of `TrainConfig`."""
     hints = setting_types()
     for field in fields(TrainConfig):
-        hint, text = hints[field.name], FIELD_HELP[field.name]
+        hint, text = hints[field.name], field.metadata["help"]
         if field.default not in ("", None):
             text += f" (default: {field.default})"
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
@@ -43,8 +47,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def add_eval(parser: argparse.ArgumentParser) -> None:
-    """Add what eval asks."""
-    parser.add_argument("run_path", type=Path, metavar="RUN", help="a run directory or a checkpoint")
+    """Add the flags of eval."""
+    _add_run(parser)
     parser.add_argument("--episodes", type=int, help="(default: as trained)")
     parser.add_argument("--sampling-steps", type=int, help="K (default: as trained)")
     parser.add_argument("--candidates", type=int, help="actions drawn for each observation (default: as trained)")
@@ -55,12 +59,30 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--best", action="store_true", help="the best policy by score, not the last checkpoint")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="cpu")
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_json(parser)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_path", type=Path, metavar="RUN", help="a run directory or a checkpoint")
+
+
+def _add_json(parser: argparse.ArgumentParser, what: str = "") -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {what}one JSON object")
+
+
+def add_latency(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of latency."""
+    _add_run(parser)
+    parser.add_argument("--seed", type=int, help="one member of the run (default: the first)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--seconds", type=float, default=0.2, help="spent on each point (default: 0.2)")
+    parser.add_argument("--out", type=Path, help="where to write (default: report/ of the run)")
+    _add_json(parser)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
-    """Add what export asks."""
-    parser.add_argument("run_path", type=Path, metavar="RUN", help="a run directory or a checkpoint")
+    """Add the flags of export."""
+    _add_run(parser)
     parser.add_argument("--format", choices=["onnx", "pt2"], default="onnx", help="pt2: torch.export (default: onnx)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="(default: policy.onnx or policy.pt2 in RUN)")
     parser.add_argument("--seed", type=int, help="one member of the run (default: the first)")
@@ -68,11 +90,19 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--candidates", type=int, help="fixed in the file (default: as trained)")
     parser.add_argument("--select", choices=["none", "softmax", "argmax"], help="how Q picks one")
     parser.add_argument("--best", action="store_true", help="the best policy by score, not the last checkpoint")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_json(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of data."""
+    parser.add_argument("action", choices=["list", "info", "download", "check"])
+    parser.add_argument("name", nargs="?", help="a data set's name, or a file or directory")
+    parser.add_argument("--env", help="info, check: the environment that the file is for")
+    _add_json(parser)
 
 
 def add_reproduce(parser: argparse.ArgumentParser) -> None:
-    """Add what reproduce asks."""
+    """Add the flags of reproduce."""
     parser.add_argument("item", choices=NAMES, metavar="ITEM", help=f"one of {', '.join(NAMES)}")
     parser.add_argument(
         "--budget", choices=["small", "paper"], default="small", help="small: half an hour on two CPU cores (default)"
@@ -88,11 +118,11 @@ def add_reproduce(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of train, for every run; repeatable"
     )
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    _add_json(parser, "the summary as ")
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors name the nearest match and leave by the one exit of `main`."""
+    """A parser whose errors name the nearest match, and which leaves exiting to `main`."""
 
     def error(self, message: str) -> NoReturn:
         typed = message.split("'")[1] if "invalid choice: '" in message else ""
@@ -139,34 +169,28 @@ def _parser() -> argparse.ArgumentParser:
     add_settings(train)
     train.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, below the flags")
     train.add_argument("--print-config", action="store_true", help="print the merged settings and stop")
-    train.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    _add_json(train, "the result as ")
     add_eval(command("eval", _eval, "roll out a saved policy: raw and normalised score of each seed"))
-    latency = command("latency", _latency, "time an action against sampling steps, batch and candidates")
-    latency.add_argument("run_path", type=Path, metavar="RUN", help="a run directory or a checkpoint")
-    latency.add_argument("--seed", type=int, help="one member of the run (default: the first)")
-    latency.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    latency.add_argument("--seconds", type=float, default=0.2, help="spent on each point (default: 0.2)")
-    latency.add_argument("--out", type=Path, help="where to write (default: report/ of the run)")
-    latency.add_argument("--json", action="store_true", help="print one JSON object")
+    add_latency(command("latency", _latency, "time an action against sampling steps, batch and candidates"))
     report = command("report", _report, "draw the learning curve, write the table and the model card")
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     report.add_argument("--out", type=Path, help="where to write (default: report/ of the run; of several: ./report)")
-    report.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    _add_json(report, "the summary as ")
     add_reproduce(command("reproduce", _reproduce, "run one table or figure of the paper: ours beside the paper's"))
     add_sweep(command("sweep", run_sweep, "train a grid of data sets, settings and seeds; run again to continue"))
     add_export(command("export", _export, "write a policy as one file that needs nothing of gtp-fast"))
-    data = command("data", _data, "list, describe, fetch or check data sets")
-    data.add_argument("action", choices=["list", "info", "download", "check"])
-    data.add_argument("name", nargs="?", help="a data set's name, or a file or directory")
-    data.add_argument("--env", help="info, check: the environment that the file is for")
-    data.add_argument("--json", action="store_true", help="print one JSON object")
-    doctor = command("doctor", _doctor, "say what was found here and which backend will be used")
-    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    add_data(command("data", _data, "list, describe, fetch or check data sets"))
+    _add_json(command("doctor", _doctor, "say what was found here and which backend will be used"))
     profile = command("profile", _profile, "time the phases of a train step and write a Chrome trace")
     add_settings(profile)
     profile.add_argument("--out", type=Path, default=Path("profile"), help="folder of the trace")
-    profile.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_json(profile)
     return parser
+
+
+def _config(kind: type[Config], arguments: argparse.Namespace) -> Config:
+    """Return a command's configuration: its fields have the names of the flags."""
+    return kind(**{name: getattr(arguments, name) for name in inspect.signature(kind).parameters})
 
 
 def _settings(arguments: argparse.Namespace) -> TrainConfig:
@@ -201,13 +225,18 @@ def _train(arguments: argparse.Namespace) -> None:
 def _eval(arguments: argparse.Namespace) -> None:
     from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
 
-    asked = EvalConfig(**{field.name: getattr(arguments, field.name) for field in fields(EvalConfig)})
-    found = eval_run(arguments.run_path, asked)
+    found = eval_run(arguments.run_path, _config(EvalConfig, arguments))
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     if arguments.json:
         print(json.dumps({"run": str(arguments.run_path), **found.to_json()}))
         return
+    _show_evaluation(found)
+    if arguments.video is not None:
+        print(f"wrote {arguments.video}")
+
+
+def _show_evaluation(found: Evaluation) -> None:
     result = found.result
     print(f"policy {found.checkpoint}, step {', '.join(f'{step:,}' for step in dict.fromkeys(found.steps))}")
     how = f"K = {result.sampling_steps}, candidates {result.candidates} ({result.select})"
@@ -218,15 +247,12 @@ def _eval(arguments: argparse.Namespace) -> None:
         score = "" if result.scores_SE is None else f"   score {result.scores_SE[i].mean():.1f}"
         success = "" if result.success_SE is None else f"   success {100 * result.success_SE[i].mean():.0f} %"
         print(f"  seed {seed}: return {row.mean():.1f} (std {row.std():.1f}){score}{success}")
-    if asked.video is not None:
-        print(f"wrote {asked.video}")
 
 
 def _latency(arguments: argparse.Namespace) -> None:
     from gtp_fast.experiments import latency
 
-    asked = latency.LatencyConfig(**{f.name: getattr(arguments, f.name) for f in fields(latency.LatencyConfig)})
-    found = latency.latency_run(arguments.run_path, asked)
+    found = latency.latency_run(arguments.run_path, _config(latency.LatencyConfig, arguments))
     if arguments.json:
         print(json.dumps(found))
     else:
@@ -236,8 +262,7 @@ def _latency(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from gtp_fast.policy.export import ExportConfig, export_run
 
-    asked = ExportConfig(**{field.name: getattr(arguments, field.name) for field in fields(ExportConfig)})
-    found = export_run(arguments.run_path, asked)
+    found = export_run(arguments.run_path, _config(ExportConfig, arguments))
     if not arguments.json:  # the policy's description has two numbers for each of an observation; the file holds it
         candidates = found.pop("policy")["candidates"]
         rows = "B" if candidates == 1 else f"B * {candidates}"
@@ -264,9 +289,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     from gtp_fast.experiments.reproduce.page import body
     from gtp_fast.experiments.reproduce.run import ReproduceConfig, reproduce
 
-    values: dict[str, Any] = {field.name: getattr(arguments, field.name) for field in fields(ReproduceConfig)}
-    values["set"] = tuple(arguments.set)
-    asked = ReproduceConfig(**values)
+    asked = _config(ReproduceConfig, arguments)
     with download_bar(sys.stderr) as progress:
         found = reproduce(asked, lambda line: print(line, file=sys.stderr, flush=True), progress)
     print(json.dumps(found) if arguments.json else f"{body(found)}\nwrote {found['report']}/README.md")
@@ -291,9 +314,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
 def _profile(arguments: argparse.Namespace) -> None:
     from gtp_fast.training.profile import profile_run
 
-    cfg = _settings(arguments)
-    with_out = profile_run(cfg, arguments.out)
-    _show(with_out, arguments.json)
+    _show(profile_run(_settings(arguments), arguments.out), arguments.json)
 
 
 def _show(values: dict[str, Any], as_json: bool) -> None:

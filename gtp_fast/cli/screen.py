@@ -1,4 +1,4 @@
-"""What a run looks like while it trains: a progress bar on a terminal, a line an interval elsewhere."""
+"""Show a run while it trains: a progress bar on a terminal, elsewhere a line for each log interval."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Screen:
             self._stream.flush()
 
     def summarise(self, result: Result) -> None:
-        """Show the result: last and best score of each seed, and where everything lies."""
+        """Show the result: last and best score of each seed, and the paths."""
         for i, seed in enumerate(result.seeds):
             if result.score_last and result.score_best:
                 self._stream.write(

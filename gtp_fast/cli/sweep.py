@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
-    """Add what sweep asks."""
+    """Add the flags of sweep."""
     parser.add_argument(
         "file", type=Path, nargs="?", metavar="FILE.yaml", help="envs, seeds, grid and set, below flags"
     )
@@ -38,7 +38,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 
 
 def run_sweep(arguments: argparse.Namespace) -> None:
-    """Read, plan, say the plan, run, and exit with the code of what came of it."""
+    """Print the plan, run it, and exit with the code of the sweep."""
     from gtp_fast.experiments.sweep import plan, run
     from gtp_fast.experiments.sweep.table import Table
 

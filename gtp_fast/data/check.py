@@ -1,7 +1,7 @@
-"""`data check`: everything that keeps data from being trained on, and what is worth knowing of those that can be.
+"""`gtp-fast data check`: everything that would stop training on a data set, and warnings about what would not.
 
-In: a path or a name, and perhaps an environment. Out: one dictionary of plain values. The rules are those of training
-(`data_rules`); what they let pass is loaded as training does. Nothing is written.
+In: a path or a name, and optionally an environment. Out: one dictionary of plain values. The rules are those of
+training (`rules`), and data that passes them is also loaded as in training. Nothing is written.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from gtp_fast.data import catalog, dataset, hdf5, rules
-from gtp_fast.data.rules import AXES, ENDS, FLOATS, Columns, Fault, lengths, row_doubts, set_doubts
+from gtp_fast.data.rules import AXES, ENDS, FLOATS, Columns, Fault, dataset_warnings, episode_lengths, row_warnings
 from gtp_fast.data.spec import DataSpec
-from gtp_fast.data.transitions import columns_of
+from gtp_fast.data.transitions import d4rl_columns
 from gtp_fast.errors import DataError
 
 FILES = (".hdf5", ".h5", ".npz")
@@ -23,45 +23,45 @@ FILES = (".hdf5", ".h5", ".npz")
 
 @dataclass
 class _File:
-    """One file that was looked at: its columns, and what is wrong with them."""
+    """One file: its columns and their faults."""
 
     where: str
     columns: Columns = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
     def sound(self) -> Columns:
-        wrong = {key for fault in self.faults for key in fault.key.split(", ") if not fault.clips}
-        return {key: array for key, array in self.columns.items() if key not in wrong}
+        faulty = {key for fault in self.faults for key in fault.key.split(", ") if not fault.clippable}
+        return {key: array for key, array in self.columns.items() if key not in faulty}
 
 
 def check(name_or_path: str | Path, spec: DataSpec | None = None) -> dict[str, Any]:
-    """Look for every fault of a file, a directory of one's own, or a named data set, and describe it.
+    """Find every fault of a file, of a directory of files or of a named data set, and describe the data.
 
-    Args: spec holds a file to an environment's sizes; without it a file is held to the layout alone.
+    Args: spec gives the environment's sizes to compare with; without it only the layout is checked.
     Returns: "ready", "verdict", "command", "faults" and "warnings" (each with file, key, rows, values, count, seen,
-    remedy, message), and what `dataset.info` tells, as far as it could be found out.
+    remedy, message), and as many entries of `dataset.info` as the data allow.
     Raises: UsageError when it is neither a path nor a name.
     """
     path = Path(name_or_path)
     own = path.exists() or path.suffix in FILES or spec is not None
     if not own:
         return _checked_name(catalog.resolve(str(name_or_path)))
-    held_to = spec or DataSpec(path.name, "file")
-    found: dict[str, Any] = {"name": held_to.name, "source": str(path)}
+    expected = spec or DataSpec(path.name, "file")
+    found: dict[str, Any] = {"name": expected.name, "source": str(path)}
     try:
-        files = [_looked_at(part, held_to) for part in hdf5.parts(path)]
+        files = [_read(part, expected) for part in hdf5.shard_paths(path)]
     except DataError as error:
         return _verdict(found, [_unreadable(path, error)], [], None)
-    for number, fault in hdf5.faults([file.columns for file in files]):
+    for number, fault in hdf5.shard_faults([file.columns for file in files]):
         files[number].faults.append(fault)
-    faults = [_told(fault, file.where) for file in files for fault in file.faults]
-    warnings = [_told(doubt, file.where) for file in files for doubt in row_doubts(file.sound())]
+    faults = [_as_dict(fault, file.where) for file in files for fault in file.faults]
+    warnings = [_as_dict(warning, file.where) for file in files for warning in row_warnings(file.sound())]
     whole = _joined([file.sound() for file in files])
     found |= _sizes(files[0].columns) | (_statistics(whole) if whole else {})
     if whole:
-        warnings += [_told(doubt, str(path)) for doubt in set_doubts(whole)]
-    if all(fault.clips for file in files for fault in file.faults):
-        found, refused = _loaded(found, held_to, path, clip_actions=True)
+        warnings += [_as_dict(warning, str(path)) for warning in dataset_warnings(whole)]
+    if all(fault.clippable for file in files for fault in file.faults):
+        found, refused = _loaded(found, expected, path, clip_actions=True)
         faults += refused
     fitting = [spec.name] if spec else _fitting(found)
     environment = fitting[0] if fitting else "MODULE:ENVIRONMENT-v0"
@@ -70,18 +70,18 @@ def check(name_or_path: str | Path, spec: DataSpec | None = None) -> dict[str, A
 
 
 def _checked_name(spec: DataSpec) -> dict[str, Any]:
-    """Check what a name stands for; its data are refused at the first fault, as in training."""
+    """Check the data of a name: as in training, the first fault ends the check."""
     found, faults = _loaded({"name": spec.name, "source": spec.source}, spec, None)
     return _verdict(found, faults, [], f"gtp-fast train --env {spec.name}")
 
 
-def _looked_at(path: Path, spec: DataSpec) -> _File:
+def _read(path: Path, spec: DataSpec) -> _File:
     file = _File(str(path))
     if path.is_dir() or path.suffix == ".npz":
-        file.columns = columns_of(dataset.read(path, spec))
-        file.columns["timeouts"] &= ~file.columns["terminals"]  # the reader's own marks, of which nobody wrote both
+        file.columns = d4rl_columns(dataset.read(path, spec))
+        file.columns["timeouts"] &= ~file.columns["terminals"]  # the reader set both, not the file's author
     else:
-        file.columns = dataset.read_columns(path, file.faults.append)
+        file.columns = hdf5.read_columns(path, file.faults.append)
     file.faults += rules.faults(file.columns, spec)
     return file
 
@@ -89,18 +89,18 @@ def _looked_at(path: Path, spec: DataSpec) -> _File:
 def _loaded(
     found: dict[str, Any], spec: DataSpec, path: Path | None, clip_actions: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Load the data as training does, and describe them; or say why it was refused."""
+    """Load the data as training does and describe them; if that fails, return the refusal as a fault."""
     try:
         data = dataset.load(spec, path, clip_actions)
     except DataError as error:
         return found, [_unreadable(path or spec.name, error)]
     rows = found.get("rows", len(data.reward_N))
-    told = {name: value for name, value in dataset.info(data).items() if name not in found or path is None}
-    return found | told | {"left_out": rows - len(data.reward_N)}, []
+    described = {name: value for name, value in dataset.info(data).items() if name not in found or path is None}
+    return found | described | {"left_out": rows - len(data.reward_N)}, []
 
 
 def _joined(parts: list[Columns]) -> Columns:
-    """Put the columns of all files behind one another: those that every file has in one width, with as many rows."""
+    """Concatenate the columns that every file has in the same width, if they then have equally many rows."""
     keys = [key for key in parts[0] if key in AXES and all(key in part for part in parts)]
     whole = {
         key: np.concatenate([part[key] for part in parts]) if len(parts) > 1 else parts[0][key]
@@ -111,12 +111,12 @@ def _joined(parts: list[Columns]) -> Columns:
 
 
 def _statistics(columns: Columns) -> dict[str, Any]:
-    """Describe what sound columns there are."""
+    """Describe the columns without faults."""
     found: dict[str, Any] = {"rows": len(next(iter(columns.values())))}
     for key in FLOATS:
         if key in columns:
             found[f"{key[:-1]}_range"] = [float(columns[key].min()), float(columns[key].max())]
-    if set(ENDS) <= set(columns) and len(length := lengths(columns)):
+    if set(ENDS) <= set(columns) and len(length := episode_lengths(columns)):
         found["episodes"] = len(length)
         spread = {"min": int(length.min()), "median": float(np.median(length)), "max": int(length.max())}
         found |= {"episode_length": spread, "terminals": int(columns["terminals"].sum())}
@@ -130,7 +130,7 @@ def _sizes(columns: Columns) -> dict[str, Any]:
 
 
 def _fitting(found: dict[str, Any]) -> list[str]:
-    """Return the environments that have the data's sizes, newest version first."""
+    """Return the environments of the data's sizes, newest version first."""
     sizes = found.get("obs_dim"), found.get("action_dim")
     names = sorted(catalog.OWN_DATA_ENVS, key=lambda name: (name[-1] < "5", name))
     known = map(catalog.resolve, (*names, *catalog.POINT_MAZES))
@@ -156,11 +156,11 @@ def _verdict(
     }
 
 
-def _told(fault: Fault, where: str) -> dict[str, Any]:
+def _as_dict(fault: Fault, where: str) -> dict[str, Any]:
     values = asdict(fault)
     plain = {name: values[name] for name in ("key", "seen", "remedy", "count")}
     shown = [value if np.isfinite(value) else str(value) for value in fault.values]  # JSON has no NaN
-    return {"file": where, **plain, "rows": list(fault.rows), "values": shown, "message": fault.sentence(where)}
+    return {"file": where, **plain, "rows": list(fault.rows), "values": shown, "message": fault.message(where)}
 
 
 def _unreadable(where: str | Path, error: DataError) -> dict[str, Any]:

@@ -1,24 +1,20 @@
-"""Where the files of each source are published, where they are kept here, and which variables say otherwise.
+"""Fetch a published data set: streamed, resumed where it was cut off, checked, then moved into place whole.
 
-Fetch a published data set: streamed, resumed where it was cut off, checked, and moved into place whole.
-
-A second process that wants the same file waits for the first. Nothing listens; nothing is run. What has arrived of a
-file lies beside it in NAME.part, and NAME.part.json says what it is a part of.
+In: an entry of the catalogue. Out: the path of its file. Environment variables can replace the published address and
+the folder. NAME.part holds the bytes that have arrived, and NAME.part.json their origin. A second process that wants
+the same file waits for the first. No port is opened, and nothing that was fetched is run.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
-import logging
 import os
 import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,11 +22,20 @@ from typing import Any, NamedTuple
 from gtp_fast.data.catalog import D4RL_BASE, OGBENCH_BASE
 from gtp_fast.data.spec import DataSpec
 from gtp_fast.errors import DataError, DiskError
-from gtp_fast.files import publish_file, sha256_of
+from gtp_fast.files import locked, publish_file, sha256_of
+
+Progress = Callable[[int, int | None], None]  # bytes so far, and the total if the server gives it
+
+STALL_SECONDS = 6.0  # a server that sends nothing for this long counts as gone
+# An answer must begin within this time. It includes the name look-up, which the socket's own timeout does not cover.
+ANSWER_SECONDS = 8.0
+CUTS = 10  # broken connections after which one call gives up; a later call continues from there
+BLOCK = 1 << 20  # bytes per read
+_BROKEN = (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError)
 
 
 class Place(NamedTuple):
-    """A source's published base address and cache below the home directory, and the variables that replace them."""
+    """A source's published base address, its cache below the home directory, and the variables that replace each."""
 
     base: str
     base_variable: str
@@ -38,91 +43,46 @@ class Place(NamedTuple):
     folder_variable: str
 
 
-# The folders are those of the d4rl and ogbench packages, which find what was fetched here and the other way round.
+# The folders are those of the d4rl and ogbench packages, so that each finds what the other has fetched.
 PLACES = {
     "d4rl": Place(D4RL_BASE, "GTP_FAST_D4RL_URL", ".d4rl/datasets", "D4RL_DATASET_DIR"),
     "ogbench": Place(OGBENCH_BASE, "GTP_FAST_OGBENCH_URL", ".ogbench/data", "OGBENCH_DATASET_DIR"),
 }
 
 
-def folder(source: str) -> Path:
-    """Return where a source's files are kept here: the folder of its variable, else of its package."""
-    place = PLACES[source]
-    named = os.environ.get(place.folder_variable)
-    return Path(named) if named else Path.home() / place.folder
-
-
-def cache_path(spec: DataSpec) -> Path:
-    """Return where a published file lies, by its base name."""
-    return folder(spec.source) / str(spec.filename)
-
-
-def addresses(spec: DataSpec) -> list[str]:
-    """Return where to ask for a file, in turn.
-
-    The source's variable takes the place of the published base; below it the file may lie as published, or flat.
-    """
-    place = PLACES[spec.source]
-    base = os.environ.get(place.base_variable, "").rstrip("/")
-    if not base:
-        return [str(spec.url)]
-    return list(dict.fromkeys([str(spec.url).replace(place.base, base), f"{base}/{spec.filename}"]))
-
-
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server says so
-
-STALL_SECONDS = 6.0  # a server that sends nothing for so long counts as gone
-# An answer must begin within this, name look-up included, which the socket's own timeout does not cover.
-ANSWER_SECONDS = 8.0
-CUTS = 10  # times that one call goes on after the connection broke; a later call goes on from there
-BLOCK = 1 << 20
-_log = logging.getLogger(__name__)
-_BROKEN = (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError)
-
-
 class _CutError(ConnectionError):
-    """The transfer broke after bytes had come, or must begin anew: worth another attempt at once."""
+    """The transfer broke after some bytes, or must start again from zero: try again at once."""
 
 
 def fetch(spec: DataSpec, progress: Progress | None = None) -> Path:
-    """Return the path of an entry's file, downloading it first if it is not there.
+    """Return the path of an entry's file, downloading it first if necessary.
 
-    Args: progress is called with the bytes that have arrived and the bytes in all.
-    Raises: DataError when it can neither be found nor fetched, saying where to put it; DiskError when it does not fit.
+    Args: progress is called with the bytes that have arrived and the total.
+    Raises: DataError when the file can neither be found nor fetched, with the path to put it at; DiskError when it does
+    not fit.
     """
-    path, folder = cache_path(spec), PLACES[spec.source].folder_variable
+    path, variable = cache_path(spec), PLACES[spec.source].folder_variable
     if path.exists():
         return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _sole(path):
+        with locked(path.with_name(path.name + ".lock"), str(path), wait=True):
             if not path.exists():  # another process may have fetched it while this one waited
                 _download(spec, path, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskError(f"no space left for {path}; free some, or set {folder} to a larger disk") from None
-        raise DataError(f"{path.parent} cannot be written ({error}); set {folder} to a folder of yours") from None
+            raise DiskError(f"no space left for {path}; free some, or set {variable} to a larger disk") from None
+        raise DataError(
+            f"{path.parent} cannot be written ({error}); set {variable} to a folder that you can write to"
+        ) from None
     return path
 
 
-@contextmanager
-def _sole(path: Path) -> Iterator[None]:
-    """Wait for, then hold, the lock of one file. The lock file stays: removing it would let two holders in."""
-    with path.with_name(path.name + ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.warning("another process is fetching %s; waiting for it", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _download(spec: DataSpec, path: Path, progress: Progress | None) -> None:
-    """Fetch into the part, check it and move it into place."""
+    """Fetch into the part file, check it and move it into place."""
     part = path.with_name(path.name + ".part")
     url, total = _fetch_part(spec, part, progress)
-    # A mirror that the user named may hold other data under the name; loading then tells that it is not the published
-    # file. What comes from the published address must be the published file.
+    # The published address must give the published file. A mirror may hold other data under the name: then loading
+    # notes that it is not the published file.
     published = url == spec.url
     expected = spec.size if published and spec.size else total
     size = part.stat().st_size
@@ -138,7 +98,7 @@ def _download(spec: DataSpec, path: Path, progress: Progress | None) -> None:
 
 
 def _fetch_part(spec: DataSpec, part: Path, progress: Progress | None) -> tuple[str, int | None]:
-    """Fetch from the first address that has the file, going on where it breaks; return the address and the size."""
+    """Fetch from the first address that has the file, resuming after each break; return the address and the size."""
     urls = addresses(spec)
     for url in urls:
         for _ in range(CUTS):
@@ -150,9 +110,9 @@ def _fetch_part(spec: DataSpec, part: Path, progress: Progress | None) -> tuple[
                 raise DataError(_out_of_reach(url, spec, part, f"HTTP {error.code} {error.reason}")) from None
             except _CutError:
                 continue
-            except _BROKEN as error:  # nothing came: asking again would only cost time
+            except _BROKEN as error:  # nothing arrived: another attempt would only cost time
                 raise DataError(_out_of_reach(url, spec, part, getattr(error, "reason", error))) from None
-            except ValueError as error:  # the mirror's variable holds no address
+            except ValueError as error:  # the mirror's variable is not an address
                 raise DataError(_out_of_reach(url, spec, part, error)) from None
         else:
             raise DataError(_out_of_reach(url, spec, part, f"the connection broke {CUTS} times"))
@@ -160,21 +120,21 @@ def _fetch_part(spec: DataSpec, part: Path, progress: Progress | None) -> tuple[
 
 
 def _continue(url: str, part: Path, progress: Progress | None) -> int | None:
-    """Append to the part from where it ends; return the size of the whole, where the server says it.
+    """Append to the part file; return the size of the whole file, if the server gives it.
 
-    Raises: _CutError when the server ends early; the part stays for the next attempt.
+    Raises: _CutError when the server ends early; the part file stays for the next attempt.
     """
     origin = _origin(part)
     have = _length(part) if origin.get("url") == url else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
     if have and origin.get("version"):
-        headers["If-Range"] = origin["version"]  # a file that has changed since is sent whole
+        headers["If-Range"] = origin["version"]  # the server sends a changed file from the start
     try:
         response = _open(urllib.request.Request(url, headers=headers))
     except urllib.error.HTTPError as error:
         whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
         if error.code == 416 and whole and int(whole[1]) == have:
-            return have  # the part is the whole
+            return have  # the part file is complete
         if error.code == 416:
             _forget(part)
             raise _CutError from None
@@ -185,17 +145,17 @@ def _continue(url: str, part: Path, progress: Progress | None) -> int | None:
             _forget(part)
             raise _CutError
         if status != 206:
-            have = 0  # a server that ignores ranges sends all of it again
+            have = 0  # the server ignores ranges and sends the whole file
             version = response.headers.get("ETag") or response.headers.get("Last-Modified")
             _record(part).write_text(json.dumps({"url": url, "version": version}))
         return _append(response, part, have, progress)
 
 
 def _append(response: Any, part: Path, have: int, progress: Progress | None) -> int | None:
-    """Write what the server sends after the first `have` bytes; return the size of the whole, where it says so."""
+    """Write the bytes after the first `have`; return the size of the whole file, if the server gives it."""
     length = response.headers.get("Content-Length")
     total = have + int(length) if length is not None else None
-    read = getattr(response, "read1", response.read)  # what has come is written at once, so that a kill loses little
+    read = getattr(response, "read1", response.read)  # read1 returns what has arrived: a kill loses little
     with part.open("ab" if have else "wb") as file:
         try:
             while block := read(BLOCK):
@@ -211,7 +171,7 @@ def _append(response: Any, part: Path, have: int, progress: Progress | None) -> 
 
 
 def _open(request: urllib.request.Request) -> Any:
-    """Open an address, or raise TimeoutError after ANSWER_SECONDS, however long the name look-up would take."""
+    """Open an address, or raise TimeoutError after ANSWER_SECONDS, even during the name look-up."""
     outcome: list[Any] = []
 
     def ask() -> None:
@@ -231,11 +191,35 @@ def _open(request: urllib.request.Request) -> Any:
 
 
 def reach(url: str) -> None:
-    """Return once a server answers, with whatever status; raise an error of the network within ANSWER_SECONDS."""
+    """Return once a server answers with any status; raise a network error within ANSWER_SECONDS."""
     try:
         _open(urllib.request.Request(url, method="HEAD")).close()
     except urllib.error.HTTPError:
         return
+
+
+def cache_path(spec: DataSpec) -> Path:
+    """Return the local path of a published file."""
+    return folder(spec.source) / str(spec.filename)
+
+
+def folder(source: str) -> Path:
+    """Return the folder of a source's files: from its variable if set, otherwise that of its package."""
+    place = PLACES[source]
+    named = os.environ.get(place.folder_variable)
+    return Path(named) if named else Path.home() / place.folder
+
+
+def addresses(spec: DataSpec) -> list[str]:
+    """Return the addresses to try for a file, in order.
+
+    If the source's variable names a mirror, the file is tried there under its published path, then directly below it.
+    """
+    place = PLACES[spec.source]
+    base = os.environ.get(place.base_variable, "").rstrip("/")
+    if not base:
+        return [str(spec.url)]
+    return list(dict.fromkeys([str(spec.url).replace(place.base, base), f"{base}/{spec.filename}"]))
 
 
 def _record(part: Path) -> Path:
@@ -243,7 +227,7 @@ def _record(part: Path) -> Path:
 
 
 def _origin(part: Path) -> dict[str, Any]:
-    """Return what the part is a part of; empty when that is not known, and then the part is not continued."""
+    """Return the origin of the part file, url and version; empty if unknown, and then the download starts again."""
     try:
         found = json.loads(_record(part).read_text())
     except (OSError, ValueError):
@@ -265,5 +249,5 @@ def _out_of_reach(url: str, spec: DataSpec, part: Path, why: object) -> str:
     mirror = PLACES[spec.source].base_variable
     return (
         f"{url} could not be fetched ({why}).{kept} Run again, set {mirror} to a mirror, or put the file at "
-        f"{cache_path(spec)}; --dataset FILE takes any other place"
+        f"{cache_path(spec)}; --dataset FILE reads it from any other path"
     )

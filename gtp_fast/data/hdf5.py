@@ -1,26 +1,155 @@
-"""One data set in several files: a directory of D4RL-layout `*.hdf5` shards, in the order of their names.
+"""D4RL-layout HDF5 files: one file, or a directory of shards that make up one data set.
 
-No transition and no episode crosses from one shard into the next: the rows after a shard's last episode end are left
-out, and that is said. Each shard is validated alone, so that a fault names its file and its row there.
+In: the path of a file or a directory. Out: `Arrays`, or the file's columns beside the faults that the reader found.
+Each shard is validated alone, so that a fault names the shard and the row in it. No transition crosses from one shard
+into the next: the rows after a shard's last episode end are left out, and a note says so.
+
+Legend: N rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 
-from gtp_fast.data.rules import Columns, Fault
-from gtp_fast.data.transitions import Arrays, columns_of
+from gtp_fast.data.rules import ENDS, FINAL_OBS, FLOATS, Columns, Fault, find_bad_values, machine_memory
+from gtp_fast.data.transitions import Arrays, d4rl_columns
 from gtp_fast.errors import DataError
+from gtp_fast.files import sha256_of
 
-ATTRIBUTES = ("obs", "action", "reward", "terminal", "timeout", "next_obs", "last_obs")
+LAYOUT = "D4RL's layout needs observations, actions, rewards, terminals and timeouts"
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+PER_ROW = ("obs", "action", "reward", "terminal", "timeout", "next_obs")  # fields of Arrays with N rows
+FIELDS = (*PER_ROW, "last_obs")
 
 
-def parts(path: Path) -> list[Path]:
-    """Return the shards of a directory by name; of a file or a Minari directory itself alone.
+def read_hdf5(path: Path) -> Arrays:
+    """Read a file: observations, actions, rewards, terminals, timeouts, and the optional next_observations and
+    infos/final_observations.
+
+    Raises: DataError when the file is absent, empty, truncated or not HDF5, lacks a key, or holds a wrong type.
+    """
+
+    def stop(fault: Fault) -> None:
+        raise fault.error(str(path))
+
+    columns = read_columns(path, stop)
+    return Arrays(
+        where=str(path),
+        obs=columns["observations"],
+        action=columns["actions"],
+        reward=columns["rewards"],
+        terminal=columns["terminals"],
+        timeout=columns["timeouts"],
+        next_obs=columns.get("next_observations"),
+        last_obs=columns.get(FINAL_OBS),
+        sha256=sha256_of(path),
+    )
+
+
+def read_columns(path: Path, on_fault: Callable[[Fault], object]) -> Columns:
+    """Read the columns of a file: bool for terminals and timeouts, float32 or uint8 images for the others.
+
+    Args: on_fault receives a fault for each column that is missing or unreadable. If it does not raise, that column is
+    left out.
+    Raises: DataError when the path is not an HDF5 file that can be read to its end.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; check the path, or leave --dataset out to use the named data set")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes); delete it and fetch or write it again")
+    try:
+        with h5py.File(path, "r", rdcc_nbytes=0) as file:  # no chunk cache: every chunk is read once
+            return _read_layout(file, on_fault)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py's, on damaged structures
+        raise DataError(_unreadable(path, error)) from None
+
+
+def _read_layout(file: h5py.File, on_fault: Callable[[Fault], object]) -> Columns:
+    missing = [key for key in (*FLOATS, *ENDS) if not isinstance(file.get(key), h5py.Dataset)]
+    if missing:
+        held = ", ".join(sorted(file)) or "nothing"
+        on_fault(Fault(", ".join(missing), f"has no {', '.join(missing)}; it holds {held}", LAYOUT, separator=" "))
+    columns: Columns = {}
+    for key in (*FLOATS, "next_observations", FINAL_OBS, *ENDS):
+        data = file.get(key)
+        if isinstance(data, h5py.Dataset):
+            fault = _too_large(key, data)
+            read = fault or (_read_flags(key, data) if key in ENDS else _read_floats(key, data))
+            if isinstance(read, Fault):
+                on_fault(read)
+            else:
+                columns[key] = _flat(read) if key in ("rewards", *ENDS) else read
+    return columns
+
+
+def _too_large(key: str, data: h5py.Dataset) -> Fault | None:
+    """Return a fault for a column that declares more than this machine's memory: a damaged header can."""
+    memory = machine_memory()
+    needed = (1 if _are_frames(data) else 4) * (data.size or 0)
+    if needed <= memory:
+        return None
+    return Fault(
+        key,
+        f"{key} declares shape {data.shape}, {needed / 1e9:,.0f} GB in memory, and this machine has "
+        f"{memory / 1e9:,.0f} GB",
+        "fetch the file again, or split it",
+    )
+
+
+def _are_frames(data: h5py.Dataset) -> bool:
+    return data.dtype == np.uint8 and data.ndim == 4
+
+
+def _read_floats(key: str, data: h5py.Dataset) -> np.ndarray | Fault:
+    """Read a column once, straight into float32; images stay uint8."""
+    if data.dtype.kind not in "fiu" or data.shape is None:
+        return Fault(key, f"{key} holds {data.dtype}, expected numbers", "write it as float32")
+    array = np.empty(data.shape, dtype=np.uint8 if _are_frames(data) else np.float32)
+    if data.size:
+        data.read_direct(array)
+    return array
+
+
+def _read_flags(key: str, data: h5py.Dataset) -> np.ndarray | Fault:
+    """Read a column of booleans, or of numbers that are all 0 or 1."""
+    if data.dtype.kind not in "biuf" or data.shape is None:
+        return Fault(key, f"{key} holds {data.dtype}, expected booleans", "write it as bool")
+    values = np.asarray(data[()])
+    fault = find_bad_values(key, values, lambda block: block != block.astype(bool))
+    if fault is not None:
+        seen = f"{key} in row {fault.rows[0]:,} holds {fault.values[0]:g}, expected 0 or 1"
+        return replace(fault, seen=seen, remedy="write it as bool")
+    return values.astype(bool)
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    """Return (N, 1), the shape in some of D4RL's files, as (N,)."""
+    return np.ascontiguousarray(array[:, 0]) if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    try:
+        with path.open("rb") as file:
+            signature = file.read(len(SIGNATURE))
+    except OSError as refused:
+        return f"{path} cannot be opened ({refused.strerror}); check its permissions"
+    if signature != SIGNATURE:
+        return f"{path} is not an HDF5 file (it begins with {signature!r}); name a D4RL-layout .hdf5 file"
+    size = path.stat().st_size
+    return (
+        f"{path} is truncated or damaged: it cannot be read to its end ({size:,} bytes; {error}); delete it and "
+        "fetch or write it again"
+    )
+
+
+def shard_paths(path: Path) -> list[Path]:
+    """Return the *.hdf5 shards of a directory in the order of their names; for a file or a Minari directory, the path.
 
     Raises: DataError for a directory that is empty, or that holds shards beside other data.
     """
@@ -43,38 +172,39 @@ def parts(path: Path) -> list[Path]:
 
 
 def _mixed(path: Path, other: str) -> str:
-    return f"{path} holds *.hdf5 shards and {other}; move one of them to a directory of its own"
+    return f"{path} holds *.hdf5 shards and {other}; move one of them to another directory"
 
 
-def faults(shards: Sequence[Columns]) -> Iterator[tuple[int, Fault]]:
-    """Yield the number of each shard that is unlike the first one, with what differs."""
+def shard_faults(shards: Sequence[Columns]) -> Iterator[tuple[int, Fault]]:
+    """Yield a fault for each shard whose keys or widths differ from the first shard's, with the shard's number."""
     first = shards[0]
     for number, shard in enumerate(shards[1:], start=1):
         for key in [key for key in first if key in shard and first[key].ndim == 2]:
             if shard[key].shape[1:] != first[key].shape[1:]:
-                width, there = shard[key].shape[-1], first[key].shape[-1]
-                yield number, Fault(key, f"{key} have {width} numbers, but {there} in the first shard", "leave it out")
+                width, expected = shard[key].shape[-1], first[key].shape[-1]
+                seen = f"{key} have {width} numbers, but {expected} in the first shard"
+                yield number, Fault(key, seen, "remove this shard")
         for key in sorted(set(first) ^ set(shard)):
             has = "has" if key in shard else "has no"
             seen = f"{has} {key}, unlike the first shard"
-            yield number, Fault(key, seen, "write every shard with the same keys", joint=" ")
+            yield number, Fault(key, seen, "write every shard with the same keys", separator=" ")
 
 
-def join(shards: list[Arrays], where: str) -> tuple[Arrays, tuple[str, ...]]:
-    """Put validated shards behind one another; return them with notes of what was left out.
+def join_shards(shards: list[Arrays], where: str) -> tuple[Arrays, tuple[str, ...]]:
+    """Concatenate validated shards; return the whole, with notes about rows that were left out.
 
-    The arrays of the shards are taken over, so that no more than one column is held twice. The SHA-256 of the whole is
-    that of the shards' own, in their order.
-    Raises: DataError for shards of other widths or keys than the first.
+    The shards lose their arrays one field at a time, so that at most one field is in memory twice. The SHA-256 of the
+    whole is that of the shards' SHA-256 digits, in their order.
+    Raises: DataError for shards whose widths or keys differ from the first shard's.
     """
     if len(shards) == 1:
         return shards[0], shards[0].notes
-    for number, fault in faults([columns_of(shard) for shard in shards]):
-        fault.refuse(shards[number].where)
+    for number, fault in shard_faults([d4rl_columns(shard) for shard in shards]):
+        raise fault.error(shards[number].where)
     notes = [note for shard in shards for note in shard.notes]
     notes += [note for shard in shards[:-1] if (note := _cut_tail_(shard))]
     whole = {}
-    for name in ATTRIBUTES:
+    for name in FIELDS:
         columns = [getattr(shard, name) for shard in shards]
         whole[name] = None if columns[0] is None else np.concatenate(columns)
         for shard in shards:
@@ -84,14 +214,14 @@ def join(shards: list[Arrays], where: str) -> tuple[Arrays, tuple[str, ...]]:
 
 
 def _cut_tail_(shard: Arrays) -> str | None:
-    """Leave out the rows after the last episode end, in place; say so."""
+    """Remove the rows after the last episode end, in place; return a note if there were any."""
     ends = np.flatnonzero(shard.terminal | shard.timeout)
     rows, whole = len(shard.obs), int(ends[-1]) + 1
     if shard.last_obs is not None:
         shard.last_obs = shard.last_obs[: len(ends)]
     if rows == whole:
         return None
-    for name in ATTRIBUTES[:-1]:
+    for name in PER_ROW:
         array = getattr(shard, name)
         setattr(shard, name, None if array is None else array[:whole])
     return f"left out {rows - whole:,} of {rows:,} rows of {shard.where}, after its last episode end"

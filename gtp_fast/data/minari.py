@@ -1,12 +1,11 @@
-"""Minari data sets: found or fetched, their spaces checked, their episodes as rows; metadata decides nothing that runs.
+"""Minari data sets in any of its formats, found in Minari's cache or downloaded.
 
-What is taken of metadata.json: the spaces, which say how observations are laid out and how actions are scaled, the
-number of episodes, the format, and reference scores.
+In: an id or a directory. Out: `Arrays`: an episode of n steps and n + 1 observations becomes n rows with successors.
+metadata.json contributes only the spaces (how observations are laid out and actions scaled), the number of episodes,
+the format and the reference scores; it never decides what is run. HDF5, the usual format, is read here: Minari's own
+iteration also reads every `infos` array, which can be most of a file. Minari reads the other formats with pyarrow.
 
-Minari's episodes in any of its formats, as rows: n transitions from n + 1 observations.
-
-HDF5, the usual format, is read here: Minari's own iteration reads every `infos` array too, which can be most of a file.
-The others are read by Minari, which needs pyarrow for them. Legend: N rows, D observation, A action.
+Legend: N rows, D observation, A action.
 """
 
 from __future__ import annotations
@@ -20,24 +19,31 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-from gymnasium import spaces
 from h5py import h5d, h5g, h5s  # pyright: ignore[reportAttributeAccessIssue]  # compiled modules
 
 from gtp_fast.data import catalog, download
-from gtp_fast.data.spaces import flatten_rows, size
+from gtp_fast.data.rules import machine_memory
 from gtp_fast.data.spec import Bounds
 from gtp_fast.data.transitions import Arrays
 from gtp_fast.errors import DataError
 
+if TYPE_CHECKING:
+    from gymnasium.spaces import Box, Space
+
+# gymnasium and minari are imported where they are used: data sets of other sources need neither.
+
+STEP_ARRAYS = ("actions", "rewards", "terminations")  # one row per step
+MEMORY = machine_memory()
+
 
 def read_id(name: str) -> Arrays:
-    """Read a data set by id from Minari's own cache, downloading it first if it is not there.
+    """Read a data set by id from Minari's own cache, downloading it first if necessary.
 
-    Raises: DataError when it can neither be found nor fetched, or is none that a policy of vectors can be trained on.
+    Raises: DataError when it can neither be found nor fetched, or when its spaces are not supported.
     """
     folder = _cache() / name / "data"
     if not folder.exists():
@@ -48,11 +54,13 @@ def read_id(name: str) -> Arrays:
 def read_directory(path: Path) -> Arrays:
     """Read a Minari data set from its directory (the one that holds data/).
 
-    Raises: DataError when there is none, or it is none that a policy of vectors can be trained on.
+    Raises: DataError when it is not a Minari data set, or when its spaces are not supported.
     """
     folder = path if (path / "metadata.json").exists() else path / "data"
     if not (folder / "metadata.json").exists():
-        raise DataError(f"{path} is no Minari data set (no data/metadata.json); name its directory, or an .hdf5 file")
+        raise DataError(
+            f"{path} is not a Minari data set (it has no data/metadata.json); name its directory, or an .hdf5 file"
+        )
     return _read(folder, str(path))
 
 
@@ -62,24 +70,24 @@ def _cache() -> Path:
 
 
 def _fetch(name: str) -> None:
-    """Let Minari's client download a data set, if its server answers at all."""
+    """Let Minari's client download a data set, after checking that its server answers."""
     near = [
-        known for known in difflib.get_close_matches(name, catalog.minari_known(), n=2, cutoff=0.8) if known != name
+        known for known in difflib.get_close_matches(name, catalog.minari_names(), n=2, cutoff=0.8) if known != name
     ]
-    meant = f"did you mean {' or '.join(near)}? Else " if near else ""
+    hint = f"did you mean {' or '.join(near)}? Otherwise " if near else ""
     try:
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
             raise OSError("HF_HUB_OFFLINE is set")
-        # Without a network the client tries for 26 s before it gives up; ask once first.
+        # Without a network the client retries for 26 s before it fails; this check is faster.
         download.reach(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
         import minari
 
-        with contextlib.redirect_stdout(sys.stderr):  # it prints, and standard output belongs to --json
+        with contextlib.redirect_stdout(sys.stderr):  # the client prints, and standard output is for --json
             minari.download_dataset(name)
-    except Exception as error:  # the hub's client raises its transport's own exceptions
+    except Exception as error:  # the hub's client raises the exceptions of its transport
         reason = getattr(error, "reason", None) or error
         raise DataError(
-            f"the Minari data set {name} is not in {_cache()} and could not be fetched ({reason}); {meant}run `minari "
+            f"the Minari data set {name} is not in {_cache()} and could not be fetched ({reason}); {hint}run `minari "
             f"download {name}` where there is a network and copy it to {_cache() / name}, or pass --dataset DIRECTORY"
         ) from None
 
@@ -88,9 +96,9 @@ def _read(folder: Path, where: str) -> Arrays:
     try:
         from gtp_fast.data import spaces
 
-        about = json.loads((folder / "metadata.json").read_bytes())
-        obs, action = _spaces(about, where)
-        columns = episode_columns(folder, where, about, obs, action)
+        metadata = json.loads((folder / "metadata.json").read_bytes())
+        obs, action = _spaces(metadata, where)
+        columns = episode_columns(folder, where, metadata, obs, action)
     except DataError:
         raise
     except ImportError as error:
@@ -100,7 +108,7 @@ def _read(folder: Path, where: str) -> Arrays:
                 "write the data in D4RL's layout (docs/data.md)"
             ) from None
         raise DataError(f"{where} is in a format that needs another package ({error}); pip install pyarrow") from None
-    except Exception as error:  # damaged files surface as h5py's, JSON's or Minari's own exceptions
+    except Exception as error:  # damaged files raise h5py's, JSON's or Minari's exceptions
         raise DataError(
             f"{where} cannot be read as a Minari data set ({type(error).__name__}: {error}); delete it and download it "
             "again"
@@ -110,7 +118,7 @@ def _read(folder: Path, where: str) -> Arrays:
         notes += (f"observations are laid out as {', '.join(parts)}: {spaces.size(obs)} numbers",)
     if bounds is not None and spaces.wide(bounds):
         columns["action"] = spaces.scale_actions(columns["action"], bounds)
-        notes += (f"actions are scaled to [-1, 1] from {_shown(bounds)}, in evaluations back again",)
+        notes += (f"actions are scaled from {_shown(bounds)} to [-1, 1], and back in evaluations",)
     return Arrays(
         where=where,
         **columns,
@@ -118,76 +126,54 @@ def _read(folder: Path, where: str) -> Arrays:
         sha256=_sha256(columns.values()),
         notes=notes,
         action_bounds=bounds,
-        references=_references(about),
+        references=_references(metadata),
     )
 
 
-def _spaces(about: dict[str, Any], where: str) -> tuple[Any, Any]:
+def _spaces(metadata: dict[str, Any], where: str) -> tuple[Any, Any]:
     """Return the spaces of observations and actions that metadata.json declares.
 
-    Raises: DataError for those that no policy of vectors can be trained on, or where they are not declared.
+    Raises: DataError when they are not declared, when observations cannot become vectors, or when actions are not
+    continuous vectors.
     """
     from gymnasium.spaces import Box
     from minari.serialization import deserialize_space
 
     from gtp_fast.data.spaces import no_vector, ordered
 
-    missing = [key for key in ("observation_space", "action_space") if key not in about]
-    if missing:  # Minari would make the environment that the file names, and look there
+    missing = [key for key in ("observation_space", "action_space") if key not in metadata]
+    if missing:  # Minari would build the environment that the file names to find its spaces
         raise DataError(
-            f"{where}: metadata.json declares no {' and no '.join(missing)}, and no environment is made of what a file "
-            "names; write the data set again with its spaces"
+            f"{where}: metadata.json declares no {' and no '.join(missing)}, and no environment is built from a file's "
+            "metadata; write the data set again with its spaces"
         )
-    obs, action = ordered(deserialize_space(about["observation_space"])), deserialize_space(about["action_space"])
+    obs, action = ordered(deserialize_space(metadata["observation_space"])), deserialize_space(metadata["action_space"])
     if not isinstance(action, Box) or len(action.shape) != 1:
         seen = f"a {type(action).__name__} space" + (f" of shape {action.shape}" if isinstance(action, Box) else "")
         raise DataError(
-            f"{where}: actions are in {seen}, expected a Box of one axis; policies here are of continuous actions: "
-            "choose a data set of them, or write this one with each action as a vector of numbers"
+            f"{where}: actions are in {seen}, expected a Box of one axis; policies here act with continuous vectors: "
+            "choose a data set with such actions, or write this one with each action as a vector of numbers"
         )
     if refused := no_vector(obs):
         raise DataError(
             f"{where}: observations hold {refused}; expected numbers: Box, Discrete, MultiDiscrete or MultiBinary, in "
-            "Dict and Tuple; leave that part out when writing the data set, or choose another"
+            "Dict and Tuple; leave that part out when writing the data set, or choose another data set"
         )
     return obs, action
 
 
-def _references(about: dict[str, Any]) -> tuple[float, float] | None:
-    """Return ref_min_score and ref_max_score where the metadata has them as two finite numbers in that order."""
-    found = [about.get(key) for key in ("ref_min_score", "ref_max_score")]
-    low, high = (float(x) if isinstance(x, (int, float)) and not isinstance(x, bool) else math.nan for x in found)
-    return (low, high) if math.isfinite(low) and math.isfinite(high) and low < high else None
-
-
-def _shown(bounds: Bounds) -> str:
-    """Return bounds as [-2, 2] where all actions share them, else one after the other."""
-    each = list(dict.fromkeys(f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True)))
-    return each[0] if len(each) == 1 else ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True))
-
-
-def _sha256(arrays: Iterable[np.ndarray]) -> str:
-    """Hash the content: a collection is many files, whose bytes say less than their rows."""
-    sha = hashlib.sha256()
-    for array in arrays:
-        sha.update(np.ascontiguousarray(array).data)
-    return sha.hexdigest()
-
-
-FLAT = ("actions", "rewards", "terminations")
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def episode_columns(
-    folder: Path, where: str, about: dict[str, Any], obs: spaces.Space[Any], action: spaces.Box
+    folder: Path, where: str, metadata: dict[str, Any], obs: Space[Any], action: Box
 ) -> dict[str, np.ndarray]:
-    """Read the episodes of a folder data/ into the columns of `episodes.Arrays`.
+    """Read the episodes of a folder data/ into columns, under the names of the fields of `Arrays`.
 
-    Args: where names the data set in errors; about is its metadata.json; obs and action are its spaces.
-    Raises: DataError where arrays do not fit together or into memory; on damaged files h5py's and Minari's errors.
+    Args: where names the data set in errors; metadata is metadata.json's content; obs and action are its spaces.
+    Raises: DataError when arrays do not match or do not fit into memory; h5py's or Minari's errors on damaged files.
     """
+    from gtp_fast.data.spaces import size
+
     row_bytes, rows, found = 4 * (2 * size(obs) + action.shape[0]), 0, []
-    for name, episode in _episodes(folder, about, obs):
+    for name, episode in _episodes(folder, metadata, obs):
         rows += len(episode["rewards"])
         if rows * row_bytes > MEMORY:
             raise DataError(
@@ -200,30 +186,29 @@ def episode_columns(
     return {key: np.concatenate([episode[key] for episode in found]) for key in found[0]}
 
 
-def _episodes(folder: Path, about: dict[str, Any], obs: spaces.Space[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and arrays of every episode; observations in dictionaries and tuples as their space has them."""
-    count = int(about["total_episodes"])
-    if about.get("data_format", "hdf5") != "hdf5":
+def _episodes(folder: Path, metadata: dict[str, Any], obs: Space[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the arrays of every episode; observations are nested as their space is."""
+    count = int(metadata["total_episodes"])
+    if metadata.get("data_format", "hdf5") != "hdf5":
         from minari.dataset.minari_storage import MinariStorage
 
         for i, episode in enumerate(MinariStorage.read(folder).get_episodes(range(count))):
-            yield f"episode_{i}", {key: episode[key] for key in ("observations", *FLAT)}
+            yield f"episode_{i}", {key: episode[key] for key in ("observations", *STEP_ARRAYS)}
         return
     with h5py.File(folder / "main_data.hdf5", "r") as file:
         for name in (f"episode_{i}" for i in range(count)):
             group = h5g.open(file.id, name.encode())
-            yield (
-                name,
-                {"observations": _read_part(group, "observations", obs)}
-                | {key: _read_part(group, key) for key in FLAT},
-            )
+            observations = _read_part(group, "observations", obs)
+            yield name, {"observations": observations} | {key: _read_part(group, key) for key in STEP_ARRAYS}
 
 
-def _read_part(group: h5g.GroupID, name: str, space: spaces.Space[Any] | None = None) -> Any:
-    """Read what an episode has of a space: groups for dictionaries, groups of _index_0, _index_1 ... for tuples.
+def _read_part(group: h5g.GroupID, name: str, space: Space[Any] | None = None) -> Any:
+    """Read an array of an episode, or a nested group: named parts for a Dict, _index_0, _index_1 ... for a Tuple.
 
-    By h5py's low-level calls, which take 40 us an array where `group[name][()]` takes 95 (10,000 episodes, 2026-11).
+    h5py's low-level calls take 40 us per array; `group[name][()]` takes 95 (10,000 episodes, 2026-11).
     """
+    from gymnasium import spaces
+
     if isinstance(space, spaces.Dict):
         inner = h5g.open(group, name.encode())
         return {key: _read_part(inner, key, space[key]) for key in space}
@@ -238,8 +223,10 @@ def _read_part(group: h5g.GroupID, name: str, space: spaces.Space[Any] | None = 
     return array
 
 
-def _rows(episode: dict[str, Any], name: str, obs: spaces.Space[Any], action: spaces.Box) -> dict[str, np.ndarray]:
-    """Turn an episode of n steps and n + 1 observations into n rows with successors; its last row ends it."""
+def _rows(episode: dict[str, Any], name: str, obs: Space[Any], action: Box) -> dict[str, np.ndarray]:
+    """Turn an episode of n steps and n + 1 observations into n rows with successors; the last row ends the episode."""
+    from gtp_fast.data.spaces import flatten_rows
+
     seen, rows = flatten_rows(obs, episode["observations"]), len(episode["rewards"])
     if len(seen) != rows + 1 or len(episode["actions"]) != rows:
         raise DataError(
@@ -248,7 +235,7 @@ def _rows(episode: dict[str, Any], name: str, obs: spaces.Space[Any], action: sp
         )
     timeout = np.zeros(rows, dtype=bool)
     timeout[rows - 1 :] = True
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes Inf, which is refused by row
+    with np.errstate(over="ignore"):  # a value too large for float32 becomes Inf, which `rules` refuses by its row
         reward = np.asarray(episode["rewards"], np.float32)
     return {
         "obs": seen[:-1],
@@ -258,3 +245,24 @@ def _rows(episode: dict[str, Any], name: str, obs: spaces.Space[Any], action: sp
         "timeout": timeout,
         "next_obs": seen[1:],
     }
+
+
+def _references(metadata: dict[str, Any]) -> tuple[float, float] | None:
+    """Return ref_min_score and ref_max_score if the metadata has both, finite and in ascending order."""
+    found = [metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
+    low, high = (float(x) if isinstance(x, (int, float)) and not isinstance(x, bool) else math.nan for x in found)
+    return (low, high) if math.isfinite(low) and math.isfinite(high) and low < high else None
+
+
+def _shown(bounds: Bounds) -> str:
+    """Format bounds: [-2, 2] if all actions share them, otherwise those of each action."""
+    each = list(dict.fromkeys(f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True)))
+    return each[0] if len(each) == 1 else ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True))
+
+
+def _sha256(arrays: Iterable[np.ndarray]) -> str:
+    """Hash the columns, not the files: the same rows can be stored in many files."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()

@@ -1,20 +1,16 @@
-"""OGBench's files: npz archives of trajectories, which keep their last observation as a row and hold no rewards.
+"""OGBench's npz files: trajectories without rewards, which a task then rewards from the simulator states in the file.
 
-In: a file and the entry whose task rewards it. Out: `Arrays`. The end of a trajectory is a time limit; an episode ends
-where the task has succeeded. Nothing is unpickled, and what a file declares is checked before it is read.
-Legend: N rows, D observation, A action, (H, W, C) a frame.
+In: a file, and the entry whose task gives the rewards. Out: `Arrays`. r(s) = (parts in place) - (parts); where all are
+in place the task has succeeded and the episode ends. The end of a trajectory is a time limit; its last row holds only
+the last observation. The goals of the paper's cubes are here; for other families the `ogbench` package computes the
+rewards. Nothing is unpickled, and every declared size is checked before the array is read.
 
-Rewards of OGBench's single tasks, from the simulator states that its files keep beside the observations.
-
-r(s) = (parts of the scene in place) - (parts), and the task has succeeded, and ends, where every part is in place. Of
-the cubes of the paper the goals stand here; of other families the `ogbench` package is asked, whose environments hold
-them. Legend: N rows, C cubes, 3 metres.
+Legend: N rows, D observation, (H, W, C) a frame, C3 the positions of C cubes in metres.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import tokenize
 import warnings
 import zipfile
@@ -26,16 +22,51 @@ import numpy as np
 from numpy.lib import format as npy
 
 from gtp_fast.data import catalog
+from gtp_fast.data.rules import machine_memory
 from gtp_fast.data.spec import DataSpec
 from gtp_fast.data.transitions import Arrays
 from gtp_fast.errors import DataError, UsageError
 from gtp_fast.files import sha256_of
 
 ROWS = ("observations", "actions", "terminals")
+RADIUS_M = 0.04  # a cube this near its goal is in place
+FIRST_CUBE, CUBE = 14, 7  # columns of qpos: arm and gripper, then position and quaternion of each cube
+# goal_xyzs of CubeEnv.set_tasks in ogbench 1.2.2, tasks 1 to 5; a test compares them with the package.
+GOALS_M = {
+    "cube-single": (
+        ((0.425, -0.1, 0.02),),
+        ((0.50, 0.0, 0.02),),
+        ((0.35, 0.0, 0.02),),
+        ((0.50, 0.2, 0.02),),
+        ((0.50, -0.2, 0.02),),
+    ),
+    "cube-double": (
+        ((0.425, 0.0, 0.02), (0.425, 0.1, 0.02)),
+        ((0.35, 0.1, 0.02), (0.50, 0.1, 0.02)),
+        ((0.425, -0.2, 0.02), (0.425, 0.2, 0.02)),
+        ((0.425, 0.1, 0.02), (0.425, -0.1, 0.02)),
+        ((0.425, 0.0, 0.02), (0.425, 0.0, 0.06)),
+    ),
+}
+DEFAULT_TASK = 2  # of both
+# The exceptions of zipfile, zlib and numpy on damaged bytes. numpy's header is Python source, which is tokenized.
+# RuntimeError: the bytes claim to be encrypted, or of a later version.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tokenize.TokenError,
+    zlib.error,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+)
 
 
 class _Declared(NamedTuple):
-    """What the header of one array says."""
+    """The header of one array."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -43,22 +74,22 @@ class _Declared(NamedTuple):
 
 
 def read(path: Path, spec: DataSpec) -> Arrays:
-    """Read a file of OGBench's layout and reward it for the entry's task.
+    """Read a file of OGBench's layout, with the rewards of the entry's task.
 
-    Observations of frames stay uint8 (N, H, W, C) in the file's own rows, without successors beside them; those of
-    states become float32 pairs (observation, next observation) of the rows that have a successor.
+    Image observations stay uint8 (N, H, W, C), one per row of the file, without next observations. Vector observations
+    become float32 pairs (observation, next observation), one per row that has a successor.
     Raises: DataError when the file is absent, damaged, lacks a key or is of another environment; UsageError when the
     entry names no task of OGBench.
     """
-    task = catalog.task(spec)
+    task = catalog.ogbench_task(spec)
     if task is None:
         raise UsageError(
             f"{path} is an OGBench file, which is rewarded for a task, and '{spec.name}' names none; pass --env "
-            "cube-single-play-singletask-task1-v0, or whichever task is wanted"
+            "cube-single-play-singletask-task1-v0, or the name of another task"
         )
     if not path.is_file():
         raise DataError(f"{path} does not exist; check the path, or leave --dataset out to use the named data set")
-    columns = _columns(path, (*ROWS, *needs(task[0])))
+    columns = _columns(path, (*ROWS, *state_keys(task[0])))
     obs, action, ends = (columns.pop(key) for key in ROWS)
     _check_observations(path, obs, spec)
     ends = _flags(path, ends)
@@ -66,36 +97,8 @@ def read(path: Path, spec: DataSpec) -> Arrays:
     return _arrays(path, obs, action.astype(np.float32, copy=False), reward, success, ends)
 
 
-def _arrays(
-    path: Path, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, success: np.ndarray, ends: np.ndarray
-) -> Arrays:
-    """Pair observations with their successors, unless they are frames, which are too large to be kept twice."""
-    where, sha256 = str(path), sha256_of(path)
-    keep = ~ends
-    rows, ended = int(keep.sum()), int(success[keep].sum())
-    note = (
-        f"{len(ends) - rows:,} trajectories, rewarded for the task: {ended:,} of {rows:,} rows are successes, each of "
-        "which ends an episode"
-    )
-    if obs.dtype == np.uint8:
-        return Arrays(where, obs, action, reward, success & keep, ends, None, None, sha256, (note,))
-    obs = obs.astype(np.float32, copy=False)
-    return Arrays(
-        where=where,
-        obs=obs[keep],
-        action=action[keep],
-        reward=reward[keep],
-        terminal=success[keep],
-        timeout=ends[1:][keep[:-1]],
-        next_obs=obs[1:][keep[:-1]],
-        last_obs=None,
-        sha256=sha256,
-        notes=(note,),
-    )
-
-
 def _columns(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Read arrays of one length out of the archive, after what all of them declare has been checked."""
+    """Read arrays of equal length from the archive, after checking what all of them declare."""
     try:
         with zipfile.ZipFile(path) as archive:
             held = {name.removesuffix(".npy") for name in archive.namelist()}
@@ -115,7 +118,7 @@ def _columns(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def _declared(path: Path, archive: zipfile.ZipFile, key: str) -> _Declared:
-    """Read the header of one array, and hold its size to what the archive has room for."""
+    """Read the header of one array, and compare its size with the archive's bytes."""
     member = archive.getinfo(f"{key}.npy")
     try:
         with archive.open(member) as file:
@@ -127,7 +130,7 @@ def _declared(path: Path, archive: zipfile.ZipFile, key: str) -> _Declared:
         raise _damaged(path, key, error) from None
     declared = _Declared(shape, dtype, math.prod(shape) * dtype.itemsize)
     if dtype.kind not in "biuf":
-        raise DataError(f"{path}: {key} holds {dtype}, expected numbers; nothing else is read from such a file")
+        raise DataError(f"{path}: {key} holds {dtype}, expected numbers; fetch OGBench's own file")
     if start + declared.nbytes != member.file_size:
         raise DataError(
             f"{path}: {key} declares shape {shape} of {dtype}, {declared.nbytes:,} bytes, and has "
@@ -136,28 +139,8 @@ def _declared(path: Path, archive: zipfile.ZipFile, key: str) -> _Declared:
     return declared
 
 
-# What damaged bytes raise in zipfile, zlib and numpy's header, which is Python's source and is cut into its tokens;
-# RuntimeError where they claim to be encrypted, or of a later version.
-_DAMAGED = (
-    zipfile.BadZipFile,
-    tokenize.TokenError,
-    zlib.error,
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    KeyError,
-)
-
-
-def _damaged(path: Path, key: str, error: Exception) -> DataError:
-    return DataError(f"{path}: {key} cannot be read ({error}); delete the file and fetch it again")
-
-
 def _check_declared(path: Path, found: dict[str, _Declared]) -> None:
-    """Refuse arrays of unequal length, without rows, of other axes, or larger than this machine's memory."""
+    """Refuse arrays of unequal length, without rows, with wrong axes, or larger than this machine's memory."""
     ranks = {"observations": (2, 4), "terminals": (1,)}
     for key, declared in found.items():
         allowed = ranks.get(key, (2,))
@@ -166,8 +149,8 @@ def _check_declared(path: Path, found: dict[str, _Declared]) -> None:
     lengths = {key: declared.shape[0] for key, declared in found.items()}
     if len(set(lengths.values())) > 1 or not lengths["observations"]:
         shown = ", ".join(f"{key} {length:,}" for key, length in lengths.items())
-        raise DataError(f"{path}: rows are {shown}; every array needs one for each observation, and there must be some")
-    total, memory = sum(one.nbytes for one in found.values()), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        raise DataError(f"{path}: rows are {shown}; every array needs one row per observation, and at least one")
+    total, memory = sum(array.nbytes for array in found.values()), machine_memory()
     if total > memory:
         raise DataError(
             f"{path}: its arrays declare {total / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB of memory; "
@@ -183,8 +166,12 @@ def _read(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
         raise _damaged(path, key, error) from None
 
 
+def _damaged(path: Path, key: str, error: Exception) -> DataError:
+    return DataError(f"{path}: {key} cannot be read ({error}); delete the file and fetch it again")
+
+
 def _check_observations(path: Path, obs: np.ndarray, spec: DataSpec) -> None:
-    """Hold observations to the environment's sizes before its task is looked for in the file."""
+    """Compare the observations with the environment's sizes, before its task is computed from the states."""
     expected = spec.obs_shape or (spec.obs_dim,)
     if obs.shape[1:] != expected or (obs.dtype == np.uint8) != (spec.obs_shape is not None):
         raise DataError(
@@ -194,40 +181,20 @@ def _check_observations(path: Path, obs: np.ndarray, spec: DataSpec) -> None:
 
 
 def _flags(path: Path, values: np.ndarray) -> np.ndarray:
-    """Take the ends of trajectories as booleans; the last row must be one."""
+    """Return the ends of trajectories as booleans; the last row must be one."""
     flags = values.astype(bool)
     if (values != flags).any():
         row = int(np.flatnonzero(values != flags)[0])
         raise DataError(f"{path}: terminals in row {row:,} holds {values[row]}, expected 0 or 1; fetch the file again")
     if not flags[-1]:
-        raise DataError(f"{path}: its last row ends no trajectory (terminals is 0 there); it was cut: fetch it again")
+        raise DataError(
+            f"{path}: its last row ends no trajectory (terminals is 0 there); the file was cut: fetch it again"
+        )
     return flags
 
 
-RADIUS_M = 0.04  # a cube is in place within this of its goal
-FIRST_CUBE, CUBE = 14, 7  # columns of qpos: arm and gripper, then position and quaternion of each cube
-# goal_xyzs of CubeEnv.set_tasks in ogbench 1.2.2, tasks 1 to 5; a test holds them to the package.
-GOALS_M = {
-    "cube-single": (
-        ((0.425, -0.1, 0.02),),
-        ((0.50, 0.0, 0.02),),
-        ((0.35, 0.0, 0.02),),
-        ((0.50, 0.2, 0.02),),
-        ((0.50, -0.2, 0.02),),
-    ),
-    "cube-double": (
-        ((0.425, 0.0, 0.02), (0.425, 0.1, 0.02)),
-        ((0.35, 0.1, 0.02), (0.50, 0.1, 0.02)),
-        ((0.425, -0.2, 0.02), (0.425, 0.2, 0.02)),
-        ((0.425, 0.1, 0.02), (0.425, -0.1, 0.02)),
-        ((0.425, 0.0, 0.02), (0.425, 0.0, 0.06)),
-    ),
-}
-DEFAULT_TASK = 2  # of both
-
-
-def needs(stem: str) -> tuple[str, ...]:
-    """Return the keys of a file that hold what the rewards of an environment are computed from."""
+def state_keys(stem: str) -> tuple[str, ...]:
+    """Return the keys of the simulator states from which an environment's rewards are computed."""
     if stem.startswith("puzzle"):
         return ("button_states",)
     return ("qpos", "button_states") if stem == "scene" else ("qpos",)
@@ -237,7 +204,7 @@ def relabel(stem: str, task: int, states: dict[str, np.ndarray], where: str) -> 
     """Compute reward, float32 (N,), and success, bool (N,), of every row.
 
     Args: stem such as "cube-single"; task 1 to 5, or 0 for the environment's default; states holds the keys that
-    `needs` names; where names the file in errors.
+    `state_keys` names; where names the file in errors.
     Raises: DataError when the states are not that environment's, or the package is needed and absent.
     """
     for key, array in states.items():
@@ -251,7 +218,7 @@ def relabel(stem: str, task: int, states: dict[str, np.ndarray], where: str) -> 
     columns = FIRST_CUBE + CUBE * cubes
     if qpos.shape[1:] != (columns,):
         raise DataError(
-            f"{where}: qpos has shape {qpos.shape}, expected (N, {columns}) of {stem}; name its task by --env"
+            f"{where}: qpos has shape {qpos.shape}, expected (N, {columns}) of {stem}; name the file's task with --env"
         )
     position_NC3 = qpos[:, FIRST_CUBE:].reshape(len(qpos), cubes, CUBE)[:, :, :3]
     placed_NC = np.linalg.norm(goal_C3 - position_NC3, axis=-1) <= RADIUS_M
@@ -259,9 +226,9 @@ def relabel(stem: str, task: int, states: dict[str, np.ndarray], where: str) -> 
 
 
 def _by_package(stem: str, task: int, states: dict[str, np.ndarray], where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Let OGBench's own environment and function relabel a copy of the states' names."""
+    """Compute rewards and success with OGBench's own environment and relabelling function."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a display that nothing here opens
+        with warnings.catch_warnings(action="ignore"):  # about a display, which nothing here opens
             import gymnasium
             import ogbench  # registers the environments
             from ogbench.relabel_utils import relabel_dataset
@@ -272,8 +239,38 @@ def _by_package(stem: str, task: int, states: dict[str, np.ndarray], where: str)
         ) from None
     del ogbench
     columns = dict(states)
-    with warnings.catch_warnings(action="ignore"):  # of bounds in float64
-        env = gymnasium.make(f"{stem}-singletask{f'-task{task}' if task else ''}-v0")  # of states: draws no frames
+    with warnings.catch_warnings(action="ignore"):  # about bounds in float64
+        env = gymnasium.make(
+            f"{stem}-singletask{f'-task{task}' if task else ''}-v0"
+        )  # the state version, which draws no frames
         relabel_dataset(stem, env, columns)
     env.close()
     return columns["rewards"], columns["masks"] == 0
+
+
+def _arrays(
+    path: Path, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, success: np.ndarray, ends: np.ndarray
+) -> Arrays:
+    """Pair vector observations with their successors; images are too large to store twice."""
+    where, sha256 = str(path), sha256_of(path)
+    keep = ~ends
+    rows, ended = int(keep.sum()), int(success[keep].sum())
+    note = (
+        f"{len(ends) - rows:,} trajectories, rewarded for the task: {ended:,} of {rows:,} rows are successes, and each "
+        "ends an episode"
+    )
+    if obs.dtype == np.uint8:
+        return Arrays(where, obs, action, reward, success & keep, ends, None, None, sha256, (note,))
+    obs = obs.astype(np.float32, copy=False)
+    return Arrays(
+        where=where,
+        obs=obs[keep],
+        action=action[keep],
+        reward=reward[keep],
+        terminal=success[keep],
+        timeout=ends[1:][keep[:-1]],
+        next_obs=obs[1:][keep[:-1]],
+        last_obs=None,
+        sha256=sha256,
+        notes=(note,),
+    )

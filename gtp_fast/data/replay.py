@@ -1,15 +1,9 @@
-"""Observation normalisation, (o - mean) / std by column: measured once on the data, then part of the policy.
+"""The replay buffer: every transition of the data set as a packed row on the device, read by one gather.
 
-The replay buffer holds what this makes of the data, and a policy makes the same of what it is given, in float32 and by
-the same two operations, to the bit. It is not folded into the first layer's weights: there the mean of a column that
-hardly varies would have to cancel, and operands of 8 or 10 bits cannot do that.
+In: transitions. Out: batches of the rows at given indices. A row is [o, a, r, 1 - terminal, o', padding to 16 bytes],
+so that a sampled transition is one contiguous read. With --normalise-obs, o and o' are stored as (o - mean) / std.
 
-Legend: N transitions, D observation.
-
-The replay buffer: every transition of the data set in packed rows on the device, sampled by one gather.
-
-Legend: N transitions, S members, B batch rows, D observation, A action. A row is [o, a, r, 1 - terminal, o', padding],
-so that a sample touches one run of memory; rows are padded to 16 bytes.
+Legend: N transitions, S members, B batch rows, D observation, A action, W floats per row.
 """
 
 from __future__ import annotations
@@ -26,43 +20,18 @@ from gtp_fast.data.transitions import row_width
 
 if TYPE_CHECKING:
     from gtp_fast.config import TrainConfig
-    from gtp_fast.data.dataset import Transitions
+    from gtp_fast.data.transitions import Transitions
 
-
-EPS = 1e-3  # added to the standard deviation, as TD3+BC's authors do: a constant column is finite
+EPS = 1e-3  # added to the standard deviation, as in TD3+BC: a constant column stays finite
 Scale = tuple[tuple[float, ...], tuple[float, ...]]  # mean, and std + EPS, of each column
-BLOCK = 65_536  # rows whose float64 copies are held at a time
-
-
-def measured(obs_ND: np.ndarray) -> Scale:
-    """Return mean and standard deviation + EPS of each column; summed in float64, rounded to float32."""
-    blocks = range(0, len(obs_ND), BLOCK)
-    zeros_D = np.zeros(obs_ND.shape[1])
-    mean_D = sum((obs_ND[i : i + BLOCK].sum(axis=0, dtype=np.float64) for i in blocks), zeros_D) / len(obs_ND)
-    squares_D = sum((np.square(obs_ND[i : i + BLOCK] - mean_D).sum(axis=0) for i in blocks), zeros_D)
-    std_D = np.sqrt(squares_D / len(obs_ND)) + EPS
-    return _float32(mean_D), _float32(std_D)
-
-
-def _float32(row_D: np.ndarray) -> tuple[float, ...]:
-    return tuple(row_D.astype(np.float32).tolist())
-
-
-def scaled(obs: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Return (obs - mean) / std in float32; obs float32 (..., D)."""
-    return (obs - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-
-
-def scaled_tensor(obs: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Do what `scaled` does, with a tensor; the graph of it can be exported."""
-    return (obs - torch.tensor(mean, device=obs.device)) / torch.tensor(std, device=obs.device)
+BLOCK = 65_536  # rows copied to float64 at a time
 
 
 @dataclass(frozen=True)
 class Batch:
     """Gathered rows: obs (S, B, D), action (S, B, A), reward and bootstrap (S, B), next_obs (S, B, D).
 
-    Observations that are frames are uint8 (S, B, H, W, C) instead.
+    Image observations are uint8 (S, B, H, W, C) instead.
     """
 
     obs_SBD: Tensor
@@ -70,7 +39,7 @@ class Batch:
     reward_SB: Tensor
     bootstrap_SB: Tensor
     next_obs_SBD: Tensor
-    slow_obs_SBD: Tensor | None = None  # obs as a slow network sees them, where a step asks for it twice
+    ema_obs_SBD: Tensor | None = None  # obs encoded by the EMA actor; GTP's step uses it twice
 
 
 @dataclass(frozen=True)
@@ -80,7 +49,7 @@ class ReplayBuffer:
     rows: Tensor
     obs_dim: int
     action_dim: int
-    obs_scale: Scale | None = None  # of --normalise-obs, what rows are made with
+    obs_scale: Scale | None = None  # that the rows were scaled by, with --normalise-obs
 
     @classmethod
     def from_transitions(cls, data: Transitions, cfg: TrainConfig, device: torch.device | str) -> ReplayBuffer:
@@ -100,16 +69,11 @@ class ReplayBuffer:
 
     @property
     def obs_shape(self) -> int:
-        """How many numbers an observation has."""
+        """Size of an observation."""
         return self.obs_dim
 
-    @classmethod
-    def bytes_of(cls, data: Transitions) -> int:
-        """Return the bytes that `from_transitions` will take on the device."""
-        return 4 * len(data.obs_ND) * row_width(data.obs_ND.shape[1], data.action_NA.shape[1])
-
     def gather(self, index_SB: Tensor, step: Tensor | None = None) -> Batch:
-        """Read the transitions at int64 indices in [0, N); `step` is for frames, which a step may shift."""
+        """Read the transitions at int64 indices in [0, N); only FrameBuffer uses `step`."""
         obs_dim, action_dim = self.obs_dim, self.action_dim
         row_SBW = self.rows.index_select(0, index_SB.flatten()).view(*index_SB.shape, -1)
         obs, action, reward, bootstrap, next_obs, _ = row_SBW.split(
@@ -119,19 +83,19 @@ class ReplayBuffer:
 
 
 def packed(data: Transitions, cfg: TrainConfig) -> tuple[np.ndarray, Scale | None]:
-    """Return the transitions as rows, float32 (N, W), and what observations were scaled by.
+    """Return the transitions as rows, float32 (N, W), and the scale of the observations.
 
-    Rewards and observations are stored as they are trained: (r + reward_shift) * reward_scale, and `obs_scale.scaled`
-    where --normalise-obs asks for it.
+    Rewards and observations are stored as training uses them: (r + reward_shift) * reward_scale, and `scaled`
+    observations with --normalise-obs.
     """
     obs_dim, action_dim = data.obs_ND.shape[1], data.action_NA.shape[1]
     rest, width = obs_dim + action_dim, row_width(obs_dim, action_dim)
     scale = measured(data.obs_ND) if cfg.normalise_obs else None
-    # Scaled successors need rows of their own: those that can be taken over hold the data's own.
+    # Scaled successors need new rows: the rows that could be reused hold the raw ones.
     rows = np.zeros((len(data.obs_ND), width), np.float32) if scale else _rows_for(data.next_obs_ND, rest + 2, width)
     rows[:, :obs_dim] = scaled(data.obs_ND, *scale) if scale else data.obs_ND
     rows[:, obs_dim:rest] = data.action_NA
-    np.add(data.reward_N, cfg.reward_shift, out=rows[:, rest])  # in place: temporaries would be the peak of memory
+    np.add(data.reward_N, cfg.reward_shift, out=rows[:, rest])  # in place: a temporary would be the peak of memory
     rows[:, rest] *= cfg.reward_scale
     rows[:, rest + 1] = ~data.terminal_N
     rows[:, rest + 2 : rest + 2 + obs_dim] = scaled(data.next_obs_ND, *scale) if scale else data.next_obs_ND
@@ -139,14 +103,43 @@ def packed(data: Transitions, cfg: TrainConfig) -> tuple[np.ndarray, Scale | Non
 
 
 def _rows_for(next_obs_ND: np.ndarray, column: int, width: int) -> np.ndarray:
-    """Return float32 (N, W) to be filled: the rows in which `episodes` made the successors, where they are still free.
+    """Return float32 (N, W) to be filled: the rows in which `build_transitions` wrote the successors, or new rows.
 
-    They are taken once: what is asked for again gets rows of its own.
+    Those rows are reused once. A second buffer of the same transitions gets new rows.
     """
     size, base = len(next_obs_ND), next_obs_ND.base
     if base is not None and base.ndim == 2 and base.shape[1] == width and base.dtype == np.float32:
         inside = base[:size, column:].ctypes.data == next_obs_ND.ctypes.data
         if inside and base.flags.writeable:
-            rows, base.flags.writeable = base[:size], False  # a view made before stays writable
+            rows, base.flags.writeable = base[:size], False  # marks them as taken; this view stays writable
             return rows
     return np.zeros((size, width), dtype=np.float32)
+
+
+# The policy keeps mean and std and scales its own input by the same two float32 operations, so it gets the same bits.
+# They are not folded into the first layer's weights: for a nearly constant column that layer would have to cancel a
+# large mean, and operands of 8 or 10 bits (bf16, tf32) cannot.
+
+
+def measured(obs_ND: np.ndarray) -> Scale:
+    """Return mean and standard deviation + EPS of each column, summed in float64 and rounded to float32."""
+    blocks = range(0, len(obs_ND), BLOCK)
+    zeros_D = np.zeros(obs_ND.shape[1])
+    mean_D = sum((obs_ND[i : i + BLOCK].sum(axis=0, dtype=np.float64) for i in blocks), zeros_D) / len(obs_ND)
+    squares_D = sum((np.square(obs_ND[i : i + BLOCK] - mean_D).sum(axis=0) for i in blocks), zeros_D)
+    std_D = np.sqrt(squares_D / len(obs_ND)) + EPS
+    return _float32(mean_D), _float32(std_D)
+
+
+def _float32(row_D: np.ndarray) -> tuple[float, ...]:
+    return tuple(row_D.astype(np.float32).tolist())
+
+
+def scaled(obs: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Return (obs - mean) / std in float32; obs float32 (..., D)."""
+    return (obs - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+
+
+def scaled_tensor(obs: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Do the same as `scaled` on a tensor, in operations that can be exported."""
+    return (obs - torch.tensor(mean, device=obs.device)) / torch.tensor(std, device=obs.device)

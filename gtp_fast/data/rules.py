@@ -1,38 +1,40 @@
-"""The rules that data must keep to be trained on, each written once: training stops at the first fault, `data check`
-tells them all.
+"""The rules that data must satisfy, each written once, and warnings about data that is valid but probably not meant.
 
-In: columns by D4RL's names, whatever of them was found. Out: faults in order of importance. Legend: N rows, E episodes.
+In: columns under D4RL's names, all or some of them. Out: faults in order of importance, or warnings as faults.
+Training stops at the first fault; `data check` lists every fault and every warning.
 
-What is allowed in data and seldom meant: `data check` tells it, training does not stop at it.
-
-In: columns by D4RL's names, sound ones alone. Out: doubts, in the form of faults. Legend: N rows.
+Legend: N rows, E episodes; an image is (H, W, C).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
 import numpy as np
 
 from gtp_fast.data.spec import DataSpec, are_frames
 from gtp_fast.errors import DataError
 
-SMALLEST = 8  # pixels a side: the encoder halves them three times
 FLOATS = ("observations", "actions", "rewards")
 ENDS = ("terminals", "timeouts")
-LAST = "infos/final_observations"
+FINAL_OBS = "infos/final_observations"
 AXES = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1, "timeouts": 1, "next_observations": 2}
-SHOWN = 5  # rows named of each fault
-BLOCK = 16_384  # rows looked at together
+MIN_IMAGE_SIDE = 8  # pixels: the encoder halves each side three times
+ROWS_SHOWN = 5  # of each fault
+BLOCK = 16_384  # rows examined at a time
+
+LARGE_OBSERVATION = 1e3  # only --normalise-obs scales what networks receive; D4RL's bodies stay within 100
+SMALL_ACTION = 0.1
+EPISODES_TO_GUESS = 3  # of equal length, before their terminals are suspected to be time limits
 
 Columns = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a column: what was seen (and expected), what to do, the first rows, their values, how many."""
+    """What is wrong with a column: what was seen and expected, the remedy, the first bad rows and values, the count."""
 
     key: str
     seen: str
@@ -40,27 +42,32 @@ class Fault:
     rows: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
     count: int = 0
-    joint: str = ": "
-    clips: bool = False  # --clip-actions mends it
+    separator: str = ": "  # between the file's name and what was seen
+    clippable: bool = False  # --clip-actions repairs it
 
-    def sentence(self, where: str) -> str:
-        """Say it of a file, in one line."""
-        return f"{where}{self.joint}{self.seen}; {self.remedy}"
+    def message(self, where: str) -> str:
+        """Return one line about the fault in the file `where`."""
+        return f"{where}{self.separator}{self.seen}; {self.remedy}"
 
-    def refuse(self, where: str) -> NoReturn:
-        """Raise it as the DataError with which training ends."""
-        raise DataError(self.sentence(where))
+    def error(self, where: str) -> DataError:
+        """Return the error with which training stops."""
+        return DataError(self.message(where))
+
+
+def machine_memory() -> int:
+    """Return the bytes of this machine's memory. A damaged file can declare more: readers refuse that."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def faults(columns: Columns, spec: DataSpec) -> Iterator[Fault]:
-    """Yield every fault of the columns that are there; a column of a wrong shape is not looked at further."""
+    """Yield every fault of the given columns; after a fault in its shape a column is not examined further."""
     wrong = list(_wrong_shapes(columns))
     yield from wrong
     sound = {key: array for key, array in columns.items() if key not in {fault.key for fault in wrong}}
     yield from _not_finite(sound)
     yield from _wrong_sizes(sound, spec)
     yield from _wrong_ends(sound)
-    yield from _outside(sound)
+    yield from _actions_outside(sound)
 
 
 def _wrong_shapes(columns: Columns) -> Iterator[Fault]:
@@ -70,7 +77,7 @@ def _wrong_shapes(columns: Columns) -> Iterator[Fault]:
         if array is None:
             continue
         if are_frames(array) and key == "observations":
-            yield from _wrong_pictures(array, columns)
+            yield from _wrong_images(array, columns)
             right[key] = array
         elif array.ndim == rank and (rank == 1 or array.shape[-1] > 0):
             right[key] = array
@@ -79,42 +86,41 @@ def _wrong_shapes(columns: Columns) -> Iterator[Fault]:
             yield Fault(key, f"{key} has shape {array.shape}, expected {rank} axes", f"write it as {form}")
     if not right:
         return
-    first = next(iter(right))  # the observations, where they are there
+    first = next(iter(right))  # the observations, if the file has them
     rows = len(right[first])
     if rows == 0:
         yield Fault(first, f"{first} has no rows", "write at least one episode")
     for key, array in right.items():
         if len(array) != rows:
             seen = f"{key} has {len(array):,} rows but {first} has {rows:,}"
-            yield Fault(key, seen, "every array needs one row a transition", count=abs(len(array) - rows))
+            yield Fault(key, seen, "every array needs one row per transition", count=abs(len(array) - rows))
         elif key == "next_observations" and first == "observations" and array.shape != right[first].shape:
             seen = f"next_observations has shape {array.shape}, observations {right[first].shape}"
-            yield Fault(key, seen, "they must be alike")
+            yield Fault(key, seen, "write both in the same shape")
 
 
-def _wrong_pictures(frames: np.ndarray, columns: Columns) -> Iterator[Fault]:
-    """Ask of pictures that they can be seen, and kept once."""
-    if min(frames.shape[1:3]) < SMALLEST or not frames.shape[3]:
-        seen = (
-            f"observations are pictures of {frames.shape[1:]}, expected (H, W, C) of at least {SMALLEST} x {SMALLEST}"
-        )
-        yield Fault("observations", seen, "write them larger")
+def _wrong_images(frames: np.ndarray, columns: Columns) -> Iterator[Fault]:
+    """Check that images are large enough for the encoder and that the file stores each once."""
+    if min(frames.shape[1:3]) < MIN_IMAGE_SIDE or not frames.shape[3]:
+        smallest = f"{MIN_IMAGE_SIDE} x {MIN_IMAGE_SIDE}"
+        seen = f"observations are images of {frames.shape[1:]}, expected (H, W, C) of at least {smallest} pixels"
+        yield Fault("observations", seen, "write larger images")
     if "next_observations" in columns:
         remedy = (
-            "leave the key out, and write each episode's last picture as a row of its own with timeouts true, or into "
-            f"{LAST}"
+            "leave the key out, and write each episode's last image as a row of its own with timeouts true, or into "
+            f"{FINAL_OBS}"
         )
-        yield Fault("next_observations", "next_observations of pictures are a second copy of the file", remedy)
-    if LAST in columns and columns[LAST].dtype != np.uint8:
-        seen = f"{LAST} hold {columns[LAST].dtype} beside observations of uint8"
-        yield Fault(LAST, seen, "write uint8 there, too")
+        yield Fault("next_observations", "next_observations of images are a second copy of the observations", remedy)
+    if FINAL_OBS in columns and columns[FINAL_OBS].dtype != np.uint8:
+        seen = f"{FINAL_OBS} holds {columns[FINAL_OBS].dtype} beside observations of uint8"
+        yield Fault(FINAL_OBS, seen, "write it as uint8")
 
 
 def _not_finite(columns: Columns) -> Iterator[Fault]:
-    for key in (*FLOATS, "next_observations", LAST):
+    for key in (*FLOATS, "next_observations", FINAL_OBS):
         if key not in columns or columns[key].dtype == np.uint8:
             continue
-        fault = rowwise(key, columns[key], lambda block: ~np.isfinite(block))
+        fault = find_bad_values(key, columns[key], lambda block: ~np.isfinite(block))
         if fault is not None:
             seen = f"{key} in row {fault.rows[0]:,} holds {fault.values[0]}"
             yield replace(fault, seen=seen, remedy="remove that episode, or fetch the file again")
@@ -128,9 +134,9 @@ def _wrong_sizes(columns: Columns, spec: DataSpec) -> Iterator[Fault]:
 
 
 def _wrong_ends(columns: Columns) -> Iterator[Fault]:
-    """Ask for one marked end at least, and for one row of infos/final_observations an episode.
+    """Check that some row ends an episode, and that infos/final_observations has one row per episode.
 
-    An unfinished last episode may have its last observation, too.
+    The unfinished episode at the end of a file may have a final observation too.
     """
     if not set(ENDS) <= set(columns):
         return
@@ -142,101 +148,102 @@ def _wrong_ends(columns: Columns) -> Iterator[Fault]:
             "mark each episode's last row, so that no transition crosses into the next",
         )
         return
-    if LAST not in columns or "observations" not in columns:
+    if FINAL_OBS not in columns or "observations" not in columns:
         return
     episodes, one = int(np.count_nonzero(ends)), columns["observations"].shape[1:]
     unfinished = len(ends) > 0 and not ends[-1]
-    if columns[LAST].shape not in ((episodes, *one), (episodes + unfinished, *one)):
+    if columns[FINAL_OBS].shape not in ((episodes, *one), (episodes + unfinished, *one)):
         yield Fault(
-            LAST,
-            f"{LAST} has shape {columns[LAST].shape}, but {episodes:,} rows end an episode and observations "
+            FINAL_OBS,
+            f"{FINAL_OBS} has shape {columns[FINAL_OBS].shape}, but {episodes:,} rows end an episode and observations "
             f"{_sizes(one)}",
-            "write one row an episode, or leave the key out",
+            "write one row per episode, or leave the key out",
         )
 
 
-def _outside(columns: Columns) -> Iterator[Fault]:
+def _actions_outside(columns: Columns) -> Iterator[Fault]:
     if "actions" not in columns:
         return
-    fault = rowwise("actions", columns["actions"], lambda block: (np.abs(block) > 1.0) & np.isfinite(block))
+    fault = find_bad_values("actions", columns["actions"], lambda block: (np.abs(block) > 1.0) & np.isfinite(block))
     if fault is not None:
         seen = f"actions in row {fault.rows[0]:,} reach {fault.values[0]:.6g}, outside [-1, 1]"
         remedy = f"pass --clip-actions to clip them ({fault.count:,} values), or scale them when writing the file"
-        yield replace(fault, seen=seen, remedy=remedy, clips=True)
+        yield replace(fault, seen=seen, remedy=remedy, clippable=True)
 
 
 def _sizes(one: tuple[int, ...]) -> str:
-    return f"have {one[0]} numbers" if len(one) == 1 else f"are pictures of {one}"
+    return f"have {one[0]} numbers" if len(one) == 1 else f"are images of {one}"
 
 
-def rowwise(key: str, array: np.ndarray, is_bad: Callable[[np.ndarray], np.ndarray]) -> Fault | None:
-    """Note the first rows with a bad value, the first such value in each, and how many values there are; None without.
+def find_bad_values(key: str, array: np.ndarray, is_bad: Callable[[np.ndarray], np.ndarray]) -> Fault | None:
+    """Return the first rows with bad values, the first bad value of each, and the count of all; None if there are none.
 
-    Args: is_bad marks the values of a block of rows: masks of whole arrays would count in the peak of a run's memory.
+    Args: is_bad marks the bad values in a block of rows. Blocks keep the masks small: a mask of the whole array would
+    add to the run's peak of memory.
     """
     array, rows, values, count = np.atleast_1d(array), [], [], 0
     for start in range(0, len(array) if array.size else 0, BLOCK):
         block = array[start : start + BLOCK]
-        two = block.reshape(len(block), -1)
-        mask = is_bad(two)
+        flat = block.reshape(len(block), -1)
+        mask = is_bad(flat)
         if mask.any():
             count += int(np.count_nonzero(mask))
-            found = np.flatnonzero(mask.any(axis=1))[: SHOWN - len(rows)]
+            found = np.flatnonzero(mask.any(axis=1))[: ROWS_SHOWN - len(rows)]
             rows += [start + int(row) for row in found]
-            values += [float(two[row, mask[row].argmax()]) for row in found]
+            values += [float(flat[row, mask[row].argmax()]) for row in found]
     return Fault(key, "", "", tuple(rows), tuple(values), count) if count else None
 
 
-LARGE_OBSERVATION = 1e3  # networks see observations as they are, but for --normalise-obs; D4RL's bodies stay within 100
-SMALL_ACTION = 0.1
-EPISODES_TO_GUESS = 3  # of equal length, before their terminals are taken for time limits
-
-
-def row_doubts(columns: Columns) -> Iterator[Fault]:
-    """Yield what single rows of one file make doubtful."""
+def row_warnings(columns: Columns) -> Iterator[Fault]:
+    """Yield warnings about single rows of one file."""
     if set(ENDS) <= set(columns):
         both = columns["terminals"] & columns["timeouts"]
-        yield from _rows(
-            "timeouts", both, "both terminals and timeouts are true", "such a row counts as terminal: unset one"
+        yield from _warn_of_rows(
+            "timeouts", both, "both terminals and timeouts are true", "such a row counts as terminal: unset one of them"
         )
     keys = [key for key in ("observations", "actions", "rewards") if key in columns and columns[key].ndim < 4]
     if len(keys) == 3:
         repeated = _repeated([columns[key] for key in keys])
-        yield from _rows(
-            "observations", repeated, "observation, action and reward repeat an earlier row", "was it written twice?"
+        yield from _warn_of_rows(
+            "observations",
+            repeated,
+            "observation, action and reward repeat an earlier row",
+            "check whether rows were written twice",
         )
     if {"observations", "next_observations", *ENDS} <= set(columns):
         inner = ~(columns["terminals"] | columns["timeouts"])[:-1]
         apart = (columns["next_observations"][:-1] != columns["observations"][1:]).any(axis=1) & inner
-        yield from _rows(
+        yield from _warn_of_rows(
             "next_observations",
             apart,
             "next_observations inside an episode are not the next row's observations",
-            "is an episode end unmarked, or are rows in another order than they were made?",
+            "check for an unmarked episode end, or rows out of order",
         )
 
 
-def set_doubts(columns: Columns) -> Iterator[Fault]:
-    """Yield what the whole set makes doubtful."""
+def dataset_warnings(columns: Columns) -> Iterator[Fault]:
+    """Yield warnings about the data set as a whole."""
     yield from _unmarked_time_limits(columns)
     rewards = columns.get("rewards")
     if rewards is not None and (rewards == rewards[0]).all():
         seen = f"rewards are {rewards[0]:g} in all {len(rewards):,} rows"
-        yield Fault("rewards", seen, "nothing to learn from but the data's own behaviour: --bc")
+        yield Fault("rewards", seen, "only the data's behaviour can be learned: train with --bc")
     for key in ("observations", "actions"):
         if key in columns and columns[key].ndim == 2:
-            yield from _constant(key, columns[key])
+            yield from _constant_columns(key, columns[key])
     actions, obs = columns.get("actions"), columns.get("observations")
     if actions is not None and 0 < (reach := np.abs(actions).max()) < SMALL_ACTION:
-        yield Fault("actions", f"actions reach {reach:.3g} at most", "a policy acts in [-1, 1]: scale them to fill it")
+        yield Fault(
+            "actions", f"actions reach {reach:.3g} at most", "a policy acts in [-1, 1]: scale the actions to that range"
+        )
     if obs is not None and obs.ndim == 2 and (reach := np.abs(obs).max()) > LARGE_OBSERVATION:
         yield Fault(
-            "observations", f"observations reach {reach:.3g}", "bring them near 1, or train with --normalise-obs"
+            "observations", f"observations reach {reach:.3g}", "scale them to about 1, or train with --normalise-obs"
         )
 
 
-def lengths(columns: Columns) -> np.ndarray:
-    """Return the rows of each whole episode, int64 (E,)."""
+def episode_lengths(columns: Columns) -> np.ndarray:
+    """Return the length of each complete episode in rows, int64 (E,)."""
     last = np.flatnonzero(columns["terminals"] | columns["timeouts"])
     return np.diff(last, prepend=-1)
 
@@ -244,33 +251,33 @@ def lengths(columns: Columns) -> np.ndarray:
 def _unmarked_time_limits(columns: Columns) -> Iterator[Fault]:
     if not set(ENDS) <= set(columns) or columns["timeouts"].any():
         return
-    found = lengths(columns)
+    found = episode_lengths(columns)
     if len(found) >= EPISODES_TO_GUESS and (found == found[0]).all():
         yield Fault(
             "timeouts",
             f"all {len(found):,} episodes are {found[0]:,} rows long and end as terminal",
-            "time limits belong in timeouts: as terminals they teach that nothing comes after",
+            "write time limits into timeouts: a terminal tells the critic that no reward follows",
         )
 
 
-def _constant(key: str, array: np.ndarray) -> Iterator[Fault]:
+def _constant_columns(key: str, array: np.ndarray) -> Iterator[Fault]:
     same = np.flatnonzero((array == array[0]).all(axis=0))
     if len(same):
-        named = ", ".join(map(str, same[:SHOWN])) + (" ..." if len(same) > SHOWN else "")
+        named = ", ".join(map(str, same[:ROWS_SHOWN])) + (" ..." if len(same) > ROWS_SHOWN else "")
         seen = f"{key} never change in {len(same)} of {array.shape[1]} numbers ({named})"
-        yield Fault(key, seen, "were they recorded?", count=len(same))
+        yield Fault(key, seen, "check that they were recorded", count=len(same))
 
 
-def _rows(key: str, mask: np.ndarray, seen: str, remedy: str) -> Iterator[Fault]:
+def _warn_of_rows(key: str, mask: np.ndarray, seen: str, remedy: str) -> Iterator[Fault]:
     rows = np.flatnonzero(mask)
     if len(rows):
-        shown = tuple(map(int, rows[:SHOWN]))
+        shown = tuple(map(int, rows[:ROWS_SHOWN]))
         count = f"{len(rows):,} row{'s' * (len(rows) > 1)}"
         yield Fault(key, f"{seen}: {count}, first row {rows[0]:,}", remedy, shown, (), len(rows))
 
 
 def _repeated(arrays: list[np.ndarray]) -> np.ndarray:
-    """Say of each row whether the same numbers came before, by a 64-bit hash: bool (N,)."""
+    """Return whether each row repeats an earlier one, bool (N,); rows are compared by a 64-bit hash."""
     hashed = np.zeros(len(arrays[0]), dtype=np.uint64)
     for array in arrays:
         for column in array.reshape(len(array), -1).T:

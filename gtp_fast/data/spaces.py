@@ -1,11 +1,12 @@
-"""Gymnasium's spaces as vectors of numbers, in one order for the rows of a data set and for what an environment gives.
+"""Gymnasium's spaces as vectors of numbers, in the same order for the rows of a data set and for an environment.
 
-The order is that of `gymnasium.spaces.flatten`: a Dict key by key, a Tuple part by part, each part flattened in turn, a
-Box raveled, MultiBinary as it is, Discrete and MultiDiscrete as one-hot vectors. Keys are taken in alphabetical order,
-which Gymnasium gives every Dict that was not made of an ordered mapping: data keep no other order. Goal-conditioned
-observations are achieved_goal, desired_goal, observation.
+In: a space, with observations, actions or an environment of it. Out: float32 vectors. The order is that of
+`gymnasium.spaces.flatten`: a Dict key by key, a Tuple part by part, a Box raveled, MultiBinary unchanged, Discrete and
+MultiDiscrete as one-hot vectors. Keys are in alphabetical order, in which Gymnasium sorts a plain dictionary; data keep
+no other order. A goal-conditioned observation is achieved_goal, desired_goal, observation. Actions lie in [-1, 1]: if
+any bound is outside, the whole Box is scaled, in data and environment alike.
 
-Actions are vectors in [-1, 1]. A Box that reaches further is scaled as a whole, data and environment alike.
+Legend: n rows, A action; (H, W, C) an image.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gtp_fast.errors import UsageError
 
 
 def ordered(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """Return the space with the keys of every Dict in it in alphabetical order."""
+    """Return the space with the keys of every Dict inside it in alphabetical order."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict([(key, ordered(space[key])) for key in sorted(space)])
     if isinstance(space, spaces.Tuple):
@@ -30,25 +31,25 @@ def ordered(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 
 def no_vector(space: spaces.Space[Any]) -> str | None:
-    """Say which part of a space of observations cannot be laid out as numbers; None where all can."""
+    """Name the part of an observation space that cannot become numbers; None if every part can."""
     if isinstance(space, spaces.Dict):
         return next(filter(None, (no_vector(space[key]) for key in sorted(space))), None)
     if isinstance(space, spaces.Tuple):
         return next(filter(None, map(no_vector, space)), None)
     if isinstance(space, spaces.Box):
-        picture = len(space.shape) == 3 and space.dtype == np.uint8
-        return f"a Box of pictures, shape {space.shape} of uint8" if picture else None
+        image = len(space.shape) == 3 and space.dtype == np.uint8
+        return f"a Box of images, shape {space.shape} of uint8" if image else None
     known = isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary))
     return None if known else f"a {type(space).__name__} space"
 
 
 def size(space: spaces.Space[Any]) -> int:
-    """Return how many numbers an observation of a space has, laid out."""
+    """Return the size of an observation of a space as a vector."""
     return int(spaces.flatdim(space))
 
 
 def parts(space: spaces.Space[Any], name: str = "") -> list[str]:
-    """Name the parts of a space in order, each with its numbers: `achieved_goal 3`."""
+    """Name the parts of a space in order, each with its size: `achieved_goal 3`."""
     if isinstance(space, spaces.Dict):
         return [part for key in sorted(space) for part in parts(space[key], f"{name}/{key}".strip("/"))]
     if isinstance(space, spaces.Tuple):
@@ -57,10 +58,10 @@ def parts(space: spaces.Space[Any], name: str = "") -> list[str]:
 
 
 def flatten_rows(space: spaces.Space[Any], values: Any, name: str = "observations") -> np.ndarray:
-    """Lay out n observations of a space as float32 (n, size).
+    """Flatten n observations of a space to float32 (n, size).
 
-    Args: values, arrays (n, ...) in dictionaries and tuples as the space has them. name is the part's, for errors.
-    Raises: ValueError for an array of another shape, or a number that a discrete part has not.
+    Args: values are arrays (n, ...), nested in dictionaries and tuples as the space is. name is the part's, for errors.
+    Raises: ValueError for an array of the wrong shape, or a value outside a discrete part.
     """
     if isinstance(space, spaces.Dict):
         inner = [flatten_rows(space[key], values[key], f"{name}/{key}") for key in sorted(space)]
@@ -76,7 +77,7 @@ def flatten_rows(space: spaces.Space[Any], values: Any, name: str = "observation
         return _one_hot(rows - space.start, np.array([space.n]), name)
     if isinstance(space, spaces.MultiDiscrete):
         return _one_hot(rows - space.start.ravel(), space.nvec.ravel(), name)
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes Inf, which is refused by row
+    with np.errstate(over="ignore"):  # a value too large for float32 becomes Inf, which `rules` refuses by its row
         return rows.astype(np.float32, copy=False)
 
 
@@ -85,16 +86,16 @@ def _one_hot(choices: np.ndarray, counts: np.ndarray, name: str) -> np.ndarray:
     if ((choices < 0) | (choices >= counts)).any():
         raise ValueError(f"{name} holds a choice outside its space of {counts.tolist()}")
     rows = np.zeros((len(choices), int(counts.sum())), np.float32)
-    at = choices + np.concatenate([[0], np.cumsum(counts)[:-1]])
-    rows[np.arange(len(rows))[:, None], at.astype(np.int64)] = 1.0
+    column = choices + np.concatenate([[0], np.cumsum(counts)[:-1]])
+    rows[np.arange(len(rows))[:, None], column.astype(np.int64)] = 1.0
     return rows
 
 
 def as_vectors(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """Wrap an environment so that it gives and takes vectors, in the layout of this module; else return it as it is."""
-    seen = env.observation_space
-    if not (isinstance(seen, spaces.Box) and len(seen.shape) == 1) and no_vector(seen) is None:
-        space = ordered(seen)
+    """Wrap an environment so that its observations and actions are vectors as above; leave it unwrapped if they are."""
+    own = env.observation_space
+    if not (isinstance(own, spaces.Box) and len(own.shape) == 1) and no_vector(own) is None:
+        space = ordered(own)
         flat = spaces.flatten_space(space)
         env = gymnasium.wrappers.TransformObservation(env, lambda obs: spaces.flatten(space, obs), flat)
     if wide(bounds(env.action_space)):
@@ -103,14 +104,16 @@ def as_vectors(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
 
 
 class StackedFrames(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """The last n pictures (H, W, C) as one of (H, W, n C), the oldest first; the first one is repeated at a reset."""
+    """Stack the last n images (H, W, C) to (H, W, n C), the oldest first; after a reset the first one is repeated."""
 
     def __init__(self, env: gymnasium.Env, n: int):
-        """Wrap an environment of pictures."""
+        """Wrap an environment with image observations."""
         super().__init__(gymnasium.wrappers.FrameStackObservation(env, n))
         space = env.observation_space
         if not isinstance(space, spaces.Box) or len(space.shape) != 3:
-            raise UsageError(f"--frame-stack {n} needs an environment of pictures, not of {space}")
+            raise UsageError(
+                f"--frame-stack {n} needs image observations, and the environment has {space}; leave it out"
+            )
         low, high = (np.concatenate([side] * n, axis=-1) for side in (space.low, space.high))
         self.observation_space = spaces.Box(low, high, dtype=space.dtype.type)
 
@@ -120,7 +123,7 @@ class StackedFrames(gymnasium.ObservationWrapper[Any, Any, Any]):
 
 
 def bounds(space: spaces.Space[Any]) -> Bounds | None:
-    """Return the bounds of a Box of one axis; None for others, and where a bound is infinite or both are equal."""
+    """Return the bounds of a Box of one axis; None for other spaces, and for infinite or equal bounds."""
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
         return None
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
@@ -130,11 +133,11 @@ def bounds(space: spaces.Space[Any]) -> Bounds | None:
 
 
 def wide(limits: Bounds | None) -> bool:
-    """Whether actions of these bounds are scaled: one of them lies outside [-1, 1]."""
+    """Return whether actions with these bounds are scaled: a bound lies outside [-1, 1]."""
     return limits is not None and float(np.abs(limits).max()) > 1.0
 
 
 def scale_actions(actions: np.ndarray, limits: Bounds) -> np.ndarray:
-    """Map actions (n, A) from [low, high] to [-1, 1], in float64; what lies outside stays outside."""
+    """Map actions (n, A) from [low, high] to [-1, 1], in float64; values outside the bounds stay outside."""
     low, high = np.array(limits)
     return ((actions.astype(np.float64) - low) / (high - low) * 2.0 - 1.0).astype(np.float32)

@@ -1,4 +1,7 @@
-"""What is known of one data set: address, checksum, shapes, scoring environment, references; scores in D4RL's scale."""
+"""The catalogue's entry of one data set: address, checksum, shapes, scoring environment, references; D4RL's score.
+
+In: published figures, from the catalogue. Out: `DataSpec`, and scores on D4RL's scale. Nothing is read or imported.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]  # low, high of each action
-ObsShape = int | tuple[int, int, int]  # how many numbers, or height, width and channels of (stacked) frames
+ObsShape = int | tuple[int, int, int]  # vector size, or height, width and channels of (stacked) frames
 Source = Literal["embedded", "d4rl", "minari", "ogbench", "file"]
 
 
@@ -23,16 +26,16 @@ class EvalEnv:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What the catalogue knows of one data set; None where it does not know."""
+    """The catalogue's entry of one data set; None for what is unknown."""
 
     name: str
     source: Source
-    url: str | None = None  # published address, whole
+    url: str | None = None  # published address
     filename: str | None = None  # base name in the cache directory
     size: int | None = None  # bytes of the published file
     sha256: str | None = None  # of the published file
     obs_dim: int | None = None
-    obs_shape: tuple[int, int, int] | None = None  # of frames: height, width, channels; obs_dim is then None
+    obs_shape: tuple[int, int, int] | None = None  # height, width, channels of frames; obs_dim is then None
     action_dim: int | None = None
     eval_env: EvalEnv | None = None
     ref_random: float | None = None  # return of a random policy
@@ -40,10 +43,10 @@ class DataSpec:
     task: str | None = None  # stem of configs/tasks/*.yaml
     paper_row: str | None = None  # row of the paper's tables
     eval_episodes: int = 10
-    score: Literal["return", "success"] = "return"  # what a score is made of: returns, or the share that succeeded
+    score: Literal["return", "success"] = "return"  # scores come from returns, or from the share of successes
 
 
-# observation size, action size, return of a random policy, return of the expert (D4RL's published references).
+# Observation size, action size, return of a random policy, return of the expert (D4RL's published references).
 BODIES: dict[str, tuple[int, int, float | None, float | None]] = {
     "HalfCheetah": (17, 6, -280.178953, 12135.0),
     "Hopper": (11, 3, -20.272305, 3234.3),
@@ -60,20 +63,20 @@ BODIES: dict[str, tuple[int, int, float | None, float | None]] = {
 
 
 def sizes(row: tuple[int, int, float | None, float | None]) -> dict[str, Any]:
-    """Name the numbers of a row of BODIES, as DataSpec does."""
+    """Return a row of BODIES under the field names of DataSpec."""
     return dict(zip(("obs_dim", "action_dim", "ref_random", "ref_expert"), row, strict=True))
 
 
 def scored_on(name: str, source: Source, env_id: str, **known: Any) -> DataSpec:
-    """Describe data of one of Gymnasium's MuJoCo bodies, scored on `env_id`."""
+    """Return the entry of a data set of one of Gymnasium's MuJoCo bodies, scored on `env_id`."""
     return DataSpec(name, source, **sizes(BODIES[env_id.split("-")[0]]), eval_env=EvalEnv(env_id), **known)
 
 
 def normalised_score(spec: DataSpec, returns: float | Sequence[float] | np.ndarray) -> np.ndarray | None:
-    """Express returns in D4RL's scale, 100 (R - random) / (expert - random).
+    """Normalise returns to D4RL's scale, 100 (R - random) / (expert - random).
 
     Args:
-        spec: the entry whose references count.
+        spec: the entry with the references.
         returns: raw returns, any shape.
     Returns:
         float64 of the same shape, 0 for the random policy and 100 for the expert; None where no reference is known.
@@ -84,12 +87,12 @@ def normalised_score(spec: DataSpec, returns: float | Sequence[float] | np.ndarr
 
 
 def with_references(spec: DataSpec, references: Sequence[float] | None) -> DataSpec:
-    """Return the entry with a data set's own references (random, expert) where the catalogue knows none."""
+    """Return the entry with the data set's own references (random, expert) if the catalogue has none."""
     if references is None or spec.ref_random is not None or spec.ref_expert is not None:
         return spec
     return replace(spec, ref_random=references[0], ref_expert=references[1])
 
 
 def are_frames(array: np.ndarray) -> bool:
-    """Say whether observations are pictures: uint8 with four axes (N, H, W, C)."""
+    """Return whether observations are images: uint8 with four axes (N, H, W, C)."""
     return array.dtype == np.uint8 and array.ndim == 4

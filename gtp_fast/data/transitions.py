@@ -1,11 +1,10 @@
-"""Observations that are pictures, on the host: what is taken for one, and how transitions refer to frames by number.
+"""From the arrays that a reader returns to the transitions that training uses: validation, episode ends, successors.
 
-Legend: N rows, E episodes, F frames of H x W pixels and C channels.
+In: `Arrays`, one row per step, as a file holds them. Out: `Transitions`, in which every row has a successor inside its
+own episode or is terminal. A time limit is not a terminal: it ends an episode, and its last transition still
+bootstraps. `Transitions.notes` reports every row that was left out, clipped or split.
 
-From the arrays of a data set to transitions: validation by `data_rules`, episode ends, successors.
-
-Time limits are not terminals: they end an episode, and its last transition still bootstraps. Whatever is left out,
-clipped or split is counted and told in `Transitions.notes`. Legend: N rows, E episodes, D observation, A action.
+Legend: N rows, E episodes, D observation, A action; F frames of H x W pixels and C channels.
 """
 
 from __future__ import annotations
@@ -14,31 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gtp_fast.data.rules import LAST, Columns, faults
+from gtp_fast.data.rules import FINAL_OBS, Columns, faults
 from gtp_fast.data.spec import Bounds, DataSpec, are_frames
 from gtp_fast.errors import DataError
 
-
-def number_frames(data: Arrays) -> tuple[np.ndarray, Arrays]:
-    """Return all frames, and the data with an observation's numbers in its place.
-
-    Returns: frames uint8 (F, H, W, C), the last ones of episodes behind the others; data with obs int64 (N, 2) and
-    last_obs (E, 2): [number of the frame, number of its episode's first].
-    """
-    rows = np.arange(len(data.obs))
-    ends = np.flatnonzero(data.terminal | data.timeout)
-    starts = np.concatenate([[0], ends + 1])  # one more than episodes where the last row ends one
-    first = starts[np.searchsorted(starts, rows, side="right") - 1]
-    obs, frames, last = np.stack([rows, first], axis=1), data.obs, None
-    if data.last_obs is not None:
-        numbers = np.arange(len(data.last_obs))
-        last = np.stack([len(rows) + numbers, starts[numbers]], axis=1)
-        frames = np.concatenate([data.obs, data.last_obs])
-    return frames, replace(data, obs=obs, last_obs=last)
-
-
-# An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze); D4RL's antmaze-v0 files miss the marks of
-# some resets, which show as jumps of up to 21 m.
+# An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze). D4RL's antmaze-v0 files do not mark some
+# resets, and these show as jumps of up to 21 m.
 ANTMAZE_JUMP_M = 1.0
 ROW_ALIGN = 4  # floats: 16-byte rows
 ROWS_MOVED = 8_192  # at a time, when rows are left out: half a megabyte of observations
@@ -46,10 +26,11 @@ ROWS_MOVED = 8_192  # at a time, when rows are left out: half a megabyte of obse
 
 @dataclass
 class Arrays:
-    """What a reader found: obs (N, D), action (N, A), reward (N,) float32; terminal, timeout (N,) bool; next_obs
-    (N, D) or None; last_obs (E, D), the observation after each episode's last action, or None.
+    """The arrays of one data set, as its reader returns them.
 
-    Where observations are pictures, obs and last_obs are uint8 (N, H, W, C) and (E, H, W, C), and next_obs is None.
+    obs (N, D), action (N, A) and reward (N,) are float32; terminal and timeout (N,) are bool. next_obs is (N, D) or
+    None. last_obs (E, D) is the observation after each episode's last action, or None.
+    Image observations are uint8: obs (N, H, W, C) and last_obs (E, H, W, C); next_obs is then None.
     """
 
     where: str
@@ -61,17 +42,17 @@ class Arrays:
     next_obs: np.ndarray | None
     last_obs: np.ndarray | None
     sha256: str
-    notes: tuple[str, ...] = ()  # of the reader
-    action_bounds: Bounds | None = None  # of the data's own actions, before they were scaled to [-1, 1]
-    references: tuple[float, float] | None = None  # returns of a random and an expert policy, as the data set has them
+    notes: tuple[str, ...] = ()  # from the reader
+    action_bounds: Bounds | None = None  # the data's own, before actions were scaled to [-1, 1]
+    references: tuple[float, float] | None = None  # the data set's own returns of a random and an expert policy
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """A validated data set on the host: float32 arrays (N, ...), terminal bool (N,), and where it came from.
+    """A validated data set on the host: float32 arrays (N, ...), terminal bool (N,), and the data's origin.
 
-    Where observations are pictures, frames_FHWC holds each once, uint8, and obs_ND and next_obs_ND are int64 (N, 2):
-    the number of a frame, and that of its episode's first.
+    Image observations are stored once, in frames_FHWC, as uint8. obs_ND and next_obs_ND are then int64 (N, 2): the
+    index of a frame, and the index of the first frame of its episode.
     """
 
     obs_ND: np.ndarray
@@ -82,38 +63,38 @@ class Transitions:
     name: str
     source: str  # path, address or 'embedded'
     sha256: str
-    episodes: int  # whole ones
-    return_mean: float  # raw returns of the whole episodes
+    episodes: int  # complete ones
+    return_mean: float  # raw returns of the complete episodes
     return_std: float
     clipped: int  # action values
-    notes: tuple[str, ...] = ()  # what a person should be told
+    notes: tuple[str, ...] = ()  # to show to the user
     action_bounds: Bounds | None = None  # as in Arrays
     references: tuple[float, float] | None = None
     frames_FHWC: np.ndarray | None = None
 
     @property
     def observations(self) -> np.ndarray:
-        """What was observed, (N, D) or (F, H, W, C)."""
+        """The observations themselves, (N, D) or (F, H, W, C)."""
         return self.obs_ND if self.frames_FHWC is None else self.frames_FHWC
 
 
 def validate(data: Arrays, spec: DataSpec, clip_actions: bool) -> int:
-    """Refuse arrays that cannot be trained on; clip actions in place where asked and return how many values.
+    """Refuse arrays that training cannot use; with clip_actions, clip actions in place and return how many values.
 
-    Raises: DataError naming the file, the key, the row and the remedy: the first fault of `data_rules`.
+    Raises: DataError with the first fault of `rules.faults`; it names the file, the key, the row and the remedy.
     """
     clipped = 0
-    for fault in faults(columns_of(data), spec):
-        if not (clip_actions and fault.clips):
-            fault.refuse(data.where)
+    for fault in faults(d4rl_columns(data), spec):
+        if not (clip_actions and fault.clippable):
+            raise fault.error(data.where)
         clipped = fault.count
     if clipped:
         np.clip(data.action, -1.0, 1.0, out=data.action)
     return clipped
 
 
-def columns_of(data: Arrays) -> Columns:
-    """Return the arrays by D4RL's names, without those that are not there."""
+def d4rl_columns(data: Arrays) -> Columns:
+    """Return the arrays that are not None, under D4RL's names."""
     named = {
         "observations": data.obs,
         "actions": data.action,
@@ -121,13 +102,13 @@ def columns_of(data: Arrays) -> Columns:
         "terminals": data.terminal,
         "timeouts": data.timeout,
         "next_observations": data.next_obs,
-        LAST: data.last_obs,
+        FINAL_OBS: data.last_obs,
     }
     return {key: array for key, array in named.items() if array is not None}
 
 
 def split_jumps_(data: Arrays, spec: DataSpec) -> tuple[str, ...]:
-    """End episodes of D4RL's ant mazes where the ant jumps, in place; return what was done as notes."""
+    """In D4RL's ant mazes, end the episode in place wherever the ant jumps; return notes about the changes."""
     if not spec.name.startswith("antmaze-") or len(data.obs) < 2:
         return ()
     jump = np.linalg.norm(np.diff(data.obs[:, :2], axis=0), axis=1) > ANTMAZE_JUMP_M
@@ -139,12 +120,12 @@ def split_jumps_(data: Arrays, spec: DataSpec) -> tuple[str, ...]:
 
 
 def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes: tuple[str, ...] = ()) -> Transitions:
-    """Pair every row with its successor inside its episode.
+    """Pair every row with its successor inside its episode. The arrays are reused: the result lies in their memory.
 
-    The successor is next_observations where the file has them, else the following row, else the episode's last
-    observation where the file keeps it. A terminal row needs none: its own observation stands in and is never used. A
-    row with no successor (a time limit, or the end of the file) is left out. The arrays are taken over: their memory
-    holds what is returned.
+    The successor comes from next_observations if the file has them; otherwise it is the following row, and for the
+    last row of an episode the final observation if the file keeps one. A terminal row needs no successor: its own
+    observation fills the place and is never used. A row without a successor (a time limit, or the end of the file) is
+    left out.
     """
     frames, data = number_frames(data) if are_frames(data.obs) else (None, data)
     ends = data.terminal | data.timeout
@@ -153,7 +134,7 @@ def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes:
     whole = bool(keep.all())
     if not keep.any():
         raise DataError(
-            f"{data.where}: no transition is left, as each of the {len(keep):,} rows ends an episode without a "
+            f"{data.where}: no transition is left: each of the {len(keep):,} rows ends an episode and has no "
             "successor; check terminals and timeouts"
         )
     if not whole:
@@ -181,27 +162,36 @@ def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes:
     )
 
 
-def _kept_(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Move the rows to be kept to the front of the array, and return them: a copy of every array is half the peak."""
-    rows = 0
-    for start in range(0, len(array), ROWS_MOVED):
-        part = array[start : start + ROWS_MOVED][keep[start : start + ROWS_MOVED]]
-        array[rows : rows + len(part)] = part
-        rows += len(part)
-    return array[:rows]
+def number_frames(data: Arrays) -> tuple[np.ndarray, Arrays]:
+    """Return all frames, and the data with frame indices in place of the image observations.
+
+    Returns: frames uint8 (F, H, W, C), with the final frames of episodes after all others; data with obs int64 (N, 2)
+    and last_obs (E, 2): [index of the frame, index of the first frame of its episode].
+    """
+    rows = np.arange(len(data.obs))
+    ends = np.flatnonzero(data.terminal | data.timeout)
+    starts = np.concatenate([[0], ends + 1])  # one more than there are episodes if the last row ends one
+    first = starts[np.searchsorted(starts, rows, side="right") - 1]
+    obs, frames, last = np.stack([rows, first], axis=1), data.obs, None
+    if data.last_obs is not None:
+        numbers = np.arange(len(data.last_obs))
+        last = np.stack([len(rows) + numbers, starts[numbers]], axis=1)
+        frames = np.concatenate([data.obs, data.last_obs])
+    return frames, replace(data, obs=obs, last_obs=last)
 
 
 def _successors(data: Arrays, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the successor of every row, (N, D), and which rows have one or need none, bool (N,)."""
+    """Return the successor of every row, (N, D), and which rows to keep, bool (N,): those with one or terminal."""
     last = np.flatnonzero(ends)
     keep = np.ones(len(data.obs), dtype=bool)
     if data.next_obs is not None:
-        # Files made by shifting the observations hold the next episode's first one at a time limit: no successor.
+        # A file made by shifting the observations holds, at a time limit, the next episode's first one: no successor.
         inner = last[last < len(keep) - 1]
         shifted = (data.next_obs[inner] == data.obs[inner + 1]).all(axis=1)
         keep[inner[shifted]] = data.terminal[inner[shifted]]
         return data.next_obs, keep
-    # Made where the buffer wants it, which takes these rows over: apart, both would be the peak of a run's memory.
+    # Written into rows of the buffer's layout, which the buffer then reuses: a second copy would be the run's peak of
+    # memory.
     obs_dim, action_dim = data.obs.shape[1], data.action.shape[1]
     rows = np.zeros((len(data.obs), row_width(obs_dim, action_dim)), data.obs.dtype)
     next_obs = rows[:, obs_dim + action_dim + 2 :][:, :obs_dim]
@@ -222,8 +212,18 @@ def row_width(obs_dim: int, action_dim: int) -> int:
     return -(-(2 * obs_dim + action_dim + 2) // ROW_ALIGN) * ROW_ALIGN
 
 
+def _kept_(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Move the kept rows to the front of the array and return them: copies of all arrays would be half the peak."""
+    rows = 0
+    for start in range(0, len(array), ROWS_MOVED):
+        part = array[start : start + ROWS_MOVED][keep[start : start + ROWS_MOVED]]
+        array[rows : rows + len(part)] = part
+        rows += len(part)
+    return array[:rows]
+
+
 def _episode_returns(reward: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Sum the rewards of every whole episode in float64; a piece after the last end counts as none."""
+    """Sum the rewards of every complete episode in float64; rows after the last end belong to none."""
     last = np.flatnonzero(ends)
     starts = np.concatenate([[0], last[:-1] + 1])
     return np.add.reduceat(reward[: last[-1] + 1].astype(np.float64), starts)

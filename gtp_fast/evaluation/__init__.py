@@ -1,1 +1,1 @@
-"""Policies in environments: rollouts, scores, videos, and the process that evaluates beside training."""
+"""Policies in environments: rollouts, scores, videos, and the worker that evaluates during training."""

@@ -1,8 +1,7 @@
-"""The four goals of `embedded` as a Gymnasium environment: what scores a policy of multigoal-v0.
+"""Evaluation environments: from the catalogue's entry to a Gymnasium environment whose spaces fit the data.
 
-Gymnasium environments, built from the catalogue's entry and never from what a data file says of itself.
-
-Gymnasium is imported where one is built: training without evaluations, and acting, go without it.
+The catalogue says what is built, never a data file. Functions import Gymnasium when they build an environment: training
+without evaluations, and acting, do not need it.
 """
 
 from __future__ import annotations
@@ -12,49 +11,15 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-import gymnasium
-import numpy as np
-from gymnasium.spaces import Box
-
-from gtp_fast.data.embedded import BOUND, Plane
 from gtp_fast.data.spec import Bounds, DataSpec, EvalEnv, ObsShape
 from gtp_fast.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import gymnasium
 
-
-class MultiGoalEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A point in the plane [-3, 3]^2, moved by its action in [-1, 1]^2; a goal ends the episode.
-
-    Reward 1 at a goal, 0 elsewhere; 25 steps at most. Observation: position, float32 (2,).
-    """
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
-
-    def __init__(self) -> None:
-        self.observation_space = Box(-BOUND, BOUND, (2,), np.float32)
-        self.action_space = Box(-1.0, 1.0, (2,), np.float32)
-        self._plane = Plane()
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Place the point near the origin."""
-        super().reset(seed=seed)
-        return self._plane.reset(self.np_random), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Move; end at a goal or after 25 steps."""
-        return *self._plane.step(action), {}
-
-
-gymnasium.register("gtp_fast/MultiGoal-v0", "gtp_fast.evaluation.environments:MultiGoalEnv")
-
-
-INSTALLED_BY = {  # package -> what to give to pip
+INSTALLED_BY = {  # package -> argument of pip install
     "gymnasium": "gymnasium[mujoco]",
     "mujoco": "gymnasium[mujoco]",
     "gymnasium_robotics": "gtp-fast[maze]",
@@ -65,10 +30,10 @@ NOTICES = (b"attribute 'settotalmass'", b"environment's reward functions were up
 
 @contextmanager
 def _without_notices() -> Iterator[None]:
-    """Hold back what is written to standard error, C code's too, and pass on all but lines that no user can act on.
+    """Filter NOTICES, which no user can act on, out of standard error; lines from C code included.
 
-    MuJoCo 4 warns at every construction of a HalfCheetah of an attribute in Gymnasium's own model file: ten episodes of
-    two seeds would print it twenty times. gymnasium-robotics prints a notice when it is imported.
+    MuJoCo 4 warns about an attribute of Gymnasium's own model file whenever a HalfCheetah is built: ten episodes of two
+    seeds would print it twenty times. gymnasium-robotics prints a notice when it is imported.
     """
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)
@@ -84,11 +49,10 @@ def _without_notices() -> Iterator[None]:
 
 
 def make_env(env: EvalEnv, frame_stack: int = 1, **kwargs: Any) -> gymnasium.Env:
-    """Build the environment of a catalogue entry; it gives and takes vectors, laid out and scaled as data are.
+    """Build the environment of a catalogue entry, with vectors of the data's order and scale in its spaces.
 
-    Pictures stay pictures; with frame_stack above 1 it shows its last ones as channels.
-
-    Raises: UsageError when its package is not installed, or it cannot be made for a reason of its own.
+    Images stay images; with frame_stack above 1 the last ones are stacked as channels.
+    Raises: UsageError when its package is not installed, or the environment fails when it is built.
     """
     made = _made(env, frame_stack, **kwargs)
     from gtp_fast.data.spaces import as_vectors
@@ -97,30 +61,30 @@ def make_env(env: EvalEnv, frame_stack: int = 1, **kwargs: Any) -> gymnasium.Env
 
 
 def _made(env: EvalEnv, frame_stack: int, **kwargs: Any) -> gymnasium.Env:
-    if env.id.startswith("ogbench:"):  # two warnings, of bounds in float64, at each reset
+    if env.id.startswith("ogbench:"):  # it warns twice about float64 bounds at each reset
         warnings.filterwarnings("ignore", ".*precision lowered", UserWarning)
     with warnings.catch_warnings(), _without_notices():
-        warnings.simplefilter("ignore", DeprecationWarning)  # v4 is D4RL's physics on purpose (DATA: Hopper, Walker2d)
-        warnings.filterwarnings("ignore", ".*DISPLAY", UserWarning)  # of a display that nothing here opens
+        warnings.simplefilter("ignore", DeprecationWarning)  # v4 has the physics of D4RL's data
+        warnings.filterwarnings("ignore", ".*DISPLAY", UserWarning)  # no display is needed
         try:
             import gymnasium
 
             from gtp_fast.data.spaces import StackedFrames
 
-            made = _settled(gymnasium.make(env.id, disable_env_checker=True, **dict(env.kwargs), **kwargs))
+            made = _with_fixed_spaces(gymnasium.make(env.id, disable_env_checker=True, **dict(env.kwargs), **kwargs))
             return StackedFrames(made, frame_stack) if frame_stack > 1 else made
         except UsageError:
             raise
-        except Exception as error:  # an environment may raise anything: Fetch fails by an assertion on MuJoCo 4
+        except Exception as error:  # of any kind: on MuJoCo 4 Fetch fails by an assertion
             if (package := _absent(error)) in INSTALLED_BY:
                 raise UsageError(
                     f"the environment {env.id} needs the package {package}, which is not installed; "
                     f"pip install '{INSTALLED_BY[package]}', or pass --eval-every 0 to train"
                 ) from None
             reason = str(error) or type(error).__name__
-            if env.id.startswith("ogbench:visual-"):  # rendering back ends raise whatever their driver raises
+            if env.id.startswith("ogbench:visual-"):  # a rendering driver raises errors of any kind
                 raise UsageError(
-                    f"{env.id} cannot draw its observations here ({reason}); set MUJOCO_GL=egl or osmesa, or pass "
+                    f"{env.id} cannot render its observations here ({reason}); set MUJOCO_GL=egl or osmesa, or pass "
                     "--eval-every 0 to train"
                 ) from None
             raise UsageError(
@@ -129,15 +93,15 @@ def _made(env: EvalEnv, frame_stack: int, **kwargs: Any) -> gymnasium.Env:
 
 
 def _absent(error: BaseException) -> str:
-    """Return the package whose import failed and led to an error, "" where none did."""
+    """Return the package whose failed import caused an error, "" for errors with another cause."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return error.name.partition(".")[0]
     cause = error.__cause__ or error.__context__
     return _absent(cause) if cause is not None else ""
 
 
-def _settled(env: gymnasium.Env) -> gymnasium.Env:
-    """Ask OGBench's environments for their spaces once: they make them anew each time, with an observation."""
+def _with_fixed_spaces(env: gymnasium.Env) -> gymnasium.Env:
+    """Store the spaces of OGBench's environments, which would build them from an observation at every access."""
     if env.spec is not None and "ogbench" in str(env.spec.entry_point):
         env.observation_space, env.action_space = env.observation_space, env.action_space
     return env
@@ -146,10 +110,11 @@ def _settled(env: gymnasium.Env) -> gymnasium.Env:
 def check_environment(
     spec: DataSpec, obs: ObsShape, action_dim: int, frame_stack: int = 1, action_bounds: Bounds | None = None
 ) -> None:
-    """Build the entry's environment once, so that a run cannot fail at its first evaluation.
+    """Build the entry's environment once, so that a run does not fail at its first evaluation.
 
-    Args: action_bounds are those of the data's actions before they were scaled; None where they are not known.
-    Raises: UsageError when there is none or it cannot be built; DataError when its sizes or bounds are not the data's.
+    Args: action_bounds, those of the data's actions before scaling; None where they are not known.
+    Raises: UsageError when the entry has no environment or it cannot be built; DataError when its shapes or bounds
+    differ from the data's.
     """
     if spec.eval_env is None:
         own = (
@@ -172,14 +137,14 @@ def _check_spaces(
     spaces = ((env.observation_space, shape, "observation"), (env.action_space, (action_dim,), "action"))
     for space, expected, what in spaces:
         if space.shape != expected:
-            held = f"{expected[0]} numbers" if len(expected) == 1 else f"pictures of {expected}"
+            data = f"{expected[0]} numbers" if len(expected) == 1 else f"images of {expected}"
             raise DataError(
-                f"{env_id} has {what}s of shape {space.shape} but the data have {held}; name the "
+                f"{env_id} has {what}s of shape {space.shape} but the data have {data}; name the "
                 "environment that the data came from with --env"
             )
     theirs = bounds(made.action_space)
     if action_bounds is not None and (wide(theirs) or wide(action_bounds)) and theirs != action_bounds:
         raise DataError(
-            f"{env_id} has actions of other bounds {theirs} than the data {action_bounds}, so that one "
-            "scaling to [-1, 1] does not fit both; name the environment that the data came from with --env"
+            f"{env_id} has actions of other bounds {theirs} than the data {action_bounds}: no scaling to "
+            "[-1, 1] fits both; name the environment that the data came from with --env"
         )

@@ -1,21 +1,18 @@
-"""Score policies in Gymnasium environments, every member by as many episodes, on as many cores as are given.
+"""Score policies in Gymnasium environments: every member plays the same number of episodes, on several cores.
 
-Legend: S members (seeds), E episodes, D observation, A action.
-
-`gtp-fast eval`: from a run, or one of its checkpoints, to the scores of its policy.
+`eval_run` is `gtp-fast eval`: from a run, or one of its checkpoints, to the scores of its policy.
+Legend: S members (seeds), E episodes.
 """
 
 from __future__ import annotations
 
-import io
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,19 +21,13 @@ from gtp_fast.config import TrainConfig, check_range
 from gtp_fast.data import catalog
 from gtp_fast.data.spec import DataSpec, EvalEnv, normalised_score, with_references
 from gtp_fast.device import cores
-from gtp_fast.errors import CheckpointError, UsageError
+from gtp_fast.errors import UsageError
 from gtp_fast.evaluation.environments import check_environment, make_env
-from gtp_fast.evaluation.rollout import GROUP, Played, one_thread, play, spread
-from gtp_fast.files import publish
+from gtp_fast.evaluation.rollout import GROUP, Rollouts, episode_seed, one_thread, play, spread
+from gtp_fast.evaluation.video import record_video
 from gtp_fast.policy.policy import Policy, load_policy
-from gtp_fast.presets import read_settings, settings_file
 from gtp_fast.runs import checkpoint
-from gtp_fast.runs.directory import RunDir
-from gtp_fast.runs.records import EvalResult
-
-if TYPE_CHECKING:
-    import gymnasium
-    from PIL.Image import Image
+from gtp_fast.runs.records import EvalResult, find_policy, read_settings, run_of
 
 
 def evaluate_policy(
@@ -78,7 +69,7 @@ def evaluate_policy(
     )
 
 
-def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, workers: int) -> Played:
+def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, workers: int) -> Rollouts:
     """Play every member's episodes in groups, each in one process, and return them member by member."""
     members = [policy.member(of) for of in policy.config.seeds]
     groups = [(member, first) for member in members for first in range(0, episodes, GROUP)]
@@ -86,25 +77,25 @@ def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, worke
         stacked = policy.config.frame_stack
         envs = [stack.enter_context(closing(make_env(env, stacked))) for _ in range(min(GROUP, episodes))]
 
-        def task(index: int) -> Played:
+        def task(index: int) -> Rollouts:
             member, first = groups[index]
-            seeds = [_episode_seed(seed, e) for e in range(first, min(first + GROUP, episodes))]
-            return play(member.anew(first), envs[: len(seeds)], seeds, GROUP, env.id)
+            seeds = [episode_seed(seed, e) for e in range(first, min(first + GROUP, episodes))]
+            return play(member.reset_noise(first), envs[: len(seeds)], seeds, GROUP, env.id)
 
         return _joined(spread(task, len(groups), workers))
 
 
-def _play_at_once(policy: Policy, env: EvalEnv, episodes: int, seed: int) -> Played:
+def _play_at_once(policy: Policy, env: EvalEnv, episodes: int, seed: int) -> Rollouts:
     """Play all episodes of all members here, by one call a step: what a captured launch is made for."""
     with ExitStack() as stack:
         stacked = policy.config.frame_stack
         envs = [stack.enter_context(closing(make_env(env, stacked))) for _ in range(policy.members * episodes)]
-        seeds = [_episode_seed(seed, e) for e in range(episodes)] * policy.members
-        return play(policy.anew(), envs, seeds, episodes, env.id)
+        seeds = [episode_seed(seed, e) for e in range(episodes)] * policy.members
+        return play(policy.reset_noise(), envs, seeds, episodes, env.id)
 
 
-def _joined(groups: list[Sequence[list[Any]]]) -> Played:
-    return Played(*(list(chain.from_iterable(columns)) for columns in zip(*groups, strict=True)))
+def _joined(groups: list[Sequence[list[Any]]]) -> Rollouts:
+    return Rollouts(*(list(chain.from_iterable(columns)) for columns in zip(*groups, strict=True)))
 
 
 def _scores(spec: DataSpec, returns_SE: np.ndarray, success_SE: np.ndarray | None) -> np.ndarray | None:
@@ -112,64 +103,6 @@ def _scores(spec: DataSpec, returns_SE: np.ndarray, success_SE: np.ndarray | Non
     if spec.score == "success":
         return None if success_SE is None else 100.0 * success_SE
     return normalised_score(spec, returns_SE)
-
-
-def _episode_seed(seed: int, episode: int) -> int:
-    return seed * 100_003 + episode
-
-
-def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, frames: int = 500) -> None:
-    """Write the first member's first episode as an animated GIF of at most `frames` frames, whole or not at all.
-
-    It is the episode that `evaluate_policy` with this seed plays first.
-    Raises: UsageError when the environment cannot render here, or the file cannot be written.
-    """
-    if spec.eval_env is None:
-        raise UsageError(f"{spec.name} names no evaluation environment in this version")
-    with closing(make_env(spec.eval_env)) as env:
-        modes = env.metadata.get("render_modes", [])
-        if "rgb_array" not in modes:
-            raise UsageError(f"{spec.eval_env.id} draws no pictures (its render modes are {modes}); leave --video out")
-    with closing(make_env(spec.eval_env, policy.config.frame_stack, render_mode="rgb_array")) as env:
-        with one_thread():
-            images = list(_film(policy.member(policy.config.seeds[0]), env, spec.eval_env.id, seed, frames))
-        # Viewers show what changes faster than every 20 ms at a tenth of a second a frame.
-        duration = max(20, round(1_000 / env.metadata.get("render_fps", 30)))
-    film = io.BytesIO()
-    images[0].save(film, format="GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
-    try:
-        publish(path, film.getvalue())
-    except OSError as error:
-        raise UsageError(f"the video cannot be written to {path} ({error}); name another file") from None
-
-
-def _film(policy: Policy, env: gymnasium.Env, env_id: str, seed: int, frames: int) -> Iterator[Image]:
-    from PIL import Image
-
-    obs, ended = _float32(env.reset(seed=_episode_seed(seed, 0))[0]), False
-    for _ in range(frames):
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*(DISPLAY|GLFW)", UserWarning)  # the error below says it
-                picture = np.asarray(env.render(), dtype=np.uint8)
-        except Exception as error:  # rendering back ends raise whatever their driver raises
-            raise UsageError(f"{env_id} cannot render here ({error}); try MUJOCO_GL=egl or osmesa") from error
-        # One byte a pixel: 500 frames of MuJoCo are 115 MB. The octree takes a sixth of the default's time.
-        yield Image.fromarray(picture).quantize(method=Image.Quantize.FASTOCTREE)
-        if ended or not np.isfinite(obs).all():
-            return
-        # As its group acts in an evaluation.
-        action = policy.act_members(np.stack([obs] * GROUP)[None])[0, 0]
-        following, _, terminated, truncated, _ = env.step(action)
-        obs, ended = _float32(following), terminated or truncated
-
-
-def _float32(values: Any) -> np.ndarray:
-    """Return float32, with Inf for what is too large for it; pictures stay uint8."""
-    if (found := np.asarray(values)).dtype == np.uint8 and found.ndim == 3:
-        return found
-    with np.errstate(over="ignore"):
-        return found.astype(np.float32)
 
 
 # A flag of eval, and the setting whose range it has.
@@ -183,7 +116,7 @@ _RANGES = {
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is asked of a policy; None stands for what the run was trained with."""
+    """The flags of an evaluation; None stands for the run's own setting."""
 
     episodes: int | None = None
     sampling_steps: int | None = None
@@ -199,7 +132,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A result, the checkpoint that was evaluated, the step of each member there, and what the user should know."""
+    """A result, the checkpoint that was evaluated, each member's step, and notes for the user."""
 
     result: EvalResult
     checkpoint: Path
@@ -213,25 +146,27 @@ class Evaluation:
 
 
 def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
-    """Roll out the policy of a run, of its last valid checkpoint unless the best is asked for, or of a checkpoint.
+    """Roll out the policy of a checkpoint, or of a run: of its newest valid checkpoint, or with --best its best.
 
     Raises: UsageError for what is no run and for values out of range; CheckpointError without a usable checkpoint.
     """
     _check(asked)
-    settings = read_settings(path)
+    settings, run = read_settings(path), run_of(path)
     spec = catalog.resolve(settings["env"])
     cfg, _ = device.resolve(TrainConfig(env=spec.name, device=asked.device))  # pyright: ignore[reportArgumentType]
-    chosen, notes = _choose(path, asked.best)
+    if asked.best and path.resolve() != run.path.resolve():
+        raise UsageError(f"--best picks the best policy of a run, and {path} is one checkpoint; name {run.path}")
+    saved = find_policy(path, asked.best)
     policy = load_policy(
-        chosen,
+        saved,
         asked.seed,
         device=cfg.device,
         sampling_steps=asked.sampling_steps,
         candidates=asked.candidates,
         select=asked.select,
     )
-    steps, references = _steps(chosen, asked.seed)
-    spec = with_references(spec, references)
+    steps = tuple(saved.steps[seed] for seed in policy.config.seeds)
+    spec = with_references(spec, saved.meta.get("references"))
     episodes = settings["eval_episodes"] if asked.episodes is None else asked.episodes
     result = evaluate_policy(policy, spec, episodes, asked.env_seed, max(steps), asked.workers)
     if asked.video is not None:
@@ -239,7 +174,7 @@ def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
             record_video(policy, spec, asked.video, asked.env_seed)
         except OSError as error:
             raise UsageError(f"--video {asked.video} cannot be written ({error}); choose another place") from error
-    return Evaluation(result, chosen, steps, notes)
+    return Evaluation(result, saved.path, steps, saved.notes)
 
 
 def _check(asked: EvalConfig) -> None:
@@ -250,32 +185,3 @@ def _check(asked: EvalConfig) -> None:
     check_range("seed", asked.env_seed, "--env-seed")
     if asked.video is not None and (asked.video.is_dir() or not asked.video.parent.is_dir()):
         raise UsageError(f"--video {asked.video} cannot be written; name a file in a directory that exists")
-
-
-def _choose(path: Path, best: bool) -> tuple[Path, tuple[str, ...]]:
-    """Return the checkpoint to evaluate, and why newer ones were passed over."""
-    file = settings_file(path)
-    assert file is not None  # its settings were read
-    run = RunDir(file.parent)
-    if path.resolve() != run.path.resolve():
-        if best:
-            raise UsageError(f"--best picks the best policy of a run, and {path} is one checkpoint; name {run.path}")
-        return path, ()
-    if best:
-        if not (run.checkpoints / checkpoint.BEST).is_dir():
-            raise CheckpointError(f"{path} has no best policy, for it was never evaluated; leave out --best")
-        return run.checkpoints / checkpoint.BEST, ()
-    newest, refused = checkpoint.load_newest(run)
-    if newest is None:
-        raise CheckpointError(f"{path} has no checkpoint yet; wait for the first, or train longer")
-    return newest.path, tuple(f"passed over a damaged checkpoint: {reason}" for reason in refused)
-
-
-def _steps(chosen: Path, seed: int | None) -> tuple[tuple[int, ...], Sequence[float] | None]:
-    """Return the step of each member that is evaluated (members of ckpt/best were best at different steps), and the
-    references that the data set had of its own.
-    """
-    _, meta = checkpoint.load_policy(chosen)
-    seeds = meta["policy"]["seeds"]
-    steps = dict(zip(seeds, meta.get("steps", [meta["step"]] * len(seeds)), strict=True))
-    return (tuple(steps.values()) if seed is None else (steps[seed],)), meta.get("references")

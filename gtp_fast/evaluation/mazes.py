@@ -1,13 +1,9 @@
-"""D4RL's ant mazes, rebuilt at run time from Gymnasium's own ant.xml: what its AntMaze files are scored on.
+"""Maze environments: D4RL's ant mazes, and PointMaze of gymnasium-robotics with an end and a vector to observe.
 
-Neither d4rl nor mujoco_py is needed. Source of every number here: Farama's D4RL (commit 89141a6), d4rl/locomotion:
-assets/ant.xml, maze_env.py (walls, goals), ant.py (observation, reset), goal_reaching_env.py (reward, end),
-wrappers.py (actions), __init__.py (horizons). AntMaze of gymnasium-robotics is another environment (docs/mazes.md).
-
-PointMaze of gymnasium-robotics as an episode with an end and a vector to observe.
-
-What it observes is what files of one's own hold: the agent's observation, then its goal (for the point: x, y, vx, vy,
-goal x, goal y), where gymnasium-robotics gives a dictionary and, as it stands, an episode that goes on at its goal.
+AntMazeEnv is built at run time from Gymnasium's ant.xml and needs neither d4rl nor mujoco_py. Its numbers come from
+Farama's D4RL (commit 89141a6), d4rl/locomotion: assets/ant.xml, maze_env.py (walls, goals), ant.py (observation,
+reset), goal_reaching_env.py (reward, end), wrappers.py (actions), __init__.py (horizons). AntMaze of
+gymnasium-robotics is another environment (docs/mazes.md).
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -24,24 +20,26 @@ from gymnasium.spaces import Box, Dict
 
 from gtp_fast.data.catalog import MAZES
 
-HORIZON = {"umaze": 700, "medium": 1000, "large": 1000}  # steps; then the episode is cut off, not ended
+HORIZON = {"umaze": 700, "medium": 1000, "large": 1000}  # steps; then the episode is truncated
 CELL_M = 4.0
-WALL_M = 2.0  # high
+WALL_M = 2.0  # height
 GOAL_RADIUS_M = 0.5
-GOAL_SPREAD = 0.25  # of a cell: the goal lies off its cell's centre by u + v / 2 of this, u and v uniform in [0, 1]
-FRAME_SKIP = 5  # physics steps of 0.02 s an action: 10 actions a second
+GOAL_SPREAD = (
+    0.25  # share of a cell: the goal is off its cell's centre by (u + v / 2) times this, u and v uniform in [0, 1]
+)
+FRAME_SKIP = 5  # physics steps of 0.02 s for each action: 10 actions per second
 RESET_NOISE = 0.1  # half-width of the uniform noise on positions, and deviation of the normal noise on velocities
-TORQUE = 30.0  # what an action of 1 commands, in Nm
+TORQUE = 30.0  # Nm for an action of 1
 PICTURE = (320, 320)  # pixels, height and width
 
-# What D4RL's ant has otherwise than Gymnasium's: 0.02 s a physics step, softer contacts, a fifth of the torque.
+# D4RL's ant differs from Gymnasium's: 0.02 s for each physics step, softer contacts, a fifth of the torque.
 _OPTION = {"timestep": "0.02"}
 _GEOM = {"solref": ".02 1", "solimp": ".8 .8 .01"}
 _MOTOR = {"gear": "1", "ctrlrange": f"{-TORQUE:g} {TORQUE:g}"}
 
 
 def _cells(maze: str, mark: str) -> list[tuple[float, float]]:
-    """Return the centres of a maze's cells that bear the mark, in metres from where the ant starts."""
+    """Return the centres of a maze's cells with this mark, in metres from the ant's start."""
     rows = MAZES[maze]
     start_row, start = next((i, row.index("R")) for i, row in enumerate(rows) if "R" in row)
     marked = ((i, j) for i, row in enumerate(rows) for j, cell in enumerate(row) if cell == mark)
@@ -49,9 +47,9 @@ def _cells(maze: str, mark: str) -> list[tuple[float, float]]:
 
 
 def build_model(maze: str) -> mujoco.MjModel:
-    """Compile D4RL's ant in one of its mazes; the site `goal` marks the goal in pictures and has no mass.
+    """Compile D4RL's ant in one of its mazes; the site `goal` shows the goal when rendered and has no mass.
 
-    Raises: ValueError for a maze that is none of MAZES.
+    Raises: ValueError for a maze that is not in MAZES.
     """
     if maze not in MAZES:
         raise ValueError(f"no ant maze is called {maze!r}; expected one of {', '.join(MAZES)}")
@@ -70,11 +68,11 @@ def build_model(maze: str) -> mujoco.MjModel:
 
 
 class AntMazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """An ant that must reach a goal which it is not told: reward 1 within half a metre of it, where the episode ends.
+    """An ant that must reach a goal it does not observe: reward 1 within half a metre, where the episode ends.
 
     Observation: float64 (29,), position (15: x, y, z in metres, quaternion, eight joints in rad) and velocity (14).
-    Action: (8,) in [-1, 1], in shares of 30 Nm. The goal is drawn anew at every reset, as D4RL's v2 names do; v0 kept
-    one for the life of an environment, which says little about the maze ("high-variance", D4RL's own words).
+    Action: (8,) in [-1, 1], in units of 30 Nm. Every reset draws a new goal, as D4RL's v2 names do. v0 kept one goal
+    for the life of an environment, which says little about the maze ("high-variance", D4RL's own words).
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -92,7 +90,7 @@ class AntMazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Place the ant near the origin and draw a goal; info holds it."""
+        """Place the ant near the origin and draw a goal; info contains the goal."""
         super().reset(seed=seed)
         rng, goals = self.np_random, _cells(self._maze, "G")
         noise = (rng.uniform(size=2) + rng.uniform(size=2) / 2) * GOAL_SPREAD * CELL_M
@@ -106,7 +104,7 @@ class AntMazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self._observe(), {"goal": self.goal.copy()}
 
     def set_state(self, position: np.ndarray, velocity: np.ndarray) -> None:
-        """Set positions (15,) and velocities (14,); contacts and constraint forces begin from nothing."""
+        """Set positions (15,) and velocities (14,); contacts and constraint forces start at zero."""
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:], self.data.qvel[:] = position, velocity
         mujoco.mj_forward(self.model, self.data)
@@ -146,16 +144,18 @@ gymnasium.register("gtp_fast/AntMaze-v0", "gtp_fast.evaluation.mazes:AntMazeEnv"
 
 
 class PointMazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A point that must reach a goal it is told: reward 1 within 0.45 of it, where the episode ends.
+    """A point that must reach a goal it observes: reward 1 within 0.45 of it, where the episode ends.
 
-    Start and goal are drawn at every reset. Observation: float64 (6,). Action: (2,) in [-1, 1], forces.
+    Every reset draws start and goal. gymnasium-robotics returns a dictionary, and by default its episode goes on at the
+    goal; data files hold vectors: the agent's observation, then its goal. Observation: float64 (6,), x, y, vx, vy, goal
+    x, goal y. Action: (2,) in [-1, 1], forces.
     Raises: ImportError without gymnasium-robotics.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
 
     def __init__(self, env_id: str = "PointMaze_UMaze-v3", render_mode: str | None = None) -> None:
-        # The id names the module: gymnasium imports it, and it registers its environments.
+        # The id names the module: gymnasium imports it, and the module registers its environments.
         self._env = gymnasium.make(f"gymnasium_robotics:{env_id}", continuing_task=False, render_mode=render_mode)
         parts, action = self._env.observation_space, self._env.action_space
         assert isinstance(parts, Dict) and isinstance(action, Box)

@@ -1,12 +1,12 @@
-"""Rollouts: a policy and environments in, returns out; groups of episodes in processes of their own, over the cores.
+"""Rollouts: from a policy and environments to returns, in processes over the cores.
 
-A group is at most GROUP episodes of one member that act by one call. It is played from its first step to its last in
-one place, and always acts with GROUP rows: an episode depends on neither the number of cores nor of episodes.
+A group is at most GROUP episodes of one member that share each call of the policy. One process plays it from the first
+step to the last, and the policy always acts for GROUP rows: an episode's result depends neither on the number of cores
+nor on the number of episodes.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import multiprocessing
@@ -16,13 +16,13 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from gtp_fast import errors
 from gtp_fast.errors import GtpError, UsageError
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 
     from gtp_fast.policy.policy import Policy
 
-# Ten episodes, which most tasks have, are two groups, for two cores.
+# Most tasks have ten episodes: two groups, for two cores.
 GROUP = 5
 
 
 class RolloutError(GtpError):
-    """A rollout failed in its process; the message holds what it said."""
+    """A rollout failed in its process; the message holds its traceback."""
 
 
 class ProcessLostError(RolloutError):
     """A process ended without an answer: it was killed."""
 
 
-class Played(NamedTuple):
-    """What each episode came to: its return, its steps, whether it diverged, whether it succeeded (None: not told)."""
+class Rollouts(NamedTuple):
+    """Each episode's return, number of steps, whether it diverged, and whether it succeeded (None: not reported)."""
 
     returns: list[float]
     lengths: list[int]
@@ -53,32 +53,37 @@ class Played(NamedTuple):
     success: list[bool | None]
 
 
-def play(policy: Policy, envs: Sequence[gymnasium.Env], seeds: Sequence[int], rows: int, name: str) -> Played:
-    """Step environment i from a reset with seeds[i] to its end and never after.
+def episode_seed(seed: int, episode: int) -> int:
+    """Return the seed of an episode's reset: the same for every member."""
+    return seed * 100_003 + episode
 
-    Args: rows, observations of one call of each member, in which the environments fill the first of each; name, of the
-    environment, for errors. Raises: UsageError where an observation is not finite at the reset.
+
+def play(policy: Policy, envs: Sequence[gymnasium.Env], seeds: Sequence[int], rows: int, name: str) -> Rollouts:
+    """Step environment i from a reset with seeds[i] until its episode ends, and never after.
+
+    Args: rows, how many observations of each member one call of the policy takes: the environments fill the first of
+    them; name, of the environment, for errors. Raises: UsageError for an observation that is not finite at the reset.
     """
     count, one = len(envs), policy.config.observation
     obs = np.zeros((policy.members * rows, *one), np.uint8 if policy.config.frame_shape else np.float32)
-    played = Played([0.0] * count, [0] * count, [False] * count, [None] * count)
+    rollouts = Rollouts([0.0] * count, [0] * count, [False] * count, [None] * count)
     running = list(range(count))
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes Inf, which is looked for
+    with np.errstate(over="ignore"):  # values too large for float32 become Inf, which is checked
         for i in running:
             obs[i] = envs[i].reset(seed=seeds[i])[0]
         if not np.isfinite(obs).all():
-            raise UsageError(f"{name} gave an observation with NaN or Inf at its reset; mend the environment")
+            raise UsageError(f"{name} gave an observation with NaN or Inf at its reset; fix the environment")
         while running:
             actions = policy.act_members(obs.reshape(policy.members, rows, *one)).reshape(len(obs), -1)
-            running = _step(running, envs, actions, obs, played)
-    return played
+            running = _step(running, envs, actions, obs, rollouts)
+    return rollouts
 
 
 def _step(
-    running: list[int], envs: Sequence[gymnasium.Env], actions: np.ndarray, obs: np.ndarray, played: Played
+    running: list[int], envs: Sequence[gymnasium.Env], actions: np.ndarray, obs: np.ndarray, rollouts: Rollouts
 ) -> list[int]:
-    """Step each running environment once, write what follows into `obs` and `played`, and return which go on."""
-    returns, lengths, diverged, success = played
+    """Step each running environment once, write the outcome into `obs` and `rollouts`, return those that go on."""
+    returns, lengths, diverged, success = rollouts
     going = []
     for i in running:
         following, reward, terminated, truncated, info = envs[i].step(actions[i])
@@ -93,7 +98,7 @@ def _step(
         if not (terminated or truncated or diverged[i]):
             going.append(i)
     if obs.dtype == np.float32 and not np.isfinite(obs).all():
-        # A simulation that blew up cannot go on, and must take no other episode and no training run with it.
+        # A simulation that diverged ends here. It must stop neither the other episodes nor the training run.
         for i in np.flatnonzero(~np.isfinite(obs).all(axis=1)).tolist():
             diverged[i], obs[i] = True, 0.0
         going = [i for i in going if not diverged[i]]
@@ -101,11 +106,13 @@ def _step(
 
 
 def spread(task: Callable[[int], Any], count: int, workers: int) -> list[Any]:
-    """Return [task(0), ..., task(count - 1)], plain values, each made in a process forked from this one.
+    """Return [task(0), ..., task(count - 1)], plain values, each computed in a process forked from this one.
 
-    At most `workers` run at a time, each forked anew: it finds everything as it stands here, whatever others did.
-    None outlives this call, or this process. With one worker, or where processes cannot be forked, it happens here.
-    Raises: a task's GtpError as its own class; RolloutError for what else it raised; ProcessLostError for a killed one.
+    At most `workers` run at a time. Each task has its own fork: it starts from this process's state, whatever other
+    tasks did. No fork outlives this call or this process. With one worker, or where processes cannot be forked, the
+    tasks run in this process.
+    Raises: a task's GtpError as its own class; RolloutError for any other error of a task; ProcessLostError when a
+    process was killed.
     """
     if min(workers, count) <= 1 or "fork" not in multiprocessing.get_all_start_methods():
         return [task(index) for index in range(count)]
@@ -117,10 +124,10 @@ def spread(task: Callable[[int], Any], count: int, workers: int) -> list[Any]:
                 receiving, sending = context.Pipe(duplex=False)
                 process = context.Process(target=_answer, args=(task, index, sending))
                 with warnings.catch_warnings():
-                    # Other threads' locks do not matter to a child that steps environments; torch's loaders do as much.
+                    # The child only steps environments: other threads' locks do not matter. torch's loaders fork too.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     process.start()
-                sending.close()  # the child has the only other one: its end is the end of this pipe
+                sending.close()  # then only the child holds this end, and the pipe ends with the child
                 running[receiving] = index, process
             if not running:
                 return answers
@@ -152,7 +159,7 @@ def _received(receiving: Any, process: Any) -> Any:
 
 
 def _answer(task: Callable[[int], Any], index: int, sending: Any) -> None:
-    """Run in a forked process: make one task and send what it returned, or what it raised."""
+    """Run in a forked process: compute one task and send its value or its error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -177,24 +184,12 @@ def _end_with_parent() -> None:
 def one_thread() -> Iterator[None]:
     """Hold torch and NumPy's BLAS to one thread: products of a few rows only make more wait, and differ by a bit.
 
-    Forked processes inherit it. NumPy's is found in this process's own map, where the system shows one.
+    Forked processes inherit it.
     """
-    before, (blas_threads, set_blas_threads) = torch.get_num_threads(), _blas()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    set_blas_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
-        set_blas_threads(blas_threads)
-
-
-def _blas() -> tuple[int, Callable[[int], None]]:
-    """Return how many threads NumPy's OpenBLAS takes and what sets them; where it is not found, nothing does."""
-    with suppress(OSError):
-        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "openblas" in line}
-        for library in map(ctypes.CDLL, sorted(mapped)):
-            for name in ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads"):
-                if hasattr(library, name.format("set")):
-                    return getattr(library, name.format("get"))(), getattr(library, name.format("set"))
-    return 1, lambda threads: None

@@ -1,8 +1,8 @@
-"""Evaluation that overlaps training: a worker process rolls out snapshots in the order of their submission.
+"""Evaluation during training: a worker process rolls out policies in the order of their submission.
 
-The worker is a fresh interpreter of its own that runs `serve`, so that a user's script needs no main guard. It reads a
-line of JSON, then for each snapshot a line of JSON and a safetensors payload; it answers with a line of JSON each. The
-end of its input, by design or by the parent's death, is its end, whatever it is doing.
+The worker is a new interpreter that runs `serve`, so that a user's script needs no main guard. It reads its settings
+as a line of JSON, then for each policy a line of JSON and a safetensors payload, and answers with a line of JSON. It
+ends at once when its input ends, also by the parent's death.
 """
 
 from __future__ import annotations
@@ -32,43 +32,43 @@ from gtp_fast.evaluation.rollout import ProcessLostError
 from gtp_fast.policy.policy import Policy, PolicyConfig
 from gtp_fast.runs.records import EvalResult
 
-NICE = 5  # a worker yields to training where they share cores
-# Modules are looked up where the parent looks them up and nowhere else: -m would put the working directory first.
+NICE = 5  # a worker yields to training on shared cores
+# The worker gets exactly the parent's sys.path: -m would put the working directory first.
 WORKER = "import sys; sys.path[:] = sys.argv[1:]; from gtp_fast.evaluation.worker import serve; serve()"
 
 
 class EvaluationError(GtpError):
-    """The evaluation worker failed; the message holds what it said."""
+    """The evaluation worker failed; the message holds its error."""
 
 
 class Evaluator:
-    """One worker process, started with the first submission. Neither submission nor polling waits for a rollout."""
+    """One worker process, started at the first submission. Submitting and polling never wait for a rollout."""
 
     def __init__(self, config: PolicyConfig, spec: DataSpec, episodes: int, seed: int, workers: int = 1):
-        """Evaluate as `evaluate_policy` does with these arguments; `workers` processes of the worker's own step."""
+        """Take the arguments of `evaluate_policy`; `workers` processes of the worker step the environments."""
         self._setup = {"policy": config.to_json(), "spec": asdict(spec)}
         self._setup |= {"episodes": episodes, "seed": seed, "workers": workers}
         self._pending: dict[int, dict[str, Tensor]] = {}
-        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()  # lines; empty at the worker's end
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()  # lines of JSON; "" when the worker ended
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[bytes] | None = None
         self._restarted = False
 
     def submit(self, step: int, tensors: dict[str, Tensor]) -> None:
-        """Hand over a policy's tensors; they are copied to the host."""
+        """Submit the policy of a step; its tensors are copied to the host."""
         self._pending[step] = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         if self._process is None:
             self._start()
         self._send(step)
 
     def pending(self) -> dict[int, dict[str, Tensor]]:
-        """Return the snapshots whose results have not come back, to be saved with a checkpoint."""
+        """Return the policies that have no result yet; a checkpoint saves them."""
         return dict(self._pending)
 
     def poll(self, wait: float | None = None) -> list[tuple[EvalResult, dict[str, Tensor]]]:
-        """Return the results that have come back, each with its policy, waiting at most `wait` seconds for the first.
+        """Return the results so far, each with its policy, after waiting at most `wait` seconds for the first.
 
-        Raises: EvaluationError when the worker failed; one that was killed is started once more.
+        A worker that was killed is started once more. Raises: EvaluationError when it failed or was killed again.
         """
         results = []
         while self._pending:
@@ -83,12 +83,12 @@ class Evaluator:
             answer = json.loads(line)
             if "failed" in answer:
                 self.close()
-                raise EvaluationError(f"evaluation failed; the worker said:\n{answer['failed']}")
+                raise EvaluationError(f"the evaluation failed; its worker reported:\n{answer['failed']}")
             results.append((EvalResult.from_json(answer), self._pending.pop(answer["step"])))
         return results
 
     def close(self) -> None:
-        """End the worker, whatever it is doing."""
+        """End the worker at once."""
         if self._process is not None:
             self._requests.put(None)
             self._process.kill()
@@ -101,7 +101,7 @@ class Evaluator:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which saves first
+            start_new_session=True,  # Ctrl-C reaches only the parent, which saves first
         )
         self._process, self._requests, self._answers = process, queue.SimpleQueue(), queue.SimpleQueue()
         threading.Thread(target=_write, args=(process, self._requests), daemon=True).start()
@@ -116,7 +116,10 @@ class Evaluator:
         code = self._process.wait() if self._process is not None else None
         self.close()
         if self._restarted:
-            raise EvaluationError(f"the evaluation worker died twice (exit code {code}); is memory short?")
+            raise EvaluationError(
+                f"the evaluation worker died twice (exit code {code}); is memory short? try --eval-workers 1, or pass "
+                "--eval-every 0"
+            )
         self._restarted = True
         self._start()
         for step in self._pending:
@@ -124,19 +127,19 @@ class Evaluator:
 
 
 def workers_beside(cfg: TrainConfig) -> int:
-    """Return how many processes step environments beside training: one on a CPU, all cores but one on a GPU."""
+    """Return how many processes step environments during training: one on a CPU, all cores but one on a GPU."""
     return cfg.eval_workers or (max(1, cores() - 1) if cfg.device == "cuda" else 1)
 
 
 def _write(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[bytes | None]) -> None:
-    """Feed the worker from a thread: a pipe holds 64 KiB, a snapshot has megabytes."""
+    """Write requests to the worker in a thread: a pipe holds 64 KiB, a policy has megabytes."""
     assert process.stdin is not None
     while (request := requests.get()) is not None:
         try:
             process.stdin.write(request)
             process.stdin.flush()
         except OSError:
-            return  # the worker is gone: the reader sees its end
+            return  # the worker ended: `_read` reports it
 
 
 def _read(process: subprocess.Popen[bytes], answers: queue.SimpleQueue[str]) -> None:
@@ -147,13 +150,13 @@ def _read(process: subprocess.Popen[bytes], answers: queue.SimpleQueue[str]) -> 
 
 
 def serve() -> None:
-    """Answer submissions on standard input until it ends."""
+    """Evaluate the policies that arrive on standard input until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(NICE)
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what an environment prints must not mix with the answers
+    os.dup2(2, 1)  # an environment's prints must not mix with the answers
     requests = sys.stdin.buffer
     setup = json.loads(requests.readline())
     config, spec = PolicyConfig.from_json(setup["policy"]), _spec(setup["spec"])
@@ -164,7 +167,7 @@ def serve() -> None:
             result = evaluate_policy(policy, spec, setup["episodes"], setup["seed"], header["step"], setup["workers"])
             answers.write(json.dumps(result.to_json()) + "\n")
         except ProcessLostError:
-            os._exit(1)  # as if it was this process that was killed: the parent starts it once more
+            os._exit(1)  # as if this process was killed: the parent starts it once more
         except GtpError as error:
             answers.write(json.dumps({"failed": str(error)}) + "\n")
         except Exception:
@@ -172,9 +175,9 @@ def serve() -> None:
 
 
 def _end_with_parent() -> None:
-    """Leave when nobody holds the other end of standard input, even in the middle of a rollout or with input unread."""
+    """End the process when standard input is closed, even in the middle of a rollout or with unread input."""
     hung_up = select.poll()
-    hung_up.register(0, 0)  # no event asked for: it wakes at the hang-up alone
+    hung_up.register(0, 0)  # with no event requested it wakes only at the hang-up
     hung_up.poll()
     os._exit(0)
 

@@ -1,30 +1,29 @@
-"""The pictures: learning curves with their seeds, the four goals of Fig. 7, latency. All return PNG bytes.
-
-The pictures of tables, of Fig. 6 and of Fig. 7, from the rows of a summary; PNG bytes.
-"""
+"""The pictures of reports and of the paper's tables and figures: numbers or runs in, PNG bytes out."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from gtp_fast.data import embedded
+from gtp_fast.data import catalog, embedded
+from gtp_fast.data.spec import normalised_score, with_references
+from gtp_fast.policy.policy import Policy, load_policy
+from gtp_fast.runs.records import Run
 
 matplotlib.use("Agg")  # no window, on any machine
-from matplotlib.figure import Figure
-
-if TYPE_CHECKING:
-    from gtp_fast.runs.records import Run
 
 COLOURS = ("#1f5fa8", "#d1661f", "#2f8f4e", "#8a4fa3", "#b03a48", "#6b6b6b")
+DATA_COLOUR, LINE_COLOUR = "#555555", "#999999"
 GOAL_SAMPLES, PATHS, ROLLOUTS = 4_000, 60, 40
 
 
@@ -37,14 +36,14 @@ def png(figure: Figure) -> bytes:
 
 
 def tidy(axes: Axes, title: str) -> None:
-    """Give a panel its title and the frame that all share."""
+    """Set a panel's title, and the frame that all panels share."""
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
 
 
 def learning_curves(groups: Mapping[tuple[str, str], list[Run]]) -> bytes:
-    """Draw score over steps, a line a setting with its seeds shaded, and the actor's loss beside it."""
+    """Draw score over steps and the actor's loss: one line per setting, the range of its seeds shaded."""
     figure, (score, loss) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(2, 1), layout="constrained")
     several = len({env for env, _ in groups}) > 1
     for i, ((env, name), runs) in enumerate(groups.items()):
@@ -87,26 +86,20 @@ def _curve(axes: Axes, runs: list[Run], colour: str, text: str) -> None:
 
 
 def _data_line(axes: Axes, run: Run) -> None:
-    from gtp_fast.data import catalog
-    from gtp_fast.data.spec import normalised_score, with_references
-
     mean_return = run.environment.get("data_return_mean")
     spec = with_references(catalog.resolve(run.settings["env"]), run.environment.get("references"))
     if mean_return is None or spec.score == "success":  # a return says nothing of the share that succeeds
         return
     score = normalised_score(spec, mean_return)
     height = mean_return if score is None else float(score)
-    axes.axhline(height, color="#999999", linestyle="--", linewidth=1, label="mean episode of the data")
+    axes.axhline(height, color=LINE_COLOUR, linestyle="--", linewidth=1, label="mean episode of the data")
 
 
 def multigoal(run: Path) -> tuple[dict[str, Any], bytes]:
-    """Draw Fig. 7 for a run on multigoal-v0: data, samples, at K = 2 too where K is free, paths, rollouts.
+    """Draw Fig. 7 for a run on multigoal-v0: data, samples (at K = 2 too, where K is free), paths and rollouts.
 
-    Returns the mass of each mode and off every mode, by sampler, and the picture.
+    Returns the mass of each mode and the mass off the modes, by sampler, and the picture.
     """
-    from gtp_fast.data import embedded
-    from gtp_fast.policy.policy import load_policy
-
     trained = load_policy(run, candidates=1, device="cpu")
     steps = trained.config.sampling_steps
     policies = {steps: trained}
@@ -119,22 +112,29 @@ def multigoal(run: Path) -> tuple[dict[str, Any], bytes]:
     for k, policy in policies.items():
         clouds[f"K = {k}"] = policy.act_members(origin)[0]
     masses = {name: embedded.mode_masses(cloud) for name, cloud in clouds.items()}
-    name_of_ours = trained.config.algo.upper() + ("-BC" if trained.config.bc else "")
-    columns = len(clouds) + 2
-    figure, panels = plt.subplots(1, columns, figsize=(3.2 * columns, 3.6), layout="constrained")
-    for axes, (name, cloud) in zip(panels, clouds.items(), strict=False):
-        axes.scatter(
-            *cloud[:GOAL_SAMPLES].T, s=2, color=COLOURS[0] if name != "data" else "#555555", alpha=0.35, linewidths=0
-        )
-        kind = "actions of the data at the origin" if name == "data" else f"{name_of_ours} samples, {name}"
-        plane(axes, f"{kind}\noff the modes {masses[name][1]:.3f}", 1.0)
-        for centre, mass in zip(embedded.MODE_CENTRES, masses[name][0], strict=True):
-            axes.add_patch(Circle(centre, embedded.MODE_RADIUS, fill=False, color="#999999", linewidth=0.8))
-            axes.annotate(f"{mass:.2f}", centre * 1.62, ha="center", va="center", fontsize=8)
-    _paths(panels[-2], trained)
-    _rollouts(panels[-1], trained)
+    algorithm = trained.config.algo.upper() + ("-BC" if trained.config.bc else "")
+    panels = len(clouds) + 2
+    shape = 2, math.ceil(panels / 2)
+    figure, grid = plt.subplots(*shape, figsize=(3.3 * shape[1], 3.6 * shape[0]), layout="constrained")
+    for axes, (name, points) in zip(grid.flat, clouds.items(), strict=False):
+        title = "data: actions at the origin" if name == "data" else f"{algorithm}, {name}: samples"
+        _modes(axes, points, masses[name][0], f"{title}\noff the modes {masses[name][1]:.3f}", name == "data")
+    _paths(grid.flat[panels - 2], trained)
+    _rollouts(grid.flat[panels - 1], trained)
+    for axes in grid.flat[panels:]:
+        axes.set_axis_off()
     summary = {name: {"masses": m.tolist(), "off": off} for name, (m, off) in masses.items()}
     return summary, png(figure)
+
+
+def _modes(axes: Axes, points: np.ndarray, masses: Any, title: str, are_data: bool) -> None:
+    """Draw actions as dots, and each mode as a circle with its mass beside it."""
+    colour = DATA_COLOUR if are_data else COLOURS[0]
+    axes.scatter(*points[:GOAL_SAMPLES].T, s=2, color=colour, alpha=0.35, linewidths=0)
+    for centre, mass in zip(embedded.MODE_CENTRES, masses, strict=True):
+        axes.add_patch(Circle(centre, embedded.MODE_RADIUS, fill=False, color=LINE_COLOUR, linewidth=0.8))
+        axes.annotate(f"{mass:.2f}", centre * 1.62, ha="center", va="center", fontsize=8)
+    plane(axes, title, 1.0)
 
 
 def plane(axes: Axes, title: str, limit: float) -> None:
@@ -145,19 +145,19 @@ def plane(axes: Axes, title: str, limit: float) -> None:
         axes.set(**{f"{axis}lim": (-limit, limit), f"{axis}ticks": (-limit, 0, limit)})
 
 
-def _paths(axes: Axes, policy: Any) -> None:
-    """Draw how noise becomes actions: the K + 1 points of each path, scaled into the picture by arcsinh."""
-    for points in policy.paths(np.zeros((policy.members, PATHS, 2), np.float32))[:, 0].transpose(1, 0, 2):
-        axes.plot(*np.arcsinh(points).T, color=COLOURS[0], alpha=0.35, linewidth=0.8)
-        axes.plot(*np.arcsinh(points[-1]), "o", color=COLOURS[1], markersize=2.5)
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set_box_aspect(1)  # as its neighbours, so that no title is cut off
-    tidy(axes, f"paths from noise to action, K = {policy.config.sampling_steps}\n(arcsinh scale)")
+def _paths(axes: Axes, policy: Policy) -> None:
+    """Draw how noise becomes actions: the K + 1 points of each path. The scale is arcsinh: noise reaches far out."""
+    noise_to_action = policy.paths(np.zeros((policy.members, PATHS, 2), np.float32))[:, 0].transpose(1, 0, 2)
+    for points in np.arcsinh(noise_to_action):
+        axes.plot(*points.T, color=COLOURS[0], alpha=0.35, linewidth=0.8)
+        axes.plot(*points[-1], "o", color=COLOURS[1], markersize=2.5)
+    limit = math.ceil(np.abs(np.arcsinh(noise_to_action)).max())
+    plane(
+        axes, f"paths from noise (lines) to\nactions (dots), K = {policy.config.sampling_steps}, arcsinh scale", limit
+    )
 
 
-def _rollouts(axes: Axes, policy: Any) -> None:
-    from gtp_fast.data import embedded
-
+def _rollouts(axes: Axes, policy: Policy) -> None:
     points = [embedded.Plane() for _ in range(ROLLOUTS)]
     position = np.stack([point.reset(np.random.default_rng(i)) for i, point in enumerate(points)])
     tracks, ended = [position.copy()], np.zeros(ROLLOUTS, bool)
@@ -175,9 +175,9 @@ def _rollouts(axes: Axes, policy: Any) -> None:
 
 
 def latency_lines(found: Mapping[str, Any]) -> bytes:
-    """Draw the time of an action over sampling steps, a panel a batch and number of candidates, a line a backend.
+    """Draw the time of an action over K: one panel per batch and number of candidates, one line per backend.
 
-    found: what `latency.latency_run` returns; p20 to p80 are shaded, the fit is dashed.
+    found: what `latency.latency_run` returns. The range from p20 to p80 is shaded; the fit is dashed.
     """
     places = list(dict.fromkeys((row["batch"], row["candidates"]) for row in found["rows"]))
     backends = list(dict.fromkeys(row["backend"] for row in found["rows"]))
@@ -203,11 +203,11 @@ def latency_lines(found: Mapping[str, Any]) -> bytes:
 
 
 def table(rows: list[dict[str, Any]], title: str) -> bytes:
-    """Draw the last score of every row, a panel a data set: a dot a seed, their mean, the paper's mean beside them."""
+    """Draw the last score of every row, one panel per data set: each seed, their mean, and the paper's mean."""
     names = list(dict.fromkeys(row["data"] for row in rows))
     columns = min(3, len(names))
     shape, lines = (-(-len(names) // columns), columns), len(rows) // len(names)
-    size = 4.2 * columns + 2.4, (0.32 * lines + 0.9) * shape[0] + 0.4
+    size = 4.2 * columns + 2.4, (0.32 * lines + 1.0) * shape[0] + 0.4
     figure, grid = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False, sharey=True)
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
@@ -220,8 +220,17 @@ def table(rows: list[dict[str, Any]], title: str) -> bytes:
         axes.grid(axis="x", color="#e5e5e5", linewidth=0.7)
         axes.set_axisbelow(True)
         tidy(axes, name)
-    figure.suptitle(f"{title}\nlast checkpoint: a dot a seed, the bar their mean", fontsize=9)
+    for axes in grid.flat[max(0, len(names) - columns) : len(names)]:  # the lowest of each column
+        axes.set_xlabel(_unit(rows), fontsize=9)
+    printed = ", the diamond is the paper's mean" if any("mean" in row["paper"] for row in rows) else ""
+    marks = f"Last checkpoint: each dot is a seed, the bar is their mean{printed}."
+    figure.suptitle(f"{title}\n{marks}", fontsize=9)
     return png(figure)
+
+
+def _unit(rows: list[dict[str, Any]]) -> str:
+    kind = next((row["kind"] for row in rows if "kind" in row), "score")
+    return "normalised score" if kind == "score" else "return"
 
 
 def _scored(axes: Axes, row: dict[str, Any], y: int) -> None:
@@ -236,18 +245,24 @@ def _scored(axes: Axes, row: dict[str, Any], y: int) -> None:
 
 
 def sweeps(rows: list[dict[str, Any]]) -> bytes:
-    """Draw score over sampling steps and over eta: the mean of the seeds, all of them shaded."""
-    figure, (steps, etas) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    """Draw score over sampling steps and over eta: the mean of the seeds as a line, their range shaded."""
+    figure, (steps, etas) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=True)
     _line(steps, [row for row in rows if row["panel"] == "K"], COLOURS[0], "trained in K = 5")
     _line(steps, [row for row in rows if row["panel"] == "own K"], COLOURS[1], "trained in the K it acts in", "s")
     _line(etas, [row for row in rows if row["panel"] == "eta"], COLOURS[2], "acting in K = 5")
-    kind = next((row["kind"] for row in rows if "kind" in row), "score")
-    for axes, label in ((steps, "sampling steps K"), (etas, "eta (0: behaviour cloning)")):
-        tidy(axes, "normalised score" if kind == "score" else "return")
+    etas.set_xscale("symlog", linthresh=0.1)
+    for axes, panels, label in (
+        (steps, ("K", "own K"), "sampling steps K"),
+        (etas, ("eta",), "eta (0: behaviour cloning)"),
+    ):
+        tidy(axes, f"{_unit(rows)}: mean of the seeds, range shaded")
         axes.set_xlabel(label, fontsize=9)
+        ticks = sorted({row["x"] for row in rows if row["panel"] in panels})
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        axes.minorticks_off()
         if axes.lines:
             axes.legend(fontsize=8, frameon=False)
-    etas.set_xscale("symlog", linthresh=0.1)
+    etas.tick_params(labelleft=True)
     return png(figure)
 
 
@@ -261,25 +276,19 @@ def _line(axes: Axes, rows: list[dict[str, Any]], colour: str, text: str, marker
 
 
 def goals(clouds: dict[str, np.ndarray], rows: dict[str, dict[str, Any]]) -> bytes:
-    """Draw actions at the origin: the data, then each sampler's first member with masses over all and its cost.
+    """Draw actions at the origin, one panel per sampler and the data first: points of the first seed, masses of all.
 
-    Args: clouds are (N, 2), the data's under "data"; rows hold masses, off, network_evaluations and us_torch.
+    Args: clouds are (N, 2), the data's under "data"; rows hold masses, off and network_evaluations.
     """
-    columns = 4 if len(clouds) > 6 else 3
-    shape = -(-len(clouds) // columns), columns
-    figure, grid = plt.subplots(*shape, figsize=(3.3 * columns, 3.9 * shape[0]), layout="constrained", squeeze=False)
+    columns = min(len(clouds), 4 if len(clouds) > 6 else 3)
+    shape = math.ceil(len(clouds) / columns), columns
+    figure, grid = plt.subplots(*shape, figsize=(2.6 * columns, 3.1 * shape[0]), layout="constrained", squeeze=False)
     for axes in grid.flat[len(clouds) :]:
         axes.set_axis_off()
     for axes, (name, points) in zip(grid.flat, clouds.items(), strict=False):
         row = rows[name]
-        axes.scatter(
-            *points[:GOAL_SAMPLES].T, s=2, alpha=0.35, linewidths=0, color="#555555" if name == "data" else COLOURS[0]
-        )
-        cost = "actions at the origin"
-        if name != "data":
-            cost = f"{row['network_evaluations']} network evaluations, {row['us_torch']['median_us']:,.0f} us in torch"
-        plane(axes, f"{name}\noff the modes {row['off']:.3f}\n{cost}", 1.0)
-        for centre, mass in zip(embedded.MODE_CENTRES, row["masses"], strict=True):
-            axes.add_patch(Circle(centre, embedded.MODE_RADIUS, fill=False, color="#999999", linewidth=0.8))
-            axes.annotate(f"{mass:.2f}", centre * 1.62, ha="center", va="center", fontsize=8)
+        cost = "actions at the origin" if name == "data" else f"{row['network_evaluations']} network evaluations"
+        title = f"{name}\n{cost}\noff the modes {row['off']:.3f}"
+        _modes(axes, points, row["masses"], title, name == "data")
+        axes.title.set_fontsize(9)
     return png(figure)

@@ -1,7 +1,7 @@
-"""`gtp-fast latency`: the time of an action against sampling steps, batch and candidates; figures and a picture.
+"""`gtp-fast latency`: the time of an action by sampling steps, batch size and candidates, as figures and a picture.
 
 An action is timed as its user waits for it, from a NumPy observation to a NumPy action, noise and checks included.
-A straight line through the medians, fixed_us + step_us K, parts what every call costs from what a sampling step costs.
+A line through the medians, fixed_us + step_us K, separates the cost of a call from that of a sampling step.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,19 @@ from gtp_fast.errors import UsageError
 from gtp_fast.experiments.figures import latency_lines
 from gtp_fast.files import publish, publish_json
 from gtp_fast.policy import export
+from gtp_fast.policy.export import Run
 from gtp_fast.policy.policy import Policy, load_policy
-from gtp_fast.presets import read_settings, settings_file
+from gtp_fast.runs.records import SavedPolicy, find_policy, read_settings, run_of
 
 STEPS, FEWER_STEPS = tuple(range(1, 11)), (1, 2, 5, 10)
 BATCHES, CANDIDATES = (1, 256), (1, 50)
-MANY_ROWS = 1_000  # from here on a CPU takes a tenth of a second an action: fewer points
-ROUNDS = 5  # each goes through every K, so that a slow moment of the machine does not tilt the line
+MANY_ROWS = 1_000  # with more a CPU takes a tenth of a second for an action: fewer points are timed
+ROUNDS = 5  # each times every K, so that a slow moment of the machine does not change the slope
 
 
 @dataclass(frozen=True)
 class LatencyConfig:
-    """What is asked: one member of the run, the device ("auto", "cpu" or "cuda"), seconds spent on each point."""
+    """The command's flags: one member of the run, the device ("auto", "cpu" or "cuda"), seconds spent on each point."""
 
     seed: int | None = None
     device: str = "auto"
@@ -49,15 +51,14 @@ def latency_run(path: Path, asked: LatencyConfig) -> dict[str, Any]:
     """
     if not 0 < asked.seconds < 3600:
         raise UsageError(f"--seconds {asked.seconds:g} is outside (0, 3600); 0.2 takes about a minute in all")
-    settings, file = read_settings(path), settings_file(path)
-    assert file is not None  # its settings were read
-    first = load_policy(path, device=asked.device)
+    settings, saved = read_settings(path), find_policy(path)
+    first = load_policy(saved, device=asked.device)
     seed = first.config.seeds[0] if asked.seed is None else asked.seed
     rows: list[dict[str, Any]] = []
     for candidates in (1,) if settings["bc"] or settings["algo"] in DETERMINISTIC else CANDIDATES:
-        file_run = _exported(path, seed, candidates) if first.device.type == "cpu" else None
+        file_run = _exported(saved, seed, candidates) if first.device.type == "cpu" else None
         for batch in BATCHES:
-            rows += _line(path, seed, first, batch, candidates, asked.seconds, file_run)
+            rows += _line(saved, seed, first, batch, candidates, asked.seconds, file_run)
     found = {
         "run": str(path),
         "algo": settings["algo"],
@@ -70,14 +71,14 @@ def latency_run(path: Path, asked: LatencyConfig) -> dict[str, Any]:
         "rows": rows,
         "fits": fits(rows),
     }
-    return found | _write(found, asked.out or file.parent / "report")
+    return found | _write(found, asked.out or run_of(path).path / "report")
 
 
-def _exported(path: Path, seed: int, candidates: int) -> export.Run | None:
-    """Return what acts by the policy's ONNX file in its own number of steps, None where that is not installed."""
+def _exported(saved: SavedPolicy, seed: int, candidates: int) -> Run | None:
+    """Return the policy's ONNX file as a function, in its own number of steps; None where onnx is not installed."""
     if export.lacking("onnx"):
         return None
-    policy = load_policy(path, seed, device="cpu", candidates=candidates, select=_select(candidates))
+    policy = load_policy(saved, seed, device="cpu", candidates=candidates, select=_select(candidates))
     return export.reader("onnx", export.onnx_bytes(policy, {}))
 
 
@@ -86,19 +87,19 @@ def _select(candidates: int) -> str:
 
 
 def _line(
-    path: Path, seed: int, first: Policy, batch: int, candidates: int, seconds: float, file_run: export.Run | None
+    saved: SavedPolicy, seed: int, first: Policy, batch: int, candidates: int, seconds: float, file_run: Run | None
 ) -> list[dict[str, Any]]:
     """Return the points of every backend and every K at one batch and one number of candidates."""
     device, own, select = first.device.type, first.config.sampling_steps, _select(candidates)
-    single = load_policy(path, seed, device=device)
+    single = load_policy(saved, seed, device=device)
     steps = (STEPS if batch * candidates < MANY_ROWS else FEWER_STEPS) if single.steps_are_free else (own,)
     acting: dict[tuple[str, int], Policy] = {}
     for k in steps:
-        policy = load_policy(path, seed, device=device, sampling_steps=k, candidates=candidates, select=select)
-        # A dictionary: where the policy's own way is torch, both are one.
-        acting |= {(p.runtime, k): p for p in (policy.plain(), policy)}
+        policy = load_policy(saved, seed, device=device, sampling_steps=k, candidates=candidates, select=select)
+        # A dictionary, since both are the same where the policy itself acts by torch.
+        acting |= {(p.runtime, k): p for p in (policy.reference(), policy)}
     obs = export.drawn_observations(single.config, batch, np.random.default_rng(0))
-    calls = {key: _call(policy, obs) for key, policy in acting.items()}
+    calls: dict[tuple[str, int], Callable[[], object]] = {key: partial(p.act, obs) for key, p in acting.items()}
     if file_run is not None:
         calls["onnx", own] = _file_call(file_run, obs, batch * candidates, single.noise_columns)
     times = interleaved(calls, seconds)
@@ -109,12 +110,8 @@ def _line(
     ]
 
 
-def _call(policy: Policy, obs: np.ndarray) -> Callable[[], object]:
-    return lambda: policy.act(obs)
-
-
-def _file_call(run: export.Run, obs: np.ndarray, rows: int, columns: int) -> Callable[[], object]:
-    """Return a call of an exported policy, its noise drawn by NumPy."""
+def _file_call(run: Run, obs: np.ndarray, rows: int, columns: int) -> Callable[[], object]:
+    """Return a call of an exported policy, with noise drawn by NumPy."""
     rng = np.random.default_rng(0)
     if not columns:
         return lambda: run({"obs": obs})

@@ -7,6 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from gtp_fast.data.spec import DataSpec
+
 # The paper's columns for our algorithms, (name, behaviour cloning): the baselines' figures are those it prints.
 COLUMNS = {
     ("gtp", False): "GTP (Ours)",
@@ -19,6 +21,18 @@ COLUMNS = {
     ("iql", True): "BC",  # a Gaussian's likelihood; td3bc's squares are printed nowhere
     ("td3bc", False): "TD3+BC",
 }
+
+
+def absent(spec: DataSpec, sha256: str | None, data: str) -> str | None:
+    """Return why the paper's figures may not stand beside a run, None where they may.
+
+    Args: the run's entry in the catalogue, the hash of its data, and how to name these.
+    """
+    if spec.paper_row is None:
+        return "the data are not the paper's"
+    if spec.sha256 is None:
+        return f"no checksum of the published {spec.name} is known to compare the data with"
+    return None if sha256 == spec.sha256 else f"trained on {data}, not D4RL's {spec.name}"
 
 
 @cache

@@ -1,9 +1,8 @@
-"""From one figure a seed to what is claimed of a setting: the interquartile mean and its bootstrap interval.
+"""From run directories to a report: summary.json, curve.png and a README with the table and the model cards.
 
-From run directories to what people read: summary.json, curve.png and a README with the table and the model card.
-
-Runs of one setting and several seeds are one line. Last and best score stand apart: they are not the same claim. The
-paper's number stands beside ours only where the data are the paper's.
+Runs of one setting and several seeds are one line, with the interquartile mean and its bootstrap interval. Last and
+best score are separate columns: they are not the same claim. The paper's number stands beside ours only where the data
+are the paper's.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def stratified_interval(tasks: Sequence[np.ndarray], seed: int = 0) -> tuple[flo
 
 
 def claim(figures: np.ndarray) -> dict[str, Any]:
-    """Return what is claimed of one figure a seed: each, mean, standard deviation (of these seeds), IQM, interval."""
+    """Return statistics of one figure per seed: each, mean, standard deviation of these seeds, IQM and its interval."""
     return {
         "each": figures.tolist(),
         "mean": float(figures.mean()),
@@ -68,7 +67,7 @@ ONE_SETTING = ("seed", "seeds", "device", "backend", "clip_actions", *RUN_ONLY_F
 
 
 def label(run: Run) -> str:
-    """Name a setting: what differs between the lines of a picture."""
+    """Name a setting as the legend of a picture does."""
     s = run.settings
     algo = s["algo"].upper() + ("-BC" if s["bc"] else "") + (f" {s['preset']}" if s["algo"] == "gtp" else "")
     chosen = "" if s["candidates"] == 1 else f", {s['candidates']} candidates ({s['select']})"
@@ -76,9 +75,9 @@ def label(run: Run) -> str:
 
 
 def group(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Gather runs of one data set and setting; their members are its seeds.
+    """Group runs by data set and setting; their members are its seeds.
 
-    Settings that the label does not name are added to it where they differ: their runs are not seeds of each other.
+    Runs of one label may differ in other settings. Then these are added to it: such runs are not seeds of each other.
     """
     alike: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -99,7 +98,7 @@ def _decisive(run: Run) -> dict[str, Any]:
 
 
 def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:
-    """Return the figures of one setting: a value a seed, mean and standard deviation, IQM and its interval."""
+    """Return a row of the table: the runs of one setting, their last and best figures, and the paper's."""
     with_evals = [run for run in runs if len(run.eval_steps)]
     row: dict[str, Any] = {
         "env": env,
@@ -118,16 +117,12 @@ def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:
 
 
 def _paper_score(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the paper's number, or why it may not stand beside these runs: a name can stand over other bytes."""
+    """Return the paper's number, or why it may not stand beside these runs."""
     first = runs[0].settings
     spec = catalog.resolve(first["env"])
-    if spec.paper_row is None:
-        return {"absent": "the data are not the paper's"}
-    if spec.sha256 is None:
-        return {"absent": f"no checksum of the published {spec.name} is known to compare the data with"}
-    other = next((run for run in runs if run.environment.get("data_sha256") != spec.sha256), None)
-    if other is not None:
-        return {"absent": f"trained on {_data(other)}, not D4RL's {spec.name}"}
+    for run in runs:
+        if reason := paper.absent(spec, run.environment.get("data_sha256"), _data(run)):
+            return {"absent": reason}
     found = paper.score(spec.paper_row, first["algo"], first["bc"], first["sampling_steps"])
     return {"absent": "not legible in our copy"} if found is None else {"mean": found[0], "std": found[1]}
 
@@ -135,14 +130,14 @@ def _paper_score(runs: Sequence[Run]) -> dict[str, Any]:
 def _data(run: Run) -> str:
     source = run.environment.get("data_source") or run.settings["dataset"]
     sha256 = run.environment.get("data_sha256")
-    name = Path(source).name.replace("|", "\\|") if source else "data of no record"
+    name = Path(source).name if source else "unrecorded data"
     return name + (f" (SHA-256 {sha256[:8]})" if sha256 else "")
 
 
 def draw_report(paths: Sequence[Path], out: Path, notes: Sequence[str] = ()) -> Path:
     """Write summary.json, curve.png and README.md about runs into `out`, and return it.
 
-    Args: notes are sentences below the table: what a reader should know that no run tells.
+    Args: notes are sentences below the table.
     Raises: UsageError when a path is no run.
     """
     from gtp_fast.experiments import figures
@@ -177,29 +172,48 @@ def _page(
     return "\n".join(lines) + "\n"
 
 
+def table_head(heads: list[str]) -> list[str]:
+    """Return the two lines that begin a table in Markdown."""
+    return [table_line(heads), table_line(["---"] * len(heads))]
+
+
+def table_line(cells: list[str]) -> str:
+    """Return a line of a table in Markdown."""
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def mean_std(claimed: dict[str, Any]) -> str:
+    """Return mean and standard deviation of what `claim` returned."""
+    return f"{claimed['mean']:.1f} ({claimed['std']:.1f})"
+
+
+def iqm(claimed: dict[str, Any]) -> str:
+    """Return the interquartile mean and its interval of what `claim` returned."""
+    ends = claimed["iqm_95"]
+    return f"{claimed['iqm']:.1f}" + (f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else ", one seed")
+
+
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    head = "| data | setting | seeds | last: mean (std) | best: mean (std) | IQM of last, 95 % interval | paper |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    heads = ["data", "setting", "seeds", "last: mean (std)", "best: mean (std)", "IQM of last, 95 % interval", "paper"]
+    lines = table_head(heads)
     for row in rows:
         cells = [row["env"], row["setting"], str(len(row["seeds"]))]
         if "last" in row:
-            last, best, interval = row["last"], row["best"], row["last"]["iqm_95"]
-            cells += [f"{last['mean']:.1f} ({last['std']:.1f})", f"{best['mean']:.1f} ({best['std']:.1f})"]
-            cells += [f"{last['iqm']:.1f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ", one seed")]
+            cells += [mean_std(row["last"]), mean_std(row["best"]), iqm(row["last"])]
             theirs = row["paper"]
             cells += [theirs.get("absent") or f"{theirs['mean']}" + (f" ({theirs['std']})" if theirs["std"] else "")]
         else:
             cells += ["not evaluated yet"] * 3 + ["-"]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_line(cells))
     scores = "normalised scores (0: random, 100: expert; of tasks with a goal, the share of episodes that reach it)"
     return [*lines, "", f"Figures are {scores} where references exist, else returns."]
 
 
 def _goal_table(goals: dict[str, Any]) -> list[str]:
-    lines = ["| sampler | mass of each mode | off every mode |", "|---|---|---|"]
+    lines = table_head(["sampler", "mass of each mode", "off every mode"])
     for name, value in goals.items():
         masses = ", ".join(f"{mass:.3f}" for mass in value["masses"])
-        lines.append(f"| {name} | {masses} | {value['off']:.3f} |")
+        lines.append(table_line([name, masses, f"{value['off']:.3f}"]))
     return lines
 
 

@@ -1,37 +1,32 @@
-"""One training run as a process: the public command, what it says kept in its directory, and how far it has come.
+"""Trials: training runs, each the public command in a process of its own, so many at a time.
 
-Training runs in processes of their own, each the public command; what was cut off is resumed, what is whole skipped.
-
-A trial that diverges is a result. One that died is tried again; one that another process holds is waited for, never
-started twice. Nothing here knows what the runs are for, or on which machine a process is started.
+A trial that was cut off continues, a complete one is skipped. One that dies is tried again; one that another process
+holds is waited for, never started twice. A trial that diverges is a result.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gtp_fast.config import flag
 from gtp_fast.files import holder
+from gtp_fast.runs import records
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.training.signals import Interrupt, InterruptedRunError, listen
 
 DIVERGED, BUSY = 4, 6  # exit codes
-TAIL_BYTES = 4_096  # of a log: a few of its lines
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: its name for people, the settings that are typed, its directory, and the last step."""
+    """One run: its name for people, the flags of its command, its directory, and its last step."""
 
     name: str
     settings: Mapping[str, Any]
@@ -39,8 +34,12 @@ class Trial:
     steps: int
 
     @property
+    def run(self) -> RunDir:
+        return RunDir(self.path)
+
+    @property
     def typed(self) -> list[str]:
-        """The command as it would be typed, after the program's name."""
+        """The words of the command, after the program's name."""
         words = ["train"]
         for name, value in self.settings.items():
             if isinstance(value, bool):
@@ -51,30 +50,25 @@ class Trial:
 
     @property
     def console(self) -> Path:
-        """Where a trial's own words go; of this process alone: two parents may find it free in one moment."""
+        """Where the command's stderr goes; a file for each parent, as two may start the trial at the same moment."""
         return self.path / f"console-{os.getpid()}.log"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended; text says what a table prints in place of figures."""
+    """How a trial ended; a table prints the text in place of figures."""
 
     kind: Literal["done", "diverged", "failed"]
     text: str = ""
     exit_code: int = 0
 
-
-@dataclass(frozen=True)
-class HowFar:
-    """Where a run is: its last logged step and speed, and the mean figure of its last evaluation."""
-
-    step: int = 0
-    steps_per_second: float | None = None
-    figure: float | None = None
+    @property
+    def state(self) -> str:
+        return "complete" if self.kind == "done" else self.kind
 
 
 class Process(Protocol):
-    """A command at work, on this machine or another; subprocess.Popen is one."""
+    """A running command, on this machine or another; subprocess.Popen is one."""
 
     def poll(self) -> int | None: ...
     def terminate(self) -> None: ...
@@ -89,7 +83,7 @@ def start(trial: Trial) -> Process:
 
 
 def launch(words: list[str], console: Path, folder: str | None = None) -> subprocess.Popen[bytes]:
-    """Start a command; a session of its own keeps a terminal's Ctrl-C from reaching it beside our SIGTERM."""
+    """Start a command in a session of its own: a terminal's Ctrl-C does not reach it, only our SIGTERM does."""
     with console.open("wb") as said:
         return subprocess.Popen(
             [sys.executable, "-m", "gtp_fast", *words],
@@ -102,23 +96,11 @@ def launch(words: list[str], console: Path, folder: str | None = None) -> subpro
 
 
 def outcome_of(trial: Trial) -> Outcome | None:
-    """Return what a directory says of a trial that nobody is running: whole, diverged, or None: there is work left."""
-    run = RunDir(trial.path)
-    if run.checkpoints.is_dir():
-        from gtp_fast.runs.resume import finished  # loads torch: not before there is something to read
-
-        if finished(run, trial.steps):
-            return Outcome("done")
-    return Outcome("diverged", divergence(run), DIVERGED) if run.failure.exists() else None
-
-
-def divergence(run: RunDir) -> str:
-    """Say where a run diverged."""
-    try:
-        failure = json.loads(run.failure.read_bytes())
-        return f"diverged at step {failure['step']:,} ({failure['quantity']} of seed {failure['seed']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "diverged"
+    """Return how a trial ended, from its directory; None where it has not, or is still running."""
+    if records.finished(trial.run, trial.steps):
+        return Outcome("done")
+    text = records.read_failure(trial.run)
+    return None if text is None else Outcome("diverged", text, DIVERGED)
 
 
 def last_words(trial: Trial) -> str:
@@ -131,83 +113,34 @@ def last_words(trial: Trial) -> str:
     return errors[-1].removeprefix("error: ")
 
 
-def how_far(path: Path) -> HowFar:
-    """Read where a run is from its log and its last evaluation; nothing where it has just begun."""
-    step, speed = 0, None
-    for line in _tail(RunDir(path).log):
-        words = line.split()  # step 1,000 52.3 steps/s actor_loss ...
-        if len(words) > 3 and words[0] == "step" and words[3] == "steps/s":
-            with suppress(ValueError):  # a damaged line says nothing
-                step, speed = int(words[1].replace(",", "")), float(words[2])
-    return HowFar(step, speed, _figure(RunDir(path)))
-
-
-def _tail(path: Path) -> list[str]:
-    """Return the whole lines among a file's last bytes."""
-    try:
-        with path.open("rb") as file:
-            skipped = max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES)
-            file.seek(skipped)
-            lines = file.read().decode(errors="replace").splitlines(keepends=True)
-    except OSError:
-        return []
-    return [line for line in lines[1 if skipped else 0 :] if line.endswith("\n")]
-
-
-def _figure(run: RunDir) -> float | None:
-    """Return the mean score of the last evaluation, or its mean return where no score is known."""
-    try:
-        found = json.loads(max(run.evaluations.glob("step-*.json")).read_bytes())
-        episodes = [float(x) for row in found["scores"] or found["returns"] for x in row]
-        return sum(episodes) / len(episodes)
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
-        return None
-
-
 TRIES = 3  # of a trial that dies: the first and two more
 POLL_SECONDS = 0.1
 BUSY_SECONDS = 2.0  # between looks at a run that another process holds
-TELL_SECONDS = 30.0  # between lines of a trial that is running
-PATIENCE_SECONDS = 120.0  # for a child that was asked to stop: it commits a checkpoint first
+TELL_SECONDS = 30.0  # between lines about a trial that is running
+PATIENCE_SECONDS = 120.0  # for a child to stop after SIGTERM: it saves a checkpoint first
 SAID = (2, 3, 5, 7, 8)  # exit codes whose error says what to do; a second try would end alike
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Standing:
-    """How a trial stands at a moment; held: by another process, which it waits for."""
+    """How a trial stands. A held one waits for another process that runs it; `tries` counts its starts."""
 
     trial: Trial
-    state: Literal["waiting", "held", "running", "done", "diverged", "failed"]
-    tries: int
-    text: str = ""
+    state: Literal["waiting", "held", "running", "done", "diverged", "failed"] = "waiting"
+    tries: int = 0
+    outcome: Outcome | None = None
+    process: Process | None = None
+    started: float = 0.0
+    told: float = 0.0
+    rests: float = 0.0  # until then it is not looked at again
+
+    def end(self, outcome: Outcome) -> None:
+        self.process, self.outcome, self.state = None, outcome, outcome.kind
 
 
 Watch = Callable[[list[Standing]], None]
-
-
-@dataclass
-class _Child:
-    """A trial in progress."""
-
-    trial: Trial
-    process: Process
-    started: float
-    told: float
-
-
-@dataclass
-class _Work:
-    """What is left, what runs, and what came of the rest; `rests` holds when a trial may be looked at again."""
-
-    waiting: list[Trial]
-    say: Say
-    start: Callable[[Trial], Process]
-    running: list[_Child] = field(default_factory=list)
-    outcomes: dict[Path, Outcome] = field(default_factory=dict)
-    rests: dict[Path, float] = field(default_factory=dict)
-    tries: Counter[Path] = field(default_factory=Counter)
 
 
 def run_trials(
@@ -217,126 +150,110 @@ def run_trials(
     watch: Watch = lambda _: None,
     start: Callable[[Trial], Process] = start,
 ) -> list[Outcome]:
-    """Run what is not whole yet, `jobs` at a time, and return the outcome of each trial in order.
+    """Run the trials that are not complete, `jobs` at a time, and return the outcome of each in order.
 
-    Args: say is told a line at each change, and one every half minute of each that runs; watch is given how every
-    trial stands, some ten times a second; start starts a trial's command, and has made its directory.
+    Args: say takes a line at each change, and one every half minute about each trial that runs; watch takes how every
+    trial stands, some ten times a second; start makes a trial's directory and starts its command.
     Raises: InterruptedRunError after SIGINT or SIGTERM, once every child has saved its checkpoint and ended.
     """
-    unique = list({trial.path: trial for trial in trials}.values())
-    work = _Work(list(unique), say, start)
+    by_path = {trial.path: Standing(trial) for trial in trials}
+    standings = list(by_path.values())
     with listen() as interrupt:
         interrupt.started = True
         try:
-            while work.waiting or work.running:
-                _stop_if_asked(interrupt)
-                _start(work, jobs)
-                _collect(work, len(unique))
-                watch(_standings(work, unique))
+            while any(one.outcome is None for one in standings):
+                _stop_if_interrupted(interrupt)
+                _start(standings, jobs, say, start)
+                _collect(standings, say)
+                watch(standings)
                 time.sleep(POLL_SECONDS)
         finally:
-            _end(work.running)
-    return [work.outcomes[trial.path] for trial in trials]
+            stop([one.process for one in standings if one.process is not None])
+    return [outcome for trial in trials if (outcome := by_path[trial.path].outcome) is not None]
 
 
-def _standings(work: _Work, trials: Sequence[Trial]) -> list[Standing]:
-    running = {child.trial.path for child in work.running}
-    found = []
-    for trial in trials:
-        outcome, died = work.outcomes.get(trial.path), work.tries[trial.path]
-        if outcome is not None:
-            found.append(Standing(trial, outcome.kind, died, outcome.text))
-        elif trial.path in running:
-            found.append(Standing(trial, "running", died + 1))
-        else:
-            found.append(Standing(trial, "held" if trial.path in work.rests else "waiting", died))
-    return found
-
-
-def _stop_if_asked(interrupt: Interrupt) -> None:
+def _stop_if_interrupted(interrupt: Interrupt) -> None:
     if interrupt.signal:
         text = "stopped: trials that were running have saved what they had; run the same command again to continue"
         raise InterruptedRunError(text, 128 + interrupt.signal)
 
 
-def _start(work: _Work, jobs: int) -> None:
-    """Start what may be started: neither whole, nor held by another process, nor resting."""
-    for trial in list(work.waiting):
-        if len(work.running) >= jobs:
+def _start(standings: list[Standing], jobs: int, say: Say, start: Callable[[Trial], Process]) -> None:
+    """Start trials while there are jobs: those that are not complete, and that no other process holds."""
+    running = sum(one.process is not None for one in standings)
+    for one in standings:
+        now, trial = time.monotonic(), one.trial
+        if running >= jobs:
             return
-        if work.rests.get(trial.path, 0.0) > time.monotonic():
+        if one.process is not None or one.outcome is not None or one.rests > now:
             continue
-        held = holder(RunDir(trial.path).lock)
+        held = holder(trial.run.lock)
         if held is not None:
-            _rest(work, trial, held)
-            continue
-        work.waiting.remove(trial)
-        outcome = outcome_of(trial)
-        if outcome is None:
-            now = time.monotonic()
-            work.rests.pop(trial.path, None)
-            work.running.append(_Child(trial, work.start(trial), now, now))
-            work.say(f"{trial.name}: started" if not work.tries[trial.path] else f"{trial.name}: started again")
+            _rest(one, held, say)
+        elif (outcome := outcome_of(trial)) is not None:
+            one.end(outcome)
+            say(f"{trial.name}: {outcome.text or 'complete already'}")
         else:
-            work.outcomes[trial.path] = outcome
-            work.say(f"{trial.name}: {outcome.text or 'whole already'}")
+            one.process, one.state, one.started, one.told = start(trial), "running", now, now
+            one.tries, running = one.tries + 1, running + 1
+            say(f"{trial.name}: started{' again' if one.tries > 1 else ''}")
 
 
-def _rest(work: _Work, trial: Trial, held: str) -> None:
-    if trial.path not in work.rests:
-        work.say(f"{trial.name}: {trial.path} is held by {held}; waiting for it")
-    work.rests[trial.path] = time.monotonic() + BUSY_SECONDS
+def _rest(one: Standing, held: str, say: Say) -> None:
+    if one.state != "held":
+        say(f"{one.trial.name}: {one.trial.path} is held by {held}; waiting for it")
+    one.process, one.state, one.rests = None, "held", time.monotonic() + BUSY_SECONDS
 
 
-def _collect(work: _Work, count: int) -> None:
-    """Take note of the children that have ended, and tell of those that go on."""
-    for child in list(work.running):
-        code, trial, now = child.process.poll(), child.trial, time.monotonic()
+def _collect(standings: list[Standing], say: Say) -> None:
+    """Take note of the children that have ended, and tell about those that run."""
+    for one in standings:
+        if one.process is None:
+            continue
+        code, trial, now = one.process.poll(), one.trial, time.monotonic()
+        minutes = f"{(now - one.started) / 60:.1f} min"
         if code is None:
-            if now - child.told > TELL_SECONDS:
-                child.told = now
-                work.say(f"{trial.name}: {_progress(trial)}, {(now - child.started) / 60:.1f} min")
-            continue
-        work.running.remove(child)
-        if code == BUSY:
-            work.waiting.append(trial)
-            _rest(work, trial, holder(RunDir(trial.path).lock) or "another process")
-            continue
-        work.tries[trial.path] += 1
-        outcome = _judge(trial, code)
-        if outcome is None and work.tries[trial.path] < TRIES:
-            work.waiting.append(trial)
-            work.say(f"{trial.name}: died with code {code}; trying again")
-            continue
-        work.outcomes[trial.path] = outcome or Outcome("failed", f"died {TRIES} times: {last_words(trial)}", 1)
-        text = work.outcomes[trial.path].text or f"done in {(now - child.started) / 60:.1f} min"
-        work.say(f"{trial.name}: {text} ({len(work.outcomes)} of {count})")
+            if now - one.told > TELL_SECONDS:
+                one.told = now
+                say(f"{trial.name}: {_progress(trial)}, {minutes}")
+        elif code == BUSY:
+            one.tries -= 1
+            _rest(one, holder(trial.run.lock) or "another process", say)
+        elif (outcome := _judge(trial, code, one.tries)) is None:
+            one.process, one.state = None, "waiting"
+            say(f"{trial.name}: died with code {code}; trying again")
+        else:
+            one.end(outcome)
+            ended = sum(other.outcome is not None for other in standings)
+            say(f"{trial.name}: {outcome.text or f'done in {minutes}'} ({ended} of {len(standings)})")
 
 
-def _judge(trial: Trial, code: int) -> Outcome | None:
-    """Return what an exit code means, None for a death that another try may mend."""
+def _judge(trial: Trial, code: int, tries: int) -> Outcome | None:
+    """Return the outcome of an exit code, None where another try may succeed."""
     if code == 0:
         trial.console.unlink(missing_ok=True)
         return Outcome("done")
     if code == DIVERGED:
-        return Outcome("diverged", divergence(RunDir(trial.path)), DIVERGED)
-    return Outcome("failed", f"failed: {last_words(trial)}", code) if code in SAID else None
+        return Outcome("diverged", records.read_failure(trial.run) or "diverged", DIVERGED)
+    if code in SAID:
+        return Outcome("failed", f"failed: {last_words(trial)}", code)
+    return Outcome("failed", f"died {TRIES} times: {last_words(trial)}", 1) if tries >= TRIES else None
 
 
 def _progress(trial: Trial) -> str:
     """Return how far a running trial is, in words."""
-    step = how_far(trial.path).step
+    step = records.read_progress(trial.run).step
     return f"step {step:,} of {trial.steps:,}" if step else f"starting, {trial.steps:,} steps to go"
 
 
-def _end(running: Sequence[_Child]) -> None:
-    """Ask every child to stop, and wait until it has saved its checkpoint."""
-    for child in running:
-        child.process.terminate()
+def stop(running: Sequence[Process]) -> None:
+    """Send SIGTERM to every child, and wait until it has saved its checkpoint."""
+    for process in running:
+        process.terminate()
     deadline = time.monotonic() + PATIENCE_SECONDS
-    for child in running:
+    for process in running:
         try:
-            child.process.wait(max(0.0, deadline - time.monotonic()))
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            child.process.kill()
-            child.process.wait()
+            process.kill()
+            process.wait()

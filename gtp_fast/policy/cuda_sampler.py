@@ -1,7 +1,7 @@
-"""Acting on a GPU: one captured graph from a pinned observation to a pinned action, nothing of it on the host.
+"""Acting on a GPU: one captured graph from a pinned observation to a pinned action, without work on the host.
 
-Copy in, the K-step chain as one launch, for several candidates the critic's heads and the choice, copy out. A graph is
-captured for each number of observations that is asked for.
+The graph copies the inputs in, runs the K-step chain as one launch, with several candidates also the critic's heads and
+the choice, and copies the actions out. Each number of observations has a graph of its own.
 
 Legend: S members, B observations, C candidates of each, R = B C rows, D observation, A action.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gtp_kernels.chain import gtp_chain, gtp_choose
 from gtp_kernels.critic import gtp_heads
-from gtp_kernels.launch import INTERPRETED, Launch, Operands, blocks, padded, tuned_for
+from gtp_kernels.launch import INTERPRETED, Launch, Operands, blocks, padded, shared_memory, tuned_for
 from torch import Tensor
 
 from gtp_fast.algorithms.backends import capture_once
@@ -22,16 +22,16 @@ from gtp_fast.algorithms.equations import sampling_grid
 from gtp_fast.algorithms.networks import actor_layout, critic_layout
 from gtp_fast.algorithms.policy_config import PolicyConfig
 
-KEPT_GRAPHS = 8  # for different numbers of observations; another one takes the place of the oldest
+KEPT_GRAPHS = 8  # for different numbers of observations; another one replaces the oldest
 
 
 class CudaSampler:
-    """A policy's parameters on a GPU, and the graphs that act with them; see `sampler.Sampler`."""
+    """A policy's parameters on a GPU and the graphs that act with them; a `samplers.Sampler`."""
 
     def __init__(self, config: PolicyConfig, tensors: dict[str, Tensor], device: torch.device, precision: str):
         """Take the flat parameters {"actor": (S, Pa), "critic": (2 S, Pc)} that `policy_config.check` passed.
 
-        precision: "fp32", "tf32" or "bf16", of the operands of the hidden layers' products.
+        precision: "fp32", "tf32" or "bf16", that of the operands of the hidden layers' products.
         """
         self._precision, self._config, self._device, self._members = precision, config, device, len(config.seeds)
         sizes = config.obs_dim, config.action_dim, config.hidden
@@ -45,7 +45,7 @@ class CudaSampler:
         self._calls: dict[int, _Call] = {}
 
     def actions(self, obs_SBD: np.ndarray, z_SRA: np.ndarray, gumbel_SR: np.ndarray | None) -> np.ndarray:
-        """See `sampler.Sampler.actions`."""
+        """See `samplers.Sampler.actions`."""
         count = obs_SBD.shape[1]
         if count not in self._calls:
             if len(self._calls) == KEPT_GRAPHS:
@@ -54,13 +54,10 @@ class CudaSampler:
         return self._calls[count](obs_SBD, z_SRA, gumbel_SR)
 
     def launches(self, call: _Call) -> list[Launch]:
-        """Return the launches of a call: one, or three where candidates are judged."""
+        """Return the launches of a call: one, or three with several candidates."""
         config, members = self._config, self._members
         rows, action_width = call.count * config.candidates, padded(config.action_dim)
-        shared_memory = 0
-        if self._device.type == "cuda":
-            shared_memory = torch.cuda.get_device_properties(self._device).shared_memory_per_block_optin
-        shapes = tuned_for(config.hidden, rows, shared_memory)
+        shapes = tuned_for(config.hidden, rows, shared_memory(self._grid))
         network = {
             "D": config.obs_dim, "A": config.action_dim, "AP": action_width, "W": config.obs_dim, "H": config.hidden,
             "ROWS": rows, "REPEAT": config.candidates, "BM": shapes.rows, "BN": shapes.units,
@@ -95,7 +92,7 @@ class CudaSampler:
 
 
 class _Call:
-    """The buffers of a call with `count` observations, pinned and on the device, and its captured graph."""
+    """The pinned and the device buffers of a call with `count` observations, and its captured graph."""
 
     def __init__(self, sampler: CudaSampler, count: int):
         config, members, device = sampler._config, sampler._members, sampler._device

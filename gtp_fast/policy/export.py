@@ -1,12 +1,8 @@
-"""`gtp-fast export`: one member of a run as one file, ONNX or torch.export, checked before it is published.
+"""`gtp-fast export`: from one member of a run to one file, ONNX or torch.export, compared with the policy first.
 
-The file takes raw observations and noise, and holds everything else: parameters, normalisation, K, candidates. Without
-noise of its own it draws exactly what `Policy.act` draws from the same numbers.
-
-Inputs, float32, B free: `obs` (B, D), or uint8 (B, H, W, C) where observations are pictures; `noise` (B * candidates,
-N) standard normals, the candidates of an observation in a row, but for policies without noise; `gumbel` (B *
-candidates,) Gumbel(0, 1) numbers, for softmax among candidates.
-Output: `action` (B, A) in [-1, 1].
+The file takes raw observations and noise. It holds everything else: parameters, normalisation, K, candidates. It draws
+no noise, so that the same numbers give the actions of `Policy.act`. docs/export.md lists its inputs and its output.
+Legend: B observations (any number), A action.
 """
 
 from __future__ import annotations
@@ -33,17 +29,17 @@ from gtp_fast.files import publish
 from gtp_fast.policy.policy import Policy, load_policy
 from gtp_fast.version import __version__
 
-OPSET = 18  # of ONNX: what torch's exporter writes without conversion
+OPSET = 18  # the ONNX opset that torch's exporter writes without conversion
 FORMATS = {"onnx": (".onnx", ("onnx", "onnxruntime", "onnxscript")), "pt2": (".pt2", ())}
-CHECKED = 1_000  # observations that both must agree on
-TIES = 200
+CHECKED = 1_000  # observations on which file and policy are compared
+TIES = 200  # one observation in so many may differ: rounding may turn a tie between candidates
 TOLERANCE = 1e-4  # in units of the action: K steps of float32 products, summed in another order
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What is asked; None stands for what the run was trained with, of a run of several seeds for the first."""
+    """Options of an export. None stands for the run's own setting; for `seed`, for the run's first seed."""
 
     format: str = "onnx"
     out: Path | None = None  # None: policy.onnx or policy.pt2 in the run
@@ -55,7 +51,7 @@ class ExportConfig:
 
 
 class Acting(nn.Module):
-    """A policy of one member as a module of tensors."""
+    """A policy of one member as a torch module: tensors in, tensors out."""
 
     def __init__(self, policy: Policy):
         """Take a loaded policy on the CPU."""
@@ -70,19 +66,19 @@ class Acting(nn.Module):
         return self._act(obs[None], noise[None], None if gumbel is None else gumbel[None])[0]
 
 
-def export_run(path: Path, asked: ExportConfig) -> dict[str, Any]:
-    """Export a run's newest valid checkpoint, its best, or a checkpoint; return where it is and what was checked.
+def export_run(path: Path, options: ExportConfig) -> dict[str, Any]:
+    """Export a run's newest valid checkpoint, its best, or a named one; return the file's path and its check.
 
-    Raises: UsageError for what cannot be exported; CheckpointError without a usable checkpoint; GtpError where the file
-    does not act as the policy does: then nothing is written.
+    Raises: UsageError for options that do not fit; CheckpointError without a usable checkpoint; GtpError where the
+    file's actions differ from the policy's: then nothing is written.
     """
-    if asked.format not in FORMATS:
-        raise UsageError(f"--format {asked.format} is none of {', '.join(FORMATS)}")
-    suffix, _ = FORMATS[asked.format]
-    if missing := lacking(asked.format):
-        raise UsageError(f"--format {asked.format} needs {', '.join(missing)}; pip install 'gtp-fast[export]'")
-    policy = _policy(path, asked)
-    out = asked.out or path / f"policy{suffix}"
+    if options.format not in FORMATS:
+        raise UsageError(f"--format {options.format} is none of {', '.join(FORMATS)}; choose one of them")
+    suffix, _ = FORMATS[options.format]
+    if missing := lacking(options.format):
+        raise UsageError(f"--format {options.format} needs {', '.join(missing)}; pip install 'gtp-fast[export]'")
+    policy = _policy(path, options)
+    out = options.out or path / f"policy{suffix}"
     if out.suffix != suffix or not out.parent.is_dir():
         raise UsageError(f"--out {out}: name a file that ends in {suffix}, in a folder that exists")
     described = {
@@ -90,13 +86,13 @@ def export_run(path: Path, asked: ExportConfig) -> dict[str, Any]:
         "policy": policy.config.to_json(),
         "inputs": {name: list(value.shape[1:]) for name, value in drawn(policy, 1).items()},
     }
-    data = (onnx_bytes if asked.format == "onnx" else _pt2_bytes)(policy, described)
-    difference = parity(policy, reader(asked.format, data))
+    data = (onnx_bytes if options.format == "onnx" else _pt2_bytes)(policy, described)
+    difference = parity(policy, reader(options.format, data))
     publish(out, data)
     return {
         "path": str(out),
-        "format": asked.format,
-        "opset": OPSET if asked.format == "onnx" else None,
+        "format": options.format,
+        "opset": OPSET if options.format == "onnx" else None,
         "megabytes": len(data) / 1e6,
         "observations_checked": CHECKED,
         "largest_difference": difference,
@@ -105,18 +101,18 @@ def export_run(path: Path, asked: ExportConfig) -> dict[str, Any]:
 
 
 def lacking(format: str) -> list[str]:
-    """Return the packages that a format needs and this installation has not."""
+    """Return the packages that a format needs and this installation lacks."""
     return [name for name in FORMATS[format][1] if not importlib.util.find_spec(name)]
 
 
-def _policy(path: Path, asked: ExportConfig) -> Policy:
-    wanted = {"sampling_steps": asked.sampling_steps, "candidates": asked.candidates, "select": asked.select}
-    seed = load_policy(path, best=asked.best, device="cpu").config.seeds[0] if asked.seed is None else asked.seed
-    return load_policy(path, seed, asked.best, "cpu", **wanted)
+def _policy(path: Path, options: ExportConfig) -> Policy:
+    wanted = {"sampling_steps": options.sampling_steps, "candidates": options.candidates, "select": options.select}
+    seed = load_policy(path, best=options.best, device="cpu").config.seeds[0] if options.seed is None else options.seed
+    return load_policy(path, seed, options.best, "cpu", **wanted)
 
 
 def drawn(policy: Policy, observations: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return what the file takes, for as many random observations as are asked for."""
+    """Return random inputs of the file for so many observations."""
     rng, config, rows = np.random.default_rng(seed), policy.config, observations * policy.config.candidates
     inputs = {"obs": drawn_observations(config, observations, rng)}
     if policy.noise_columns:
@@ -145,7 +141,7 @@ def _program(policy: Policy) -> torch.export.ExportedProgram:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's progress and notes of its own off the terminal."""
+    """Keep the exporter's progress and notes off the terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -160,7 +156,7 @@ def _quiet() -> Iterator[None]:
 
 
 def onnx_bytes(policy: Policy, described: dict[str, Any]) -> bytes:
-    """Return the ONNX file of a policy, with what describes it as metadata gtp_fast.*"""
+    """Return the ONNX file of a policy, with its description as metadata gtp_fast.*"""
     with _quiet():
         program = torch.onnx.export(_program(policy), dynamo=True, opset_version=OPSET, optimize=True)
     assert program is not None
@@ -180,7 +176,7 @@ def _pt2_bytes(policy: Policy, described: dict[str, Any]) -> bytes:
 
 
 def reader(format: str, data: bytes) -> Run:
-    """Return a function that acts by an exported file, one thread, on a CPU."""
+    """Return a function that runs an exported file on a CPU, with one thread."""
     if format == "onnx":
         import onnxruntime
 
@@ -199,10 +195,10 @@ def reader(format: str, data: bytes) -> Run:
 
 
 def parity(policy: Policy, run: Run) -> float:
-    """Return the largest difference of an exported file from the policy, of CHECKED observations, alone and together.
+    """Return the largest difference between a file and its policy on CHECKED observations, batched and alone.
 
-    Among candidates rounding may turn a tie: then one observation in TIES may have another of its candidates.
-    Raises: GtpError with the difference, beyond TOLERANCE.
+    With several candidates, one observation in TIES is left out: rounding may turn a tie between its candidates.
+    Raises: GtpError for a difference above TOLERANCE.
     """
     found = []
     for observations, seed in ((CHECKED - 8, 0), *((1, i) for i in range(1, 9))):

@@ -1,20 +1,13 @@
-"""From observations and noise to actions: what every device does, and the form that runs on any of them.
+"""How a policy acts: from observations and noise to actions.
 
-Legend: S members, B observations, C candidates of each, R = B C rows, D observation, A action.
-
-Acting on a CPU, where one action is a few microseconds of arithmetic and everything else is overhead.
-
-A step of the chain is affine in the action and in the network's output: Phi's and phi's coefficients, the scaling of
-the network's input and the time embeddings depend on the step alone. They are folded into the first and last layer's
-weights once, in float64. NumPy, because its calls cost half of torch's: at one observation and K = 5 the chain's 75
-operations take 0.11 ms, as torch's 0.2 ms; at 50 rows the products decide and both are equal (2026-11, EPYC Zen 5).
-
+`AlgorithmSampler` runs any algorithm's formulas in torch on any device; exports and tests use it as the reference.
+`CpuSampler` runs GTP's chain in NumPy. The captured launch for a GPU is in `cuda_sampler`.
 Legend: S members, B observations, C candidates of each, R = B C rows, D observation, A action, H hidden, K steps.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,125 +15,72 @@ from gtp_kernels.primitives import MISH_CLAMP
 from torch import Tensor
 
 from gtp_fast import algorithms
-from gtp_fast.algorithms.encoder import see
-from gtp_fast.algorithms.equations import sample_actions, scalings
-from gtp_fast.algorithms.networks import HIDDEN_LAYERS, TIME_WIDTH, q_values, time_embedding
+from gtp_fast.algorithms.encoder import encode_obs
+from gtp_fast.algorithms.equations import scalings
+from gtp_fast.algorithms.networks import HIDDEN_LAYERS, TIME_WIDTH, time_embedding
 from gtp_fast.algorithms.policy_config import PolicyConfig
-from gtp_fast.errors import UsageError
 
 
 class Sampler(Protocol):
     """A policy's parameters on one device, ready to act."""
 
     def actions(self, obs_SBD: np.ndarray, z_SRA: np.ndarray, gumbel_SR: np.ndarray | None) -> np.ndarray:
-        """Return each observation's action, float32 (S, B, A) in [-1, 1].
+        """Return one action for each observation, float32 (S, B, A) in [-1, 1].
 
-        Args: float32; z_SRA standard normals, the candidates of an observation in a row; with several candidates the
-        one with the largest min(Q1, Q2) is taken, or of min(Q1, Q2) + gumbel_SR: a draw from softmax (SPEC 6).
+        Args: float32; z_SRA holds standard normals, the candidates of one observation in adjacent rows. Of several
+        candidates the one with the largest min(Q1, Q2) is returned. With gumbel_SR it is the largest
+        min(Q1, Q2) + gumbel_SR: a draw from softmax(min(Q1, Q2)).
         """
         ...
 
 
 class AlgorithmSampler:
-    """An algorithm's own `path` and `judge` as they stand, on any device."""
+    """Acts by the algorithm's own `path` and critic, on any device and in the precision of the parameters."""
 
     def __init__(self, config: PolicyConfig, actor: dict[str, Tensor], critic: dict[str, Tensor] | None):
         """Take parameters by name, (S, in, out) and (2 S, in, out), on one device."""
         self._config, self._actor, self._critic = config, actor, critic
-        self._algorithm = algorithms.of(config.algo)
+        self._algorithm = algorithms.of(config)
 
     @torch.inference_mode()
     def actions(self, obs_SBD: np.ndarray, z_SRA: np.ndarray, gumbel_SR: np.ndarray | None) -> np.ndarray:
-        """See `Sampler.actions`; z has the algorithm's `noise_columns` in place of A, and obs may be uint8 frames."""
+        """See `Sampler.actions`; z has `noise_columns` columns instead of A, and obs may be uint8 images."""
         like = next(iter(self._actor.values()))
         obs, z = torch.as_tensor(obs_SBD).to(like), torch.as_tensor(z_SRA).to(like)
         return self.act(obs, z, None if gumbel_SR is None else torch.as_tensor(gumbel_SR).to(like)).cpu().numpy()
 
     def act(self, obs_SBD: Tensor, z_SRA: Tensor, gumbel_SR: Tensor | None) -> Tensor:
-        """Do what `actions` does, with tensors on the policy's device; the graph of it can be exported."""
+        """Do the same with tensors on the policy's device, as a graph that torch can export."""
         candidates = self._config.candidates
-        obs_SRD = self._seen(self._actor, obs_SBD)
+        obs_SRD = self._encoded(self._actor, obs_SBD)
         actions = self._algorithm.path(self._actor, obs_SRD, z_SRA, self._config)[-1].clamp(-1.0, 1.0)
         if self._critic is None:
             return actions
-        q_SR = self._algorithm.judge(self._critic, self._seen(self._critic, obs_SBD), actions).amin(dim=1)
+        q_SR = self._algorithm.q_values(self._critic, self._encoded(self._critic, obs_SBD), actions).amin(dim=1)
         return _chosen(q_SR if gumbel_SR is None else q_SR + gumbel_SR, actions, candidates)
 
-    def _seen(self, p: dict[str, Tensor], obs_SBX: Tensor) -> Tensor:
-        """Return what a network is given, once for each candidate; frames are encoded before they are repeated."""
-        candidates, seen = self._config.candidates, see(p, obs_SBX)
-        return seen.repeat_interleave(candidates, dim=1) if candidates > 1 else seen
+    def _encoded(self, p: dict[str, Tensor], obs_SBX: Tensor) -> Tensor:
+        """Return the network's observations, one row for each candidate; images are encoded first, then repeated."""
+        candidates, encoded = self._config.candidates, encode_obs(p, obs_SBX)
+        return encoded.repeat_interleave(candidates, dim=1) if candidates > 1 else encoded
 
 
 def _chosen(q_SR: Tensor, actions_SRA: Tensor, candidates: int) -> Tensor:
-    """Return the action of the largest value of each observation, (S, B, A)."""
+    """Return the candidate with the largest value for each observation, (S, B, A)."""
     best = q_SR.unflatten(-1, (-1, candidates)).argmax(-1)[..., None, None]
     chosen = actions_SRA.unflatten(1, (-1, candidates)).gather(2, best.expand(-1, -1, 1, actions_SRA.shape[-1]))
     return chosen[:, :, 0]
 
 
-class TorchSampler:
-    """`trajectory.sample_actions` as it stands: the way on a GPU, and the twin that others are held to."""
-
-    def __init__(
-        self,
-        actor: dict[str, Tensor],
-        critic: dict[str, Tensor] | None,
-        grid: Tensor,
-        sigma_data: float,
-        sigma_min: float,
-        process: str = "edm",
-    ):
-        """Take parameters by name, (S, in, out) and (2 S, in, out), and the noise levels (K + 1,), on one device."""
-        self._actor, self._critic, self._grid = actor, critic, grid
-        self._acting = sigma_data, sigma_min, process
-
-    @torch.inference_mode()
-    def actions(self, obs_SBD: np.ndarray, z_SRA: np.ndarray, gumbel_SR: np.ndarray | None) -> np.ndarray:
-        """See `Sampler.actions`; in the precision of the parameters."""
-        obs, z = self._tensor(obs_SBD), self._tensor(z_SRA)
-        candidates = z.shape[1] // obs.shape[1]
-        obs = obs.repeat_interleave(candidates, dim=1)
-        actions = sample_actions(self._actor, obs, z, self._grid, *self._acting)
-        if self._critic is None:
-            return actions.cpu().numpy()
-        q_SR = q_values(self._critic, obs, actions).amin(dim=1)
-        if gumbel_SR is not None:
-            q_SR = q_SR + self._tensor(gumbel_SR)
-        return _chosen(q_SR, actions, candidates).cpu().numpy()
-
-    def _tensor(self, values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values).to(self._grid)
-
-
-def observations(values: Any, config: PolicyConfig) -> np.ndarray:
-    """Return observations as a policy takes them, float32 or uint8; raises UsageError for what they cannot be."""
-    if config.frame_shape is None:
-        return numbers(values, "an observation")
-    if (found := np.asarray(values)).dtype != np.uint8:
-        raise UsageError(
-            f"pictures of {found.dtype}, expected uint8 of 0 to 255; pass them as the environment makes them"
-        )
-    return found
-
-
-def numbers(values: Any, what: str) -> np.ndarray:
-    """Return values as a float32 array; raises UsageError for what is no array of finite numbers."""
-    try:
-        found = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{what} cannot be read as numbers ({error}); pass a NumPy array") from None
-    if found.dtype.kind not in "fiub":
-        raise UsageError(f"{what} cannot be read as numbers (it holds {found.dtype}); pass a float32 NumPy array")
-    with np.errstate(over="ignore"):
-        found = found.astype(np.float32, copy=False)
-    if not np.isfinite(found).all():
-        raise UsageError(f"{what} holds NaN or Inf; the environment diverged, or a sensor failed")
-    return found
-
-
 class CpuSampler:
-    """A policy's parameters, folded for acting; holds nothing that a call changes, so that threads may share it."""
+    """Acts for GTP in NumPy, with the parameters folded in advance. A call changes nothing here: threads may share it.
+
+    A step of the chain is affine in the action and in the network's output. The coefficients of Phi and phi, the
+    scaling of the network's input and the time embeddings depend on the step alone. They are folded into the weights
+    of the first and the last layer once, in float64. NumPy's calls cost half of torch's: at one observation and K = 5
+    the chain's 75 operations take 0.11 ms against torch's 0.2 ms. At 50 rows the products dominate and both are equal
+    (2026-11, EPYC Zen 5).
+    """
 
     def __init__(
         self,
@@ -161,7 +101,7 @@ class CpuSampler:
         e_t = time_embedding(p, "t", times[:, :-1], sigma_min)
         e_s = time_embedding(p, "s", times[:, 1:], sigma_min)
         times_SKH = torch.cat([e_t, e_s], dim=-1) @ w_times + p["mlp0.b"]
-        # a <- (s/t) a + (1 - s/t) (c_skip a + c_out F(c_in a)): one number a step for a, one for F, one inside F.
+        # a <- (s/t) a + (1 - s/t) (c_skip a + c_out F(c_in a)): a step has one factor for a, one for F and one in F.
         t, ratio = levels[:-1], levels[1:] / levels[:-1]
         c_skip, c_out, c_in = scalings(t, sigma_data, process)
         output = ((1.0 - ratio) * c_out).view(-1, 1, 1, 1)
@@ -174,7 +114,7 @@ class CpuSampler:
         self._critic = None if critic is None else _Critic(critic, action_dim)
 
     def actions(self, obs_SBD: np.ndarray, z_SRA: np.ndarray, gumbel_SR: np.ndarray | None) -> np.ndarray:
-        """See `sampler.Sampler.actions`."""
+        """See `Sampler.actions`."""
         members, rows, action_dim = z_SRA.shape
         batch = obs_SBD.shape[1]
         fixed_KSBH = np.matmul(obs_SBD, self._w_obs) + self._times_KS1H
@@ -202,7 +142,7 @@ class CpuSampler:
 
 
 class _Critic:
-    """Both heads of every member; what an observation adds to the first layer is computed once for its candidates."""
+    """Both heads of every member; an observation's share of the first layer is computed once for all its candidates."""
 
     def __init__(self, p: dict[str, Tensor], action_dim: int):
         layers = [(_array(p[f"mlp{i}.w"]), _array(p[f"mlp{i}.b"])) for i in range(HIDDEN_LAYERS + 1)]
@@ -222,14 +162,14 @@ class _Critic:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    """Copy to float32: a policy keeps what it was made of, aligned and contiguous."""
+    """Copy to a contiguous float32 array, so that later changes of the tensor do not reach the policy."""
     return np.array(tensor.detach().numpy(), np.float32, order="C")
 
 
 def _tail(
     h: np.ndarray, layers: list[tuple[np.ndarray, np.ndarray]], scratch: np.ndarray, more: np.ndarray
 ) -> np.ndarray:
-    """Run the hidden layers from the first pre-activation to the last activation; returned in `scratch`."""
+    """Run the hidden layers from the first pre-activation to the last activation; the result is in `scratch`."""
     _mish(h, scratch, more)
     for weight, bias in layers:
         np.matmul(scratch, weight, out=h)
@@ -239,7 +179,7 @@ def _tail(
 
 
 def _mish(x: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
-    """Write mish(x) = x n / (n + 2), n = e (e + 2), e = exp(min(x, 20)), as `reference.mish` does, into `out`."""
+    """Write mish(x) = x n / (n + 2), n = e (e + 2), e = exp(min(x, 20)), into `out`, as `primitives.mish` does."""
     np.minimum(x, MISH_CLAMP, out=scratch)
     np.exp(scratch, out=scratch)
     np.add(scratch, 2.0, out=out)

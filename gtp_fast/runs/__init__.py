@@ -1,1 +1,1 @@
-"""What a run keeps on disk: its directory, checkpoints, metrics; how it resumes, and how all of it is read again."""
+"""A run on disk: its directory, checkpoints, metrics and log, how it resumes, and how other code reads it."""

@@ -1,9 +1,8 @@
-"""Checkpoints: safetensors and JSON, verified by size and SHA-256, never half-written, no pickle.
+"""Checkpoints: written as safetensors and JSON, published whole, and verified by size and SHA-256. No pickle.
 
 A checkpoint directory holds state.safetensors (every tensor of the train state), policy.safetensors (what acting
 needs), pending-eval-<step>.safetensors (policies whose evaluation was still running), state.json and MANIFEST.json.
-
-A checkpoint is written by a thread while training goes on: the loop waits for the copy to the host alone.
+`Saving` writes a checkpoint in a thread while training goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -37,11 +36,12 @@ STATE, POLICY, META, MANIFEST, PENDING = (
     "pending-eval-",
 )
 BEST = "best"
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint: its step, the train state, what was said of it, and evaluations still to be made."""
+    """A verified checkpoint: its step, the train state, its description, and the policies still to be evaluated."""
 
     path: Path
     step: int
@@ -60,18 +60,18 @@ def save(
 ) -> Path:
     """Publish the checkpoint of a step.
 
-    Raises: CheckpointError when a tensor is not finite, before anything is written; OSError from the file system, and
-    then no trace is left and earlier checkpoints stand.
+    Raises: CheckpointError when a tensor is not finite, before it writes anything; OSError from the file system: then
+    nothing is left behind and earlier checkpoints stay valid.
     """
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # By NumPy: torch's loops would give the thread that saves a team of threads of its own, and two teams on the same
-    # cores make every train step wait (Zen 5, two cores: 31 steps/s where there were 75).
+    # NumPy, because torch would start a second pool of threads for the saving thread. Two pools on the same cores slow
+    # every train step down (Zen 5, two cores: 31 steps/s instead of 75).
     floats = {name: tensor.numpy() for name, tensor in host.items() if tensor.is_floating_point()}
     bad = [name for name, array in floats.items() if not np.isfinite(array).all()]
     if bad:
         raise CheckpointError(
-            f"{', '.join(bad)} held values that are not finite at step {step:,}: no checkpoint was "
-            "written; resume from an earlier one with a smaller --lr or --eta"
+            f"{', '.join(bad)} held values that are not finite at step {step:,}; no checkpoint was written. Resume "
+            "from an earlier one with a smaller --lr or --eta"
         )
 
     def fill(directory: Path) -> None:
@@ -86,7 +86,7 @@ def save(
 
 
 def save_best(run: RunDir, policy: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
-    """Publish the policy with the best score so far, a member each, as ckpt/best."""
+    """Publish each member's policy with the best score so far as ckpt/best."""
     path = run.checkpoints / BEST
     publish_directory(path, lambda directory: _write_policy(directory, policy, meta))
     return path
@@ -102,37 +102,38 @@ def _write_policy(directory: Path, policy: Mapping[str, Tensor], meta: Mapping[s
     (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, files: dict[str, bytes] | None = None) -> Checkpoint:
     """Read and verify a checkpoint.
 
-    Raises: CheckpointError naming the file and what is wrong with it.
+    Args: files, the result of `verified` if it was called before.
+    Raises: CheckpointError naming the file and its fault.
     """
-    files = _verified(path)
+    files = verified(path) if files is None else files
     meta = _meta(path, files)
     snapshots = [name for name in files if name.startswith(PENDING)]
     pending = {_pending_step(path, name): _tensors(path / name, files[name]) for name in snapshots}
     if STATE not in files:
-        raise CheckpointError(f"{path} holds a policy but no training state; resume from one of {path.parent}/step-*")
+        raise CheckpointError(f"{path} holds a policy but no train state; resume from one of {path.parent}/step-*")
     return Checkpoint(path, int(meta["step"]), _tensors(path / STATE, files[STATE]), meta, pending)
 
 
 def _pending_step(path: Path, name: str) -> int:
     digits = name.removeprefix(PENDING).removesuffix(".safetensors")
     if not digits.isdecimal():
-        raise CheckpointError(f"{path / name} names no step; use another checkpoint")
+        raise CheckpointError(f"{path / name} has no step in its name; use another checkpoint")
     return int(digits)
 
 
-def load_policy(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read and verify what acting needs: the policy's tensors and the checkpoint's description."""
-    files = _verified(path)
+def load_policy(path: Path, files: dict[str, bytes] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read and verify what acting needs: the policy's tensors and the checkpoint's description. Args: as of `load`."""
+    files = verified(path) if files is None else files
     if POLICY not in files:
         raise CheckpointError(f"{path} has no {POLICY}; name a checkpoint or a run directory")
     return _tensors(path / POLICY, files[POLICY]), _meta(path, files)
 
 
-def _verified(path: Path) -> dict[str, bytes]:
-    """Return the files that the manifest names, each with the size and hash that it names."""
+def verified(path: Path) -> dict[str, bytes]:
+    """Return the content of the files that the manifest lists, after checking each one's size and SHA-256."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         listed = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
@@ -146,7 +147,9 @@ def _verified(path: Path) -> dict[str, bytes]:
     files = {}
     for name, (size, sha256) in listed.items():
         if Path(name).name != name:
-            raise CheckpointError(f"{path / MANIFEST} names {name!r}, which is no file of the checkpoint")
+            raise CheckpointError(
+                f"{path / MANIFEST} lists {name!r}, which is outside the checkpoint; use another checkpoint"
+            )
         try:
             found = (path / name).stat().st_size
             content = (path / name).read_bytes() if found == size else b""
@@ -156,7 +159,7 @@ def _verified(path: Path) -> dict[str, bytes]:
             raise CheckpointError(f"{path / name} has {found:,} bytes, expected {size:,}; use another checkpoint")
         if hashlib.sha256(content).hexdigest() != sha256:
             raise CheckpointError(
-                f"{path / name} was altered: its SHA-256 is not the manifest's; use another checkpoint"
+                f"{path / name} was altered: its SHA-256 differs from the manifest's; use another checkpoint"
             )
         files[name] = content
     return files
@@ -168,7 +171,9 @@ def _meta(path: Path, files: dict[str, bytes]) -> dict[str, Any]:
         if not isinstance(meta["step"], int):
             raise TypeError(f"step is {meta['step']!r}")
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path / META} is not a checkpoint's description ({error!r})") from None
+        raise CheckpointError(
+            f"{path / META} is not a checkpoint's description ({error!r}); use another checkpoint"
+        ) from None
     return meta
 
 
@@ -180,20 +185,21 @@ def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
 
 
 def steps(run: RunDir) -> list[int]:
-    """Return the steps of which a checkpoint directory exists, ascending; nothing is verified."""
+    """Return the steps that have a checkpoint directory, ascending, without verifying them."""
     names = (path.name.removeprefix("step-") for path in run.checkpoints.glob("step-*") if path.is_dir())
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def load_newest(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest valid checkpoint and why newer ones were passed over; None where there was none at all.
+def load_newest(run: RunDir, read: Callable[[Path], Read] = load) -> tuple[Read | None, list[str]]:
+    """Return the newest valid checkpoint, and the faults of newer ones. It is None where no checkpoint exists.
 
-    Raises: CheckpointError when there are checkpoints but none is valid: a run never restarts from zero in silence.
+    Args: read loads one, and raises CheckpointError where it is not valid.
+    Raises: CheckpointError when all checkpoints are damaged: a run never restarts from zero in silence.
     """
     refused = []
     for step in reversed(steps(run)):
         try:
-            return load(run.checkpoint(step)), refused
+            return read(run.checkpoint(step)), refused
         except CheckpointError as error:
             refused.append(str(error))
     if refused:
@@ -207,42 +213,42 @@ def load_newest(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
 def prune(run: RunDir, keep: int, newest: int) -> None:
     """Remove all but the last `keep` checkpoints up to step `newest`, the one just saved; ckpt/best stays.
 
-    Later ones are those that a resume passed over as damaged: they must not push out good ones.
+    Checkpoints after `newest` do not count: a resume skipped them as damaged, and they must not push out good ones.
     """
     for step in [step for step in steps(run) if step <= newest][: -max(keep, 1)]:
         shutil.rmtree(run.checkpoint(step), ignore_errors=True)
 
 
 def drop_after(run: RunDir, step: int) -> None:
-    """Remove the checkpoints after `step`, to which a resume goes back: their past is written anew.
+    """Remove the checkpoints after `step`, where a resume goes back to: the run repeats those steps.
 
-    The newest goes first: killed in between, the run still has every metric line before its newest checkpoint.
+    The newest goes first: a run killed in between still has every metric line before its newest checkpoint.
     """
     for later in reversed([later for later in steps(run) if later > step]):
         shutil.rmtree(run.checkpoint(later))
 
 
 class Saving:
-    """At most one checkpoint under way; what the disk refused is told, and counted, when it is settled."""
+    """Writes checkpoints in a thread, one at a time. `settle` reports and counts what the disk refused."""
 
     def __init__(self, disk: Disk):
         self._disk, self._pool = disk, ThreadPoolExecutor(1, "checkpoint")
-        self._under_way: tuple[str, Future[None]] | None = None
+        self._current: tuple[str, Future[None]] | None = None
 
     def start(self, what: str, commit: Callable[[], None]) -> None:
-        """Have `commit` called by the thread, once the one before it is settled."""
+        """Wait for the checkpoint before, then call `commit` in the thread; `what` names it in warnings."""
         self.settle()
-        self._under_way = what, self._pool.submit(commit)
+        self._current = what, self._pool.submit(commit)
 
     def settle(self) -> None:
-        """Wait for the checkpoint under way.
+        """Wait for the checkpoint that is being written.
 
-        Raises: DiskError at the third refusal in a row; whatever else `commit` raised.
+        Raises: DiskError at the third refusal in a row; any other error that `commit` raised.
         """
-        if self._under_way is not None:
-            (what, future), self._under_way = self._under_way, None
+        if self._current is not None:
+            (what, future), self._current = self._current, None
             self._disk.write("checkpoints", what, future.result)
 
     def close(self) -> None:
-        """Wait for the thread, whatever comes of its work."""
+        """Wait for the thread to end; errors of its work are not raised."""
         self._pool.shutdown()

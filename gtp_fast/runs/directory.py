@@ -1,4 +1,7 @@
-"""A run's directory: its places, claimed and locked against other processes."""
+"""A run's directory: the paths of its files, its lock against other processes, and the name of a new one.
+
+`claim` also clears what a killed process left half-written. docs/run-directory.md shows the layout.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from gtp_fast.files import PARTIAL, REPLACED, file_name, locked
 
 @dataclass(frozen=True)
 class RunDir:
-    """The places of a run, all below `path`."""
+    """The paths of a run's files and folders, all below `path`."""
 
     path: Path
 
@@ -51,9 +54,9 @@ class RunDir:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Create the directory, lock it against other processes, and sweep what a killed process left half-written.
+        """Create the directory, lock it against other processes, and remove what a killed process left half-written.
 
-        Raises: BusyError naming the holder.
+        Raises: BusyError naming the process that holds it.
         """
         with locked(self.lock, f"run directory {self.path}"):
             for directory in (self.path, self.checkpoints, self.evaluations):
@@ -63,7 +66,7 @@ class RunDir:
 
 
 def _sweep(directory: Path) -> None:
-    """Put back what had stepped aside for a successor that never came; remove all else that is half-written."""
+    """Restore a file that was moved aside for a replacement that never came; remove other half-written files."""
     for leftover in directory.glob(PARTIAL + "*"):
         place = directory / leftover.name.removeprefix(REPLACED)
         if leftover.name.startswith(REPLACED) and not place.exists():
@@ -75,10 +78,10 @@ def _sweep(directory: Path) -> None:
 
 
 def new_run_path(root: Path, env: str, algo: str, seed: int, hash6: str) -> Path:
-    """Return runs/<env>/<algo>-s<seed>-<UTC>-<hash6>, made safe for a file system, of which nothing exists yet."""
+    """Return a path that does not exist yet: root/<env>/<algo>-s<seed>-<UTC>-<hash6>, <env> safe as a file name."""
     start, now, tries = f"{algo}-s{seed}", f"{datetime.now(UTC):%Y%m%dT%H%M%S}", 0
     path = root / file_name(env) / f"{start}-{now}-{hash6}"
-    while path.exists():  # two runs of one second
+    while path.exists():  # two runs started in the same second
         tries += 1
         path = root / file_name(env) / f"{start}-{now}.{tries}-{hash6}"
     return path

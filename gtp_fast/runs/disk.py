@@ -1,4 +1,7 @@
-"""A disk that refuses: which errors mean that, how long a run lives with them, and what the user is told."""
+"""Writes that the disk refuses: which errors count, how many a run tolerates, and what the user reads.
+
+`disk_errors` turns errors of the file system into typed ones. `Disk` runs a write, warns when it fails, and counts.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,24 @@ from pathlib import Path
 
 from gtp_fast.errors import DiskError, UsageError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, no larger file: the same to a user
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, file size limit: the same to a user
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-PATIENCE = 3  # refusals in a row
+PATIENCE = 3  # failed writes in a row that end a run
 
 
 @contextmanager
-def told_of(path: Path) -> Iterator[None]:
-    """Turn the file system's refusals into errors that say what to do.
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the file system into errors that say what to do.
 
-    Raises: DiskError where there is no space; UsageError where nobody may write below `path`.
+    Raises: DiskError where there is no space; UsageError where the process may not write below `path`.
     """
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
             raise DiskError(
-                f"no space for {path} ({error}); free some and run the same command again: it continues from the last "
-                "checkpoint"
+                f"no space for {path} ({error}); free some space and run the same command again: it continues from the "
+                "last checkpoint"
             ) from error
         refused = Path(str(error.filename))
         if error.errno in CLOSED and (refused.is_relative_to(path) or path.is_relative_to(refused)):
@@ -37,9 +40,9 @@ def told_of(path: Path) -> Iterator[None]:
 
 @dataclass
 class Disk:
-    """Where a run writes, and how often it was refused in a row: a kind of write each.
+    """Runs a run's writes and counts, for each kind of write, how many failed in a row.
 
-    Kinds are counted apart because a metric line may fit where a checkpoint does not: it must not excuse it.
+    Kinds are counted separately: a metric line that still fits must not reset the count of failed checkpoints.
     """
 
     path: Path
@@ -47,15 +50,15 @@ class Disk:
     refused: dict[str, int] = field(default_factory=dict)
 
     def write(self, kind: str, what: str, action: Callable[[], None]) -> None:
-        """Write, and live with a refusal: warn and go on.
+        """Run a write; where the disk refuses it, warn and go on.
 
-        Raises: DiskError at the third refusal in a row of this kind.
+        Raises: DiskError at the third failure in a row of this kind.
         """
         try:
             action()
         except OSError as error:
             self.refused[kind] = self.refused.get(kind, 0) + 1
-            self.warn(f"{what} could not be written ({error}); earlier checkpoints stand")
+            self.warn(f"{what} could not be written ({error}); earlier checkpoints stay valid")
             if self.refused[kind] >= PATIENCE:
                 raise DiskError(
                     f"{PATIENCE} writes of {kind} to {self.path} failed in a row, the last with: {error}; free space "

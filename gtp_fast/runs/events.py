@@ -1,4 +1,7 @@
-"""What a run tells its caller while it goes on, and what it returns. No torch here: the screen loads quickly."""
+"""The events that a run reports to its caller, and the result that it returns.
+
+This module does not import torch, so that the command line starts quickly.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Downloading:
-    """Bytes of the data set so far, and in all where the server says so."""
+    """Bytes of the data set so far, and the total where the server gives it."""
 
     done: int
     total: int | None
@@ -17,7 +20,7 @@ class Downloading:
 
 @dataclass(frozen=True)
 class Started:
-    """What the run is: shown before the first step."""
+    """The run's facts, reported before the first step; `chosen` is its device and backend, and why."""
 
     run_dir: Path
     source: str
@@ -30,7 +33,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """One log interval: means a member, and the speed since the last one."""
+    """One log interval: each metric's mean for each member, and the speed since the last interval."""
 
     step: int
     steps: int
@@ -40,14 +43,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something that the user should know and that does not stop the run."""
+    """A warning for the user; the run goes on."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A finished evaluation: one figure a member, a normalised score or else a return."""
+    """A finished evaluation: one figure for each member, a normalised score (`scored`) or else a return."""
 
     step: int
     figures: list[float]
@@ -59,7 +62,7 @@ Event = Downloading | Started | Progress | Evaluated | Warned
 
 @dataclass(frozen=True)
 class Result:
-    """What `train --json` prints; scores are one entry a seed, None where no reference return is known."""
+    """What `train --json` prints. Scores have one entry for each seed; None where no reference return is known."""
 
     run_dir: str
     env: str

@@ -1,6 +1,6 @@
-"""What a run says of itself: metrics.jsonl always, train.log for people, TensorBoard and W&B on request.
+"""A run's metrics and log: metrics.jsonl for programs, train.log for people, TensorBoard and W&B on request.
 
-metrics.jsonl holds no clock: its lines are the same, bit for bit, for a run that was killed and resumed.
+metrics.jsonl holds no times: its lines are the same, bit for bit, for a run that was killed and resumed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from gtp_fast.runs.events import Evaluated, Event, Started, Warned
 
 
 def means(sums_SQ: list[list[float]], names: tuple[str, ...], steps: int) -> dict[str, list[float]]:
-    """Return each metric's mean over `steps` train steps, one value a member."""
+    """Return each metric's mean over `steps` train steps, one value for each member."""
     return {name: [row[i] / steps for row in sums_SQ] for i, name in enumerate(names)}
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, and a line that was cut off, so that each step is written once."""
+    """Remove the lines of steps after `step` and a line that was cut off: each step has one line."""
     if not path.exists():
         return
     kept = []
@@ -40,7 +40,7 @@ def truncate_after(path: Path, step: int) -> None:
 
 
 def truncate_log_after(path: Path, step: int) -> None:
-    """Drop train.log's interval lines of steps after `step`, and a line that was cut off; all else is history."""
+    """Remove train.log's lines of intervals after `step` and a line that was cut off; other lines stay."""
     if not path.exists():
         return
     whole = path.read_bytes().splitlines(keepends=True)
@@ -48,14 +48,14 @@ def truncate_log_after(path: Path, step: int) -> None:
 
 
 def _interval(line: bytes) -> int:
-    """Return the step of an interval's line, `step 1,000 52.3 steps/s ...`; 0 of any other."""
+    """Return the step of an interval's line, `step 1,000 52.3 steps/s ...`; 0 for any other line."""
     words = line.split()
     digits = words[1].replace(b",", b"") if len(words) > 1 and words[0] == b"step" else b""
     return int(digits) if digits.isdigit() else 0
 
 
 def lines_of(event: Event) -> list[str]:
-    """Return what train.log says of an event; an interval has a line of its own."""
+    """Return train.log's lines for an event; `MetricsWriter.write` logs intervals."""
     match event:
         case Started():
             first = (
@@ -72,20 +72,23 @@ def lines_of(event: Event) -> list[str]:
 
 
 class MetricsWriter:
-    """Appends to metrics.jsonl and train.log, and to the trackers that were asked for."""
+    """Appends to metrics.jsonl and train.log, and to the trackers that the settings name."""
 
     def __init__(self, cfg: TrainConfig, run: RunDir, step: int):
-        """Open the files; lines of steps after `step` are dropped first. Raises: UsageError without the extra."""
+        """Remove lines of steps after `step`, then open the files.
+
+        Raises: UsageError when a tracker's package is not installed.
+        """
         truncate_after(run.metrics, step)
         truncate_log_after(run.log, step)
-        self._path, self._lines = run.metrics, threading.Lock()  # a thread settles while another writes
+        self._path, self._lines = run.metrics, threading.Lock()  # the saving thread settles while the loop writes
         self._jsonl = run.metrics.open("a", buffering=1)
         self._log = run.log.open("a", buffering=1)
         self._board = _tensorboard(run.path, step) if cfg.tensorboard else None
         self._wandb = _wandb(cfg, run.path) if cfg.wandb else None
 
     def write(self, step: int, values: dict[str, list[float]], steps_per_second: float) -> None:
-        """Write one interval: means a member, and the speed where a clock is allowed."""
+        """Write one interval: each member's means, and in train.log also the speed."""
         finite = {name: [x if math.isfinite(x) else str(x) for x in row] for name, row in values.items()}
         with self._lines:
             self._jsonl.write(json.dumps({"step": step, **finite}) + "\n")
@@ -94,7 +97,7 @@ class MetricsWriter:
         self._track(step, {name: dict(enumerate(row)) for name, row in values.items()})
 
     def settle(self) -> None:
-        """Return when every line so far is on the disk: a checkpoint must not outlive the lines before it."""
+        """Return when every line so far is on the disk: no checkpoint may exist without the lines before it."""
         with self._lines:
             self._jsonl.flush()
         sync(self._path)
@@ -106,13 +109,13 @@ class MetricsWriter:
         self._log.write(line + "\n")
 
     def note(self, event: Event) -> None:
-        """Write what train.log says of an event; where the disk refuses, the writes that count have told of it."""
+        """Write an event to train.log. Errors of the disk are ignored: checkpoints and metrics report them."""
         with suppress(OSError):
             for line in lines_of(event):
                 self.say(line)
 
     def score(self, step: int, figures: list[float]) -> None:
-        """Write an evaluation's figure of each member to the trackers."""
+        """Write each member's figure of an evaluation to the trackers."""
         self._track(step, {"score": dict(enumerate(figures))})
 
     def _track(self, step: int, values: dict[str, dict[int, float]]) -> None:
@@ -137,7 +140,7 @@ class MetricsWriter:
                 file.close()
             except OSError:
                 if error is None:
-                    raise  # else the disk has been told of: the first error says more
+                    raise  # after another error, that one says more
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
@@ -149,7 +152,7 @@ def _tensorboard(path: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UsageError("--tensorboard needs the package tensorboard: pip install 'gtp-fast[track]'") from None
-    # Readers hide the points after `step` that an earlier part of the run wrote: they are written again.
+    # The run repeats the steps after `step`: purge_step makes TensorBoard hide their earlier points.
     return SummaryWriter(str(path / "tensorboard"), purge_step=step + 1)
 
 

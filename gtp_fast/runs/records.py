@@ -1,23 +1,28 @@
-"""What a run came to: its evaluations, read back from their files, and the `Result` that `train` returns.
+"""The one reader of a run directory: settings, evaluations, metrics, progress, failure, and which policy to load.
 
-What a report reads of run directories, finished or not.
+A run may be unfinished, or running: what it has not written yet is absent. A damaged file is named with its remedy.
 """
 
 from __future__ import annotations
 
 import json
 import operator
+import os
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gtp_fast.config import TrainConfig, member_seeds, shown, validate
-from gtp_fast.errors import GtpError, UsageError
-from gtp_fast.presets import read_settings
+from gtp_fast.errors import CheckpointError, GtpError, UsageError
+from gtp_fast.presets import read_yaml, settings_file
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.events import Result
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,13 @@ class EvalResult:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> EvalResult:
-        """Read `to_json`'s values. Raises: ValueError, KeyError or TypeError for what is none of them."""
+        """Read `to_json`'s values. Raises: ValueError, KeyError or TypeError for other values."""
         arrays = ("returns", "lengths", "scores", "diverged", "success", "seeds", "episodes")
         values = {"diverged": None, "success": None} | values  # older files lack them
         known = {k: v for k, v in values.items() if k not in arrays}
         known["step"] = operator.index(values["step"])
+        if not 0 <= known["step"] < 2**63:
+            raise ValueError(f"step is {known['step']}")
         shape, seeds = np.shape(values["returns"]), tuple(map(operator.index, values["seeds"]))
         if len(shape) != 2 or shape[0] != len(seeds) or not shape[1]:
             raise ValueError(f"returns have shape {shape}, expected one row of episodes for each of {len(seeds)} seeds")
@@ -89,6 +96,18 @@ class EvalResult:
             **known,
         )
 
+    def check(self, members: int) -> None:
+        """Raise ValueError where the figures cannot be drawn as those of a run of so many members."""
+        for name in ("returns_SE", "scores_SE"):
+            array = getattr(self, name)
+            if array is not None and not (len(array) == members and np.abs(array).max() < LARGEST):
+                raise ValueError(f"{name[:-3]} are {shown(array.tolist())}, expected finite ones of {members} seeds")
+
+
+# Settings that a result repeats, under their own names.
+_SHOWN = ("env", "algo", "bc", "preset", "steps", "device", "backend", "graph", "precision", "sampling_steps")
+_SHOWN += ("candidates", "select")
+
 
 def of_run(cfg: TrainConfig, source: str, run: RunDir, seconds: float, steps_done: int) -> Result:
     """Gather what `train --json` prints of a run that has ended.
@@ -99,23 +118,12 @@ def of_run(cfg: TrainConfig, source: str, run: RunDir, seconds: float, steps_don
     scores = [r for r in evaluations if r.scores_SE is not None]
     best = [max(column) for column in zip(*(r.figures for r in scores), strict=True)] if scores else None
     return Result(
+        **{name: getattr(cfg, name) for name in _SHOWN},
         run_dir=str(run.path),
-        env=cfg.env,
         dataset=source,
-        algo=cfg.algo,
-        bc=cfg.bc,
-        preset=cfg.preset,
         seeds=member_seeds(cfg),
-        steps=cfg.steps,
         steps_per_second=steps_done / seconds if seconds else 0.0,
         seconds=seconds,
-        device=cfg.device,
-        backend=cfg.backend,
-        graph=cfg.graph,
-        precision=cfg.precision,
-        sampling_steps=cfg.sampling_steps,
-        candidates=cfg.candidates,
-        select=cfg.select,
         score_last=scores[-1].figures if scores else None,
         score_best=best,
         return_last=evaluations[-1].returns_SE.mean(axis=1).tolist() if evaluations else None,
@@ -123,18 +131,165 @@ def of_run(cfg: TrainConfig, source: str, run: RunDir, seconds: float, steps_don
     )
 
 
-def read_evaluations(run: RunDir) -> list[EvalResult]:
-    """Return the evaluations of a run in the order of their steps. Raises: GtpError naming a file that is none."""
+def run_of(path: Path) -> RunDir:
+    """Return the run that `path` names: its directory, or one of its checkpoints. Raises: UsageError for neither."""
+    file = settings_file(path)
+    if file is None:
+        raise UsageError(f"{path} is no run directory (it has no config.yaml); train one with gtp-fast train")
+    return RunDir(file.parent)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return every setting of the run that `path` names.
+
+    Raises: UsageError when it is no run, or its settings cannot be read or name no data set.
+    """
+    file = run_of(path).path / "config.yaml"
+    settings = asdict(TrainConfig()) | read_yaml(file)
+    if not settings["env"]:
+        raise UsageError(f"{file} names no env; restore the file, or train again with gtp-fast train")
+    return settings
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """A policy as it was read and verified: its checkpoint, tensors and description.
+
+    notes: why newer checkpoints were passed over.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> dict[int, int]:
+        """The step of each seed's member: those of ckpt/best had their best scores at different steps."""
+        seeds = self.meta["policy"]["seeds"]
+        return dict(zip(seeds, self.meta.get("steps", [self.meta["step"]] * len(seeds)), strict=True))
+
+
+def find_policy(path: Path, best: bool = False) -> SavedPolicy:
+    """Read the policy of a checkpoint, or of a run: of its newest valid checkpoint, or its best.
+
+    A checkpoint whose training state is damaged is not valid either. Each file is read once.
+    Raises: CheckpointError when there is no usable checkpoint.
+    """
+    from gtp_fast.runs import checkpoint  # loads torch: a sweep reads runs that have no checkpoint yet
+
+    def read(place: Path) -> tuple[Path, dict[str, bytes]]:
+        files = checkpoint.verified(place)
+        checkpoint.load(place, files)
+        return place, files
+
+    run, best_path = RunDir(path), RunDir(path).checkpoints / checkpoint.BEST
+    if (path / checkpoint.MANIFEST).is_file():
+        return SavedPolicy(path, *checkpoint.load_policy(path))
+    if not run.checkpoints.is_dir() and not (path / "config.yaml").is_file():
+        raise CheckpointError(f"{path} is neither a run directory nor a checkpoint; train one with gtp-fast train")
+    if best:
+        if not best_path.is_dir():
+            raise CheckpointError(f"{path} has no best policy, for it was never evaluated; leave out --best")
+        return SavedPolicy(best_path, *checkpoint.load_policy(best_path))
+    newest, refused = checkpoint.load_newest(run, read)
+    if newest is None:
+        raise CheckpointError(f"{path} has no checkpoint yet; wait for the first, or train longer")
+    notes = tuple(f"passed over a damaged checkpoint: {reason}" for reason in refused)
+    return SavedPolicy(newest[0], *checkpoint.load_policy(*newest), notes)
+
+
+def finished(run: RunDir, last: int) -> bool:
+    """Return whether the last step's checkpoint is whole and every evaluation it was waiting for has been made."""
+    if not run.checkpoints.is_dir():
+        return False
+    from gtp_fast.runs import checkpoint
+
+    try:
+        pending = checkpoint.load(run.checkpoint(last)).pending_evals if last in checkpoint.steps(run) else None
+    except CheckpointError:
+        return False
+    return pending is not None and all(run.evaluation(step).exists() for step in pending)
+
+
+def read_failure(run: RunDir) -> str | None:
+    """Return where a run diverged, in words; None where it did not."""
+    try:
+        failure = json.loads(run.failure.read_bytes())
+        return f"diverged at step {failure['step']:,} ({failure['quantity']} of seed {failure['seed']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "diverged" if run.failure.exists() else None
+
+
+TAIL_BYTES = 4_096  # of a log: a few of its lines
+_LOGGED = re.compile(r"^step (\d[\d,]*) (\d+(?:\.\d+)?) steps/s", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: its last logged step and speed, and the mean figure of its last evaluation."""
+
+    step: int = 0
+    steps_per_second: float | None = None
+    figure: float | None = None
+
+
+def read_progress(run: RunDir) -> Progress:
+    """Return how far a run is, from its log and its last evaluation. A damaged line or file says nothing."""
+    logged = _LOGGED.findall(_tail(run.log))
+    step, speed = (int(logged[-1][0].replace(",", "")), float(logged[-1][1])) if logged else (0, None)
+    return Progress(step, speed, _last_figure(run))
+
+
+def read_speeds(run: RunDir) -> list[float]:
+    """Return the train steps a second of every log interval, without those too slow for a figure."""
+    text = run.log.read_text(errors="replace") if run.log.exists() else ""
+    return [float(speed) for _, speed in _LOGGED.findall(text) if float(speed) > 0]
+
+
+def _tail(path: Path) -> str:
+    """Return the whole lines among a file's last bytes."""
+    try:
+        with path.open("rb") as file:
+            skipped = max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES)
+            file.seek(skipped)
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return text[text.find("\n") + 1 if skipped else 0 : text.rfind("\n") + 1]
+
+
+def _last_figure(run: RunDir) -> float | None:
+    """Return the mean score of the last evaluation, or its mean return where no score is known."""
+    try:
+        found = json.loads(max(run.evaluations.glob("step-*.json")).read_bytes())
+        episodes = [float(x) for row in found["scores"] or found["returns"] for x in row]
+        return sum(episodes) / len(episodes)
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
+        return None
+
+
+LEFT_OUT = "restore it, or remove it to leave it out"
+LARGEST = 1e100  # of a return or a score: a sum of squares stays within float64
+
+
+def read_evaluations(run: RunDir, members: int | None = None) -> list[EvalResult]:
+    """Return the evaluations of a run in the order of their steps.
+
+    Args: members, for a report: each evaluation must be of so many seeds and have figures to draw.
+    Raises: GtpError naming a file that is damaged; in a report it is a UsageError.
+    """
+    refusal, remedy = (GtpError, "remove it and evaluate again") if members is None else (UsageError, LEFT_OUT)
     results = []
     for file in sorted(run.evaluations.glob("step-*.json")):
         try:
-            results.append(EvalResult.from_json(json.loads(file.read_text())))
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise GtpError(f"{file} is not an evaluation ({error!r}); remove it and evaluate again") from None
+            result = EvalResult.from_json(json.loads(file.read_bytes()))
+            if members is not None:
+                result.check(members)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise refusal(f"{file} is not an evaluation ({error!r}); {remedy}") from None
+        results.append(result)
     return results
-
-
-LARGEST = 1e100  # of a return or a score: a sum of squares stays within float64
 
 
 @dataclass(frozen=True)
@@ -153,23 +308,21 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Read a run directory, finished or not. Raises: UsageError when it is none, or naming a file that is damaged."""
-    settings = _settings(path)
-    run, members = RunDir(path), settings["seeds"]
-    files = sorted(run.evaluations.glob("step-*.json"))
-    evals = [_read(file, "step", "returns", "scores") for file in files]
-    scored = bool(evals) and all(e["scores"] is not None for e in evals)
-    of_members = {
-        name: np.array([_means(file, name, e[name], members) for file, e in zip(files, evals, strict=True)])
-        for name in ("returns", *(["scores"] if scored else []))
-    }
-    returns = of_members["returns"].reshape(len(evals), members)
-    environment = path / "environment.json"
+    run, settings = RunDir(path), read_settings(path)
+    try:
+        validate(TrainConfig(**settings))
+    except UsageError as error:
+        raise UsageError(f"{path / 'config.yaml'}: {error}; restore the file") from None
+    shape = -1, settings["seeds"]
+    evals = read_evaluations(run, settings["seeds"])
+    scored = bool(evals) and all(one.scores_SE is not None for one in evals)
+    returns = np.array([one.returns_SE.mean(axis=1) for one in evals]).reshape(shape)
     return Run(
         path=path,
         settings=settings,
-        environment=_environment(environment) if environment.exists() else {},
-        eval_steps=np.array([_step(file, e["step"]) for file, e in zip(files, evals, strict=True)], dtype=np.int64),
-        figures=of_members["scores"] if scored else returns,
+        environment=read_environment(run),
+        eval_steps=np.array([one.step for one in evals], dtype=np.int64),
+        figures=np.array([one.figures for one in evals]).reshape(shape) if scored else returns,
         returns=returns,
         scored=scored,
         losses=_losses(run.metrics),
@@ -197,63 +350,27 @@ def members_apart(run: Run) -> list[Run]:
     ]
 
 
-def _read(file: Path, *names: str) -> dict[str, Any]:
-    """Read a JSON object that has the names. Raises: UsageError naming a file that is damaged."""
+def read_environment(run: RunDir, remedy: str = LEFT_OUT) -> dict[str, Any]:
+    """Return environment.json: the data and the machine of the run; nothing where a kill came before it was written.
+
+    Raises: UsageError where it is damaged, or has a value that no run writes.
+    """
+    file = run.path / "environment.json"
+    if not file.exists():
+        return {}
     try:
         values = dict(json.loads(file.read_bytes()))
-        missing = [name for name in names if name not in values]
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{file} cannot be read ({error}); restore it, or remove it to leave it out") from None
-    if missing:
-        raise UsageError(f"{file} lacks {', '.join(missing)}; restore it, or remove it to leave it out")
-    return values
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """Return the settings of a run. Raises: UsageError for those that no run can have."""
-    settings = read_settings(path)
-    try:
-        validate(TrainConfig(**settings))
-    except UsageError as error:
-        raise UsageError(f"{path / 'config.yaml'}: {error}; restore the file") from None
-    return settings
-
-
-def _environment(file: Path) -> dict[str, Any]:
-    """Read what the run was trained on, as far as a report tells it."""
-    values = _read(file)
+        raise UsageError(f"{file} cannot be read ({error}); {remedy}") from None
     kinds = {"data_sha256": str, "data_source": str, "data_return_mean": (int, float), "references": list}
-    for name, kind in kinds.items():
-        if values.get(name) is not None and not isinstance(values[name], kind):
-            raise _no_value(file, name, values[name])
-    references = values.get("references")
-    if references is not None and not (len(references) == 2 and all(isinstance(x, (int, float)) for x in references)):
-        raise _no_value(file, "references", references)
+    wrong = [n for n, kind in kinds.items() if values.get(n) is not None and not isinstance(values[n], kind)]
+    pair = values.get("references")
+    if not wrong and pair is not None and not (len(pair) == 2 and all(isinstance(x, (int, float)) for x in pair)):
+        wrong = ["references"]
+    for name in wrong:
+        found = f"{file}: {name} is {shown(values[name])}, which no run of these settings writes"
+        raise UsageError(f"{found}; restore the file, or remove it to leave it out")
     return values
-
-
-def _step(file: Path, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise _no_value(file, "step", value)
-    return value
-
-
-def _means(file: Path, name: str, value: Any, members: int) -> np.ndarray:
-    """Return the mean of each member's episodes, float64 (members,)."""
-    try:
-        episodes = np.array(value, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError):
-        raise _no_value(file, name, value) from None
-    if episodes.ndim != 2 or len(episodes) != members or not episodes.size or not np.abs(episodes).max() < LARGEST:
-        raise _no_value(file, name, value)
-    return episodes.mean(axis=1)
-
-
-def _no_value(file: Path, name: str, value: Any) -> UsageError:
-    return UsageError(
-        f"{file}: {name} is {shown(value)}, which no run of these settings writes; restore the file, or remove it to "
-        "leave it out"
-    )
 
 
 def _losses(path: Path) -> dict[str, np.ndarray]:

@@ -1,8 +1,11 @@
-"""Which directory a run goes to, whether it continues there, and from what: promise 1 of INTERFACE."""
+"""Where a run writes and from which checkpoint it starts.
+
+`open_run` chooses and locks the run directory, `starting_point` finds the newest valid checkpoint, `describe` writes
+config.yaml and environment.json. A killed run never restarts from zero in silence (docs/reliability.md, promise 1).
+"""
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -19,10 +22,11 @@ from gtp_fast.data.dataset import Transitions
 from gtp_fast.device import processor
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.files import publish, publish_json
-from gtp_fast.presets import dump_yaml, read_yaml
+from gtp_fast.presets import dump_yaml, read_yaml, settings_file
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir, new_run_path
-from gtp_fast.runs.disk import told_of
+from gtp_fast.runs.disk import disk_errors
+from gtp_fast.runs.records import finished, read_environment
 from gtp_fast.version import __version__
 
 RUNS = Path("runs")
@@ -30,43 +34,43 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: its checkpoint or None, the best policy so far, and what the user should know."""
+    """Where a run starts: its checkpoint or None, the best policy so far, and notes for the user."""
 
     checkpoint: checkpoint.Checkpoint | None
     best: dict[str, Any]
     notes: tuple[str, ...]
-    goes_back: bool = False  # a checkpoint was named and later ones exist
+    goes_back: bool = False  # to a named checkpoint that is not the last one
 
 
 @contextmanager
 def open_run(cfg: TrainConfig, data: Transitions) -> Iterator[tuple[RunDir, tuple[str, ...]]]:
     """Choose the run directory, claim it, and yield it with notes for the user.
 
-    `--resume auto` continues `--run-dir` when it holds a run, else the newest unfinished run with the same settings;
-    `never` takes a fresh directory; a path continues that run.
-    Raises: UsageError for a directory of other settings; BusyError when another process holds it.
+    `--resume auto` continues `--run-dir` when it holds a run, else the newest unfinished run with the same settings.
+    `never` takes a new directory; a path continues that run.
+    Raises: UsageError for a run of other settings; BusyError when another process holds the directory.
     """
     path = Path(cfg.run_dir) if cfg.run_dir else None
     if cfg.resume == "never" and path is not None and path.is_dir() and any(path.iterdir()):
-        raise UsageError(f"--resume never, but {path} is not empty; choose another --run-dir, or remove it")
+        raise UsageError(f"--resume never: {path} is not empty; choose another --run-dir, or remove it")
     if cfg.resume not in ("auto", "never"):
         named = _run_of(Path(cfg.resume))
         if path is not None and path.resolve() != named.resolve():
-            raise UsageError(f"--resume {named} continues there, but --run-dir is {path}; leave out --run-dir")
+            raise UsageError(f"--resume {named} continues that run, but --run-dir is {path}; leave out --run-dir")
         path = named
     if path is None and cfg.resume == "auto":
         path = _unfinished(cfg, data)
     run = RunDir(path or new_run_path(RUNS, cfg.env, cfg.algo, cfg.seed, hash6(cfg)))
-    with told_of(run.path), run.claim():
+    with disk_errors(run.path), run.claim():
         notes = _check_same_run(run, cfg, data)
         yield run, notes
 
 
 def _run_of(path: Path) -> Path:
-    for candidate in (path, path.parent.parent):
-        if (candidate / "config.yaml").exists():
-            return candidate
-    raise UsageError(f"--resume {path} is neither a run directory nor a checkpoint of one")
+    file = settings_file(path)
+    if file is None:
+        raise UsageError(f"--resume {path} is neither a run directory nor a checkpoint of one")
+    return file.parent
 
 
 def _unfinished(cfg: TrainConfig, data: Transitions) -> Path | None:
@@ -74,34 +78,17 @@ def _unfinished(cfg: TrainConfig, data: Transitions) -> Path | None:
     folder = new_run_path(RUNS, cfg.env, cfg.algo, cfg.seed, hash6(cfg)).parent
     for path in sorted(folder.glob(f"{cfg.algo}-s{cfg.seed}-*-{hash6(cfg)}"), reverse=True):
         run = RunDir(path)
-        if _environment(run).get("data_sha256", data.sha256) == data.sha256 and not finished(run, cfg.steps):
+        if _trained_on(run).get("data_sha256", data.sha256) == data.sha256 and not finished(run, cfg.steps):
             return path
     return None
 
 
-def finished(run: RunDir, last: int) -> bool:
-    """Whether the last step's checkpoint is whole and every evaluation that it was waiting for has been made."""
-    if last not in checkpoint.steps(run):
-        return False
-    try:
-        pending = checkpoint.load(run.checkpoint(last)).pending_evals
-    except CheckpointError:
-        return False
-    return all(run.evaluation(step).exists() for step in pending)
-
-
-def _environment(run: RunDir) -> dict[str, Any]:
-    """Return environment.json; nothing where a run was killed before it was written."""
-    try:
-        return dict(json.loads((run.path / "environment.json").read_bytes()))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{run.path / 'environment.json'} is damaged ({error}); choose another --run-dir") from None
+def _trained_on(run: RunDir) -> dict[str, Any]:
+    return read_environment(run, "choose another --run-dir")
 
 
 def _check_same_run(run: RunDir, cfg: TrainConfig, data: Transitions) -> tuple[str, ...]:
-    """Refuse to continue a run under settings, or on data, that would make it another one."""
+    """Refuse to continue a run with other settings or on other data; return notes for the user."""
     if not (run.path / "config.yaml").exists():
         return ()
     saved = read_yaml(run.path / "config.yaml")
@@ -110,19 +97,19 @@ def _check_same_run(run: RunDir, cfg: TrainConfig, data: Transitions) -> tuple[s
     if other:
         changes = ", ".join(f"--{n.replace('_', '-')} {saved[n]} there, {getattr(cfg, n)} here" for n in other)
         raise UsageError(f"{run.path} is a run with other settings ({changes}); use its settings or another --run-dir")
-    there = _environment(run)
+    there = _trained_on(run)
     if there:
         if there.get("data_sha256") != data.sha256:
             raise UsageError(f"{run.path} was trained on other data than {data.source}; choose another --run-dir")
         if there.get("threads") != cfg.threads or there.get("torch") != torch.__version__:
-            return ("threads or torch differ from the run's first part: equal results are not promised bit for bit",)
+            return ("threads or torch differ from the run's first part: results may not be equal bit for bit",)
     return ()
 
 
 def starting_point(run: RunDir, cfg: TrainConfig, data: Transitions) -> Start:
     """Find the newest valid checkpoint and the best policy of a run.
 
-    Raises: CheckpointError when there are checkpoints but none is usable.
+    Raises: CheckpointError when a run has checkpoints but none of them is usable.
     """
     wanted, later = Path(cfg.resume), []
     if cfg.resume not in ("auto", "never") and wanted.parent.name == "ckpt":
@@ -134,27 +121,29 @@ def starting_point(run: RunDir, cfg: TrainConfig, data: Transitions) -> Start:
     if newest is not None:
         notes.append(f"continuing from {newest.path}")
         if newest.meta.get("data_sha256") != data.sha256:
-            raise CheckpointError(f"{newest.path} was trained on other data than {data.source}")
+            raise CheckpointError(
+                f"{newest.path} was trained on other data than {data.source}; pass its data set, or another --run-dir"
+            )
         if newest.meta.get("settings", hash6(cfg)) != hash6(cfg):
             raise CheckpointError(
-                f"{newest.path} is of a run with other settings than {run.path}; remove it, or name the run that it "
-                "came from with --resume"
+                f"{newest.path} is of a run with other settings than {run.path}; remove it, or name its own run with "
+                "--resume"
             )
-        checkpoint.prune(run, cfg.keep, newest.step)  # which a kill may have kept from being done
+        checkpoint.prune(run, cfg.keep, newest.step)  # a kill may have come before it
     if later:
-        notes.append(f"removing the checkpoints after it, of steps {', '.join(f'{step:,}' for step in later)}")
+        notes.append(f"removing later checkpoints, of steps {', '.join(f'{step:,}' for step in later)}")
     best: dict[str, Any] = {}
-    if (run.checkpoints / checkpoint.BEST).exists():  # also of a run that was killed before its first checkpoint
+    if (run.checkpoints / checkpoint.BEST).exists():  # even before the first checkpoint
         try:
             tensors, meta = checkpoint.load_policy(run.checkpoints / checkpoint.BEST)
             best = {"tensors": tensors, "figures": meta["figures"], "steps": meta["steps"]}
         except (CheckpointError, KeyError) as error:
-            notes.append(f"the best policy so far could not be read and starts anew: {error}")
+            notes.append(f"the best policy so far cannot be read; the search for the best starts again: {error}")
     return Start(newest, best, tuple(notes), bool(later))
 
 
 def describe(run: RunDir, cfg: TrainConfig, data: Transitions) -> None:
-    """Write config.yaml and environment.json, once: they describe the run's first part."""
+    """Write config.yaml and environment.json where they are missing: they describe the run's first part."""
     if not (run.path / "config.yaml").exists():
         environment = {
             "gtp_fast": __version__,
@@ -178,7 +167,7 @@ def describe(run: RunDir, cfg: TrainConfig, data: Transitions) -> None:
 
 
 def _commit() -> str | None:
-    """Return the commit of a source checkout, None for an installed package."""
+    """Return the commit of a source checkout; None for an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,8 @@
-"""Divergence: from the counters on the device to an error that says what went wrong, where, and what to do."""
+"""Divergence: from the first step of a non-finite value to failure.json and an error with the remedy.
+
+`check_finite` takes what the device recorded for each metric, `check_tensors` the tensors of the train state.
+Legend: S members (seeds), Q metrics.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,8 @@ def check_finite(
 ) -> None:
     """Stop the run when a metric was not finite.
 
-    Args: first_bad_SQ holds, a member and a metric each, the step of the first bad value, -1 for never.
-    Raises: DivergedError naming the earliest one; failure.json in the run directory says the same.
+    Args: first_bad_SQ, for each member and metric the step of the first non-finite value, -1 for none.
+    Raises: DivergedError naming the earliest value; failure.json in the run directory holds the same facts.
     """
     found = [
         (step, order, name, seed)
@@ -38,11 +42,11 @@ def check_finite(
 def check_tensors(
     tensors: Mapping[str, Tensor], step: int, seeds: list[int], run_path: Path, last_good: Path | None
 ) -> None:
-    """Stop the run when a tensor of the state is not finite though every metric was.
+    """Stop the run when a tensor of the train state is not finite although every metric was.
 
-    Args: tensors with a leading axis of members, or of several rows for each member in turn; those without any axis
-    and integers are counters and pass.
-    Raises: DivergedError naming the first one; failure.json in the run directory says the same.
+    Args: tensors, whose first axis has one or several rows for each member. Integers and scalars are counters and are
+    not checked.
+    Raises: DivergedError naming the first tensor; failure.json in the run directory holds the same facts.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.ndim and not torch.isfinite(tensor).all():
@@ -58,7 +62,9 @@ def _stop(step: int, name: str, seed: int, run_path: Path, last_good: Path | Non
         "last_good_checkpoint": None if last_good is None else str(last_good),
         "advice": ADVICE,
     }
-    with suppress(OSError):  # a full disk must not hide why the run stopped
+    with suppress(OSError):  # a full disk must not hide the divergence
         publish_json(run_path / "failure.json", failure)
-    resume = "no checkpoint was written before" if last_good is None else f"the last good checkpoint is {last_good}"
+    resume = (
+        "no checkpoint was written before that" if last_good is None else f"the last good checkpoint is {last_good}"
+    )
     raise DivergedError(f"{name} of seed {seed} was not finite at step {step:,}; {resume}; {ADVICE}")

@@ -1,8 +1,7 @@
-"""What a run takes of its device's memory, estimated before anything is taken.
+"""Memory: what a run will take of its device, whether the data set fits beside it, and errors when memory runs out.
 
-Where the rows of the data set lie: what `--buffer auto` stands for, once their size is known.
-
-Memory that runs out in spite of the estimate: the libraries' errors, told with the flags that help.
+From a run's settings and sizes to bytes, before it allocates anything: a run that cannot fit is refused with the flags
+that help. `memory_errors` turns allocators' errors into the same typed error.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from gtp_fast import device
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import OutOfMemoryError
 
@@ -23,22 +21,27 @@ if TYPE_CHECKING:
     from gtp_fast.data.spec import ObsShape
 
 
-FLOATS_A_PARAMETER = 8  # itself, two moments, slow copy, gradient, and what an update holds for a moment
-# How many times --hidden floats a row of the batch takes at the peak of an eager step, measured (2026-11-21): the step
-# itself; each sampling step that a gradient passes; each further action that is drawn at an observation.
+FLOATS_A_PARAMETER = 8  # itself, two moments, EMA copy, gradient, and temporaries of an update
+# Floats of a batch row at the peak of an eager step, in multiples of --hidden, measured (2026-11-21): for the step
+# itself, for each sampling step that a gradient passes through, for each further action sampled at an observation.
 WIDTHS_A_ROW = {"gtp": 52, "dql": 75, "cac": 52, "fql": 16, "iql": 36, "td3bc": 46}
 WIDTHS_A_SAMPLING_STEP = {"dql": 10, "cac": 13, "linear-q": 15}
 WIDTHS_A_SAMPLE = 10
-# Floats a pixel of a row of the batch, measured (2026-11-21): what encoders keep for a gradient, and for each channel.
-ENCODER_PLANES, FLOW_PLANES, FRAME_COPIES = 100, 160, 3  # fql's flow and its policy see apart
-WIDTHS_A_HIDDEN_LAYER = 28  # of fql, whose --layers are free
+# Floats for each pixel of a batch row, measured (2026-11-21): what encoders keep for a gradient, and for each channel.
+ENCODER_PLANES, FLOW_PLANES, FRAME_COPIES = 100, 160, 3  # fql's flow and its policy have an encoder each
+WIDTHS_A_HIDDEN_LAYER = 28  # only fql has --layers
+# Messages of torch's CPU allocator and of CUDA's driver in errors that have no type of their own.
+NO_MEMORY = ("can't allocate memory", "out of memory")
+Rest = ParamSpec("Rest")
+Returned = TypeVar("Returned")
 
 
 def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int, obs: ObsShape = 1) -> None:
-    """Refuse a run that cannot fit, before anything is allocated.
+    """Refuse a run that cannot fit, before it allocates anything.
 
-    Args: parameters of one member; data_bytes of the packed data set; obs, numbers or height, width and channels of an
-    observation. The estimate counts them, what Adam and the slow copies keep, and the activations of the largest pass.
+    Args: parameters of one member; data_bytes of the packed data set; obs, the number of values of an observation, or
+    its height, width and channels. The estimate adds Adam's moments, the EMA copies and the activations of the largest
+    pass.
     Raises: OutOfMemoryError with the figures and the flags that help.
     """
     data, state, activations = needed_bytes(cfg, parameters, data_bytes, obs)
@@ -52,14 +55,14 @@ def check_memory(cfg: TrainConfig, parameters: int, data_bytes: int, obs: ObsSha
 
 
 def needed_bytes(cfg: TrainConfig, parameters: int, data_bytes: int, obs: ObsShape = 1) -> tuple[int, int, int]:
-    """Estimate what a run takes on its device: its data, its networks, the activations of its largest pass."""
+    """Estimate a run's bytes on its device: its data, its networks, the activations of its largest pass."""
     state = FLOATS_A_PARAMETER * parameters * cfg.seeds * 4
     row_floats = widths_a_row(cfg) * cfg.hidden + encoder_floats(cfg, obs)
     return data_bytes, state, row_floats * cfg.seeds * cfg.batch_size * 4
 
 
 def widths_a_row(cfg: TrainConfig) -> int:
-    """Return how many times --hidden floats a row of the batch takes at the peak of a step."""
+    """Return the floats of a batch row at the peak of a step, in multiples of --hidden."""
     chain = WIDTHS_A_SAMPLING_STEP.get(cfg.actor_loss if cfg.algo == "gtp" else cfg.algo, 0) * cfg.sampling_steps
     samples = (9 if cfg.max_q_backup else 0) + (cfg.value_samples - 1 if cfg.algo == "gtp" else 0)
     deep = WIDTHS_A_HIDDEN_LAYER * cfg.layers if cfg.algo == "fql" else 0
@@ -68,7 +71,7 @@ def widths_a_row(cfg: TrainConfig) -> int:
 
 
 def encoder_floats(cfg: TrainConfig, obs: ObsShape) -> int:
-    """Return the floats that a row of the batch takes at the peak of a step for the encoder's sake."""
+    """Return the floats of a batch row that the image encoder adds at the peak of a step."""
     if isinstance(obs, int):
         return 0
     height, width, channels = obs
@@ -77,66 +80,54 @@ def encoder_floats(cfg: TrainConfig, obs: ObsShape) -> int:
 
 
 def free_bytes(device: str) -> int | None:
-    """Return what is free on the device, None where the system does not say."""
+    """Return the free bytes of the device; None where the system does not tell them."""
     if device == "cuda":
-        import torch
-
         return torch.cuda.mem_get_info()[0]
     info = Path("/proc/meminfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
 
 
-def place(
-    asked: TrainConfig, cfg: TrainConfig, chosen: str, parameters: int, data_bytes: int, free: int | None = None
-) -> tuple[TrainConfig, str]:
-    """Resolve `buffer`: on the device where the packed rows fit beside everything else, otherwise in host memory.
+def place(cfg: TrainConfig, where: str, parameters: int, data_bytes: int, free: int | None = None) -> TrainConfig:
+    """Resolve --buffer auto: the device where the packed rows fit beside everything else, otherwise host memory.
 
-    Args: asked as typed, cfg and chosen as `device.resolve` answered; parameters of one member; data_bytes of the
-    packed rows; free bytes on the device, where they are not to be asked of it. Without room the backend is chosen
-    anew, as the fused kernels read rows on the device alone.
-    Raises: UsageError where `--backend fused` was asked for and the rows do not fit; OutOfMemoryError where host memory
-    does not hold them either.
+    Args: where, "cpu" or "cuda"; parameters of one member; data_bytes of the packed rows; free, the device's free
+    bytes, by default as the device reports them.
+    Raises: OutOfMemoryError where the rows do not fit in host memory either.
     """
     if cfg.buffer != "auto":
-        return cfg, chosen
-    free = free_bytes(cfg.device) if free is None else free
-    if cfg.device == "cpu" or free is None or sum(needed_bytes(cfg, parameters, data_bytes)) <= free:
-        return replace(cfg, buffer="device"), chosen
+        return cfg
+    free = free_bytes(where) if free is None else free
+    if where == "cpu" or free is None or sum(needed_bytes(cfg, parameters, data_bytes)) <= free:
+        return replace(cfg, buffer="device")
     on_host = free_bytes("cpu")
     if on_host is not None and data_bytes > on_host:
         raise OutOfMemoryError(
-            f"the packed rows take {data_bytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free on the {cfg.device} and "
+            f"the packed rows take {data_bytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free on the {where} and "
             f"{on_host / 1e9:.1f} GB of host memory; train on fewer transitions"
         )
-    return device.resolve(replace(asked, buffer="host"))
+    return replace(cfg, buffer="host")
 
 
-# What torch's allocator on a CPU, and CUDA's driver, say in errors that have no type of their own.
-NO_MEMORY = ("can't allocate memory", "out of memory")
-Rest = ParamSpec("Rest")
-Returned = TypeVar("Returned")
-
-
-def tells_of_memory(
+def memory_errors(
     run: Callable[Concatenate[TrainConfig, Rest], Returned],
 ) -> Callable[Concatenate[TrainConfig, Rest], Returned]:
     """Turn the errors of NumPy's and torch's allocators into OutOfMemoryError, exit code 8."""
 
     @functools.wraps(run)
-    def told(cfg: TrainConfig, *args: Rest.args, **kwargs: Rest.kwargs) -> Returned:
+    def wrapped(cfg: TrainConfig, *args: Rest.args, **kwargs: Rest.kwargs) -> Returned:
         try:
             return run(cfg, *args, **kwargs)
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
             said = str(error).strip().split("\n")[0]
-            # A RuntimeError may also be a fault of the compiler or an illegal address on a GPU.
-            named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            if not named and not any(words in said for words in NO_MEMORY):
+            # A RuntimeError may have other causes: a fault of the compiler, an illegal address on a GPU.
+            typed = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if not typed and not any(message in said for message in NO_MEMORY):
                 raise
             raise OutOfMemoryError(
                 f"memory ran out ({said or type(error).__name__}); lower --seeds ({cfg.seeds}), --hidden "
-                f"({cfg.hidden}) or --batch-size ({cfg.batch_size}), or train on fewer transitions; a run that had "
-                "saved continues from its last checkpoint"
+                f"({cfg.hidden}) or --batch-size ({cfg.batch_size}), or train on fewer transitions; a run with a "
+                "checkpoint continues from there"
             ) from error
 
-    return told
+    return wrapped

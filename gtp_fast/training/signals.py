@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks for a checkpoint and an orderly end, the second ends at once."""
+"""SIGINT and SIGTERM: after the first the run saves a checkpoint and stops; the second ends the process at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class InterruptedRunError(GtpError):
-    """The run was asked to stop and has saved what it had; exit code 128 + signal."""
+    """A signal stopped the run after it saved its state; exit code 128 + signal."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
@@ -23,34 +23,34 @@ class InterruptedRunError(GtpError):
 
 
 class Interrupt:
-    """Whether a signal has come. Until `started` is set there is nothing new to save, and a signal leaves at once."""
+    """The signal that arrived, or 0. Before `started` is set there is nothing to save, and a signal ends at once."""
 
     def __init__(self) -> None:
         self.signal, self.started = 0, False
 
     def error(self, saved: Path | None) -> InterruptedRunError:
-        """Return the error to end with."""
+        """Return the error that ends the run."""
         what = (
             f"the checkpoint {saved} is saved; run the same command again to continue" if saved else "nothing to save"
         )
         return InterruptedRunError(f"stopped by {signal.Signals(self.signal).name}: {what}", 128 + self.signal)
 
     def handle(self, number: int, frame: object) -> None:
-        """Take note of the first signal; end the process with the second."""
+        """Record the first signal; end the process at the second."""
         if self.signal:
             os._exit(128 + number)
         self.signal = number
         if not self.started:
-            # Not an Exception: torch.compile, which may be at work for a minute, would wrap one in its own.
+            # Not an Exception: torch.compile, which may run for a minute, would wrap that in an error of its own.
             raise SystemExit(128 + number)
 
 
 @contextmanager
 def listen() -> Iterator[Interrupt]:
-    """Install the handlers and give the old ones back at the end; only the main thread may, others run without.
+    """Install the handlers and restore the old ones at the end. Only the main thread can; others run without them.
 
-    After a signal nothing ignores the next: a shell's background job starts with SIGINT ignored, and the process that
-    was asked to stop would be deaf while it ends.
+    A shell starts background jobs with SIGINT ignored. That handler is not restored after a signal: the process must
+    still react to a second one while it ends.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -61,5 +61,5 @@ def listen() -> Iterator[Interrupt]:
         yield interrupt
     finally:
         for number, handler in old.items():
-            deaf = interrupt.signal and handler is signal.SIG_IGN
-            signal.signal(number, signal.SIG_DFL if deaf else handler)
+            ignores = interrupt.signal and handler is signal.SIG_IGN
+            signal.signal(number, signal.SIG_DFL if ignores else handler)

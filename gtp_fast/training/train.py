@@ -1,9 +1,7 @@
-"""The run: from settings to a trained policy. The only place with cadence; it holds no mathematics and prints nothing.
+"""The run, from settings to a trained policy: prepare, open, build, loop. It prints nothing and does no mathematics.
 
-What happens is told to the caller as events. Steps run in chunks of at most half a second, so that a signal is answered
-and a checkpoint committed within two.
-
-The best policy of each member so far, by the figures of evaluations: ckpt/best.
+It reports events to its caller. Only the loop knows what is due every N steps. Steps run in chunks of at most half a
+second, so that a checkpoint is committed within two seconds of a signal.
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, hash6, member_seeds
 from gtp_fast.data import catalog, dataset, streaming
+from gtp_fast.data.buffers import Buffer, buffer_of, bytes_on_device, check_settings, obs_shape
 from gtp_fast.data.dataset import Transitions
-from gtp_fast.data.frames import buffer_of, bytes_on_device, check_settings, obs_shape
-from gtp_fast.data.spec import DataSpec, with_references
+from gtp_fast.data.spec import DataSpec, ObsShape, with_references
 from gtp_fast.errors import DiskError
-from gtp_fast.evaluation.evaluate import check_environment
+from gtp_fast.evaluation.environments import check_environment
 from gtp_fast.evaluation.worker import Evaluator, workers_beside
 from gtp_fast.files import publish_json
 from gtp_fast.runs import checkpoint, metrics, records
@@ -37,41 +35,29 @@ from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.disk import Disk
 from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
 from gtp_fast.runs.records import EvalResult
-from gtp_fast.runs.resume import describe, open_run, starting_point
+from gtp_fast.runs.resume import Start, describe, open_run, starting_point
 from gtp_fast.training import guards, memory
-from gtp_fast.training.memory import tells_of_memory
+from gtp_fast.training.memory import memory_errors
 from gtp_fast.training.signals import Interrupt, listen
 
 CHUNK_SECONDS = 0.5
 
 
-@tells_of_memory
+@memory_errors
 def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None) -> Result:
-    """Train, evaluate and save a run; continue it where it was left.
+    """Train, evaluate and save a run, or continue one from its last checkpoint.
 
-    Args: cfg as typed (`auto` is resolved here); report is told of every event.
-    Raises: a GtpError with the exit code of docs/run-directory.md; after SIGINT or SIGTERM, InterruptedRunError once
+    Args: cfg, the run's settings, where `auto` is resolved here; report, called with every event.
+    Raises: a GtpError with an exit code of docs/run-directory.md; after SIGINT or SIGTERM, InterruptedRunError once
     the checkpoint is saved.
     """
-    spec = catalog.resolve(cfg.env)
-    cfg, chosen, data, parameters = _with_data(cfg, spec, report)
-    obs, action_dim = obs_shape(data, cfg), data.action_NA.shape[1]
-    if cfg.eval_every > 0:
-        check_environment(spec, obs, action_dim, cfg.frame_stack, data.action_bounds)
-    spec = with_references(spec, data.references)
+    job = _prepare(cfg, report)
+    cfg, data = job.cfg, job.data
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
-        memory.check_memory(cfg, parameters, bytes_on_device(data, cfg), obs)
-        state = algorithms.of(cfg.algo).init_state(cfg, obs, action_dim, cfg.device)
-        buffer = buffer_of(data, cfg, state.step)
-        if start.checkpoint is not None:
-            state.load_(start.checkpoint.tensors)
+        state, buffer = _build(job, start)
         describe(run, cfg, data)
-        policy = policy_config.of_run(cfg, obs, action_dim, buffer.obs_scale)
-        evaluator = Evaluator(policy, spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
-        meta = _meta(cfg, data, policy)
         step = int(state.step)
-        notes = (*data.notes, *notes, *start.notes, *streaming.notes(buffer))
         if start.goes_back:
             checkpoint.drop_after(run, step)
         with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:
@@ -80,49 +66,97 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
                 writer.note(event)
                 report(event)
 
-            tell(Started(run.path, data.source, buffer.size, parameters, chosen, step, notes))
-            for made in records.read_evaluations(run):  # before a kill, after the last checkpoint: not made again
-                if made.step > step:
-                    writer.score(made.step, made.figures)
-            disk = Disk(run.path, lambda message: tell(Warned(message)))
-            training = _Training(cfg, run, state, evaluator, writer, tell, disk, Saving(disk), meta, start.best)
-            if start.checkpoint is not None:
-                training.saved = start.checkpoint.path
-                training.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
-                training.resubmit(start.checkpoint.pending_evals)
-            profiling.record_phases(cfg.profile)
-            (run.path / "failure.json").unlink(missing_ok=True)  # of an attempt before this one
+            notes = (*data.notes, *notes, *start.notes, *streaming.notes(buffer))
+            tell(Started(run.path, data.source, buffer.size, job.parameters, job.chosen, step, notes))
+            loop = _loop(job, run, start, state, buffer, writer, tell)
             try:
-                seconds = training.to_the_end(stepper(cfg, state, buffer), step, interrupt)
+                seconds = loop.run_to_end(stepper(cfg, state, buffer), step, interrupt)
             finally:
-                training.close()
+                loop.close()
         return records.of_run(cfg, data.source, run, seconds, cfg.steps - step)
 
 
-def _with_data(
-    cfg: TrainConfig, spec: DataSpec, report: Callable[[Event], None]
-) -> tuple[TrainConfig, str, Transitions, int]:
-    """Load the data, resolve `auto` and prepare the process: what observations are, and how many, decides with it.
+@dataclass(frozen=True)
+class _Job:
+    """A run before it has a directory: its data, the number of parameters of one member, and its settings.
 
-    Returns: the settings, why they were chosen, the data, and the parameters of one member.
+    `auto` is resolved in the settings; `chosen` says to what, and why.
     """
-    found, chosen = device.resolve(cfg)
+
+    cfg: TrainConfig
+    chosen: str
+    spec: DataSpec
+    data: Transitions
+    obs: ObsShape
+    parameters: int
+
+    @property
+    def sizes(self) -> tuple[ObsShape, int]:
+        """The shape of an observation and the number of an action's components."""
+        return self.obs, self.data.action_NA.shape[1]
+
+
+def _prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> _Job:
+    """Load the data, choose device, backend and buffer, and refuse settings that cannot run or be evaluated."""
+    spec = catalog.resolve(cfg.env)
+    device.check(cfg)  # before a download
     where = Path(cfg.dataset) if cfg.dataset else None
     data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
     check_settings(data, cfg)
-    if data.frames_FHWC is not None:
-        found, chosen = device.resolve(cfg, pictures=True)
-    layouts = algorithms.of(cfg.algo).layouts(found, obs_shape(data, cfg), data.action_NA.shape[1])
-    parameters = updates.parameter_count(found, layouts)
-    if data.frames_FHWC is None:
-        found, chosen = memory.place(cfg, found, chosen, parameters, streaming.row_bytes(data))
-    device.prepare(found)
-    return found, chosen, data, parameters
+    obs, action_dim = obs_shape(data, cfg), data.action_NA.shape[1]
+    parameters = updates.parameter_count(cfg, algorithms.of(cfg).layouts(cfg, obs, action_dim))
+    images = data.frames_FHWC is not None
+    if not images:
+        cfg = memory.place(cfg, device.available(cfg), parameters, streaming.row_bytes(data))
+    cfg, chosen = device.resolve(cfg, images)
+    device.prepare(cfg)
+    if cfg.eval_every > 0:
+        check_environment(spec, obs, action_dim, cfg.frame_stack, data.action_bounds)
+    return _Job(cfg, chosen, with_references(spec, data.references), data, obs, parameters)
+
+
+def _build(job: _Job, start: Start) -> tuple[TrainState, Buffer]:
+    """Allocate state and buffer after checking that they fit, and load the checkpoint that the run starts from."""
+    cfg = job.cfg
+    memory.check_memory(cfg, job.parameters, bytes_on_device(job.data, cfg), job.obs)
+    state = algorithms.of(cfg).init_state(cfg, *job.sizes, cfg.device)
+    buffer = buffer_of(job.data, cfg, state.step)
+    if start.checkpoint is not None:
+        state.load_(start.checkpoint.tensors)
+    return state, buffer
+
+
+def _loop(
+    job: _Job,
+    run: RunDir,
+    start: Start,
+    state: TrainState,
+    buffer: Buffer,
+    writer: metrics.MetricsWriter,
+    tell: Callable[[Event], None],
+) -> _Loop:
+    """Return the loop at the checkpoint's step, with the checkpoint's pending evaluations submitted again."""
+    cfg, step = job.cfg, int(state.step)
+    for result in records.read_evaluations(run):
+        if result.step > step:  # finished after the last checkpoint, before a kill: it is not repeated
+            writer.score(result.step, result.figures)
+    policy = policy_config.of_run(cfg, *job.sizes, buffer.obs_scale)
+    evaluator = Evaluator(policy, job.spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
+    disk = Disk(run.path, lambda message: tell(Warned(message)))
+    meta = _meta(cfg, job.data, policy)
+    loop = _Loop(cfg, run, state, evaluator, writer, tell, disk, Saving(disk), meta, start.best)
+    if start.checkpoint is not None:
+        loop.saved = start.checkpoint.path
+        loop.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
+        loop.resubmit(start.checkpoint.pending_evals)
+    profiling.record_phases(cfg.profile)
+    (run.path / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
+    return loop
 
 
 @dataclass
-class _Training:
-    """What a run in progress holds, and what happens at each boundary."""
+class _Loop:
+    """The state of a run in progress, and what happens when something is due."""
 
     cfg: TrainConfig
     run: RunDir
@@ -135,29 +169,29 @@ class _Training:
     meta: Mapping[str, Any]
     best: dict[str, Any]
     saved: Path | None = None
-    logged: int = 0  # the last step whose metrics were written: the sums began there
+    logged: int = 0  # the step of the last log line: the metric sums start after it
 
-    def to_the_end(self, run_steps: Callable[[int], None], step: int, interrupt: Interrupt) -> float:
-        """Run until the last step and the last evaluation; return the seconds spent in train steps."""
+    def run_to_end(self, run_steps: Callable[[int], None], step: int, interrupt: Interrupt) -> float:
+        """Run until the last step and the last evaluation end; return the seconds spent in train steps."""
         cfg, spent, logged, chunk = self.cfg, 0.0, (step, 0.0), 1
         while step < cfg.steps:
-            count = min(chunk, _until_boundary(cfg, step))
+            count = min(chunk, _steps_until_due(cfg, step))
             started = time.perf_counter()
             run_steps(count)
             step += count
-            int(self.state.step)  # wait for the device: the clock tells the truth, and a signal finds no long queue
+            int(self.state.step)  # waits for the device: the time is true, and no long queue delays a signal
             elapsed = time.perf_counter() - started
             spent += elapsed
             chunk = max(1, min(chunk * 2, int(CHUNK_SECONDS * count / elapsed)))
             interrupt.started = True
             self.collect()
-            if _at(cfg, step, cfg.log_every):
+            if _due(cfg, step, cfg.log_every):
                 self.log(step, (step - logged[0]) / (spent - logged[1]))
                 logged = (step, spent)
-            if _at(cfg, step, cfg.eval_every) and not self.run.evaluation(step).exists():
+            if _due(cfg, step, cfg.eval_every) and not self.run.evaluation(step).exists():
                 self.check(step)
                 self.evaluator.submit(step, updates.policy_tensors(self.state))
-            if interrupt.signal or _at(cfg, step, cfg.save_every) or step == cfg.steps:
+            if interrupt.signal or _due(cfg, step, cfg.save_every) or step == cfg.steps:
                 self.save(step)
             if interrupt.signal:
                 self.saving.settle()
@@ -172,14 +206,14 @@ class _Training:
         return spent
 
     def close(self) -> None:
-        """End the evaluation worker, whatever it is doing, and let a checkpoint under way be finished."""
+        """End the evaluation worker at once, and wait until the checkpoint that is being written is finished."""
         self.evaluator.close()
         self.saving.close()
 
     def log(self, step: int, steps_per_second: float) -> None:
         """Read the metrics from the device, write them, and start the next interval."""
         self.check(step)
-        names = algorithms.of(self.cfg.algo).metric_names(self.cfg)
+        names = algorithms.of(self.cfg).metric_names(self.cfg)
         values = metrics.means(self.state.metric_sums_SQ.tolist(), names, step - self.logged)
         self.state.metric_sums_SQ.zero_()
         self.logged = step
@@ -187,14 +221,14 @@ class _Training:
         self.report(Progress(step, self.cfg.steps, steps_per_second, values))
 
     def check(self, step: int) -> None:
-        """Stop on a value that is not finite, before it is written anywhere."""
-        self.saving.settle()  # the last good checkpoint is to be named
-        names, seeds = algorithms.of(self.cfg.algo).metric_names(self.cfg), member_seeds(self.cfg)
+        """Stop the run when a value is not finite, before anything is written."""
+        self.saving.settle()  # the error names the last good checkpoint
+        names, seeds = algorithms.of(self.cfg).metric_names(self.cfg), member_seeds(self.cfg)
         guards.check_finite(self.state.first_bad_SQ.tolist(), names, seeds, self.run.path, self.saved)
         guards.check_tensors(self.state.tensors(), step, seeds, self.run.path, self.saved)
 
     def save(self, step: int) -> None:
-        """Begin to commit a checkpoint, unless the state is bad; keep the newest few."""
+        """Start writing a checkpoint after checking the state; keep the newest ones."""
         self.check(step)
         tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.state.tensors().items()}
         policy, pending = updates.policy_tensors(self.state), self.evaluator.pending()
@@ -208,7 +242,7 @@ class _Training:
         self.saving.start(f"checkpoint at step {step:,}", commit)
 
     def collect(self, wait: float | None = None) -> None:
-        """Take in finished evaluations: the best policy of each member first, then the result's own file."""
+        """Write the results of finished evaluations: first each member's best policy, then the result's own file."""
         for result, policy in self.evaluator.poll(wait):
             better = partial(_replace_best, self.run, self.best, result, policy, self.meta)
             self.disk.write("best policies", "best policy", better)
@@ -220,23 +254,23 @@ class _Training:
             self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
 
     def resubmit(self, pending: Mapping[int, dict[str, Tensor]]) -> None:
-        """Evaluate what a stopped run had not finished evaluating."""
+        """Submit the policies whose evaluation a stopped run had not finished."""
         for step, policy in pending.items():
             if not self.run.evaluation(step).exists():
                 self.evaluator.submit(step, policy)
 
 
-def _at(cfg: TrainConfig, step: int, every: int) -> bool:
+def _due(cfg: TrainConfig, step: int, every: int) -> bool:
     return every > 0 and (step % every == 0 or step == cfg.steps)
 
 
-def _until_boundary(cfg: TrainConfig, step: int) -> int:
+def _steps_until_due(cfg: TrainConfig, step: int) -> int:
     nexts = [(step // every + 1) * every for every in (cfg.log_every, cfg.eval_every, cfg.save_every) if every > 0]
     return min([*nexts, cfg.steps]) - step
 
 
 def _meta(cfg: TrainConfig, data: Transitions, policy: PolicyConfig) -> dict[str, Any]:
-    """Return what every checkpoint says of its run."""
+    """Return the description of the run that goes into every checkpoint."""
     about = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg)}
     return about | {"policy": policy.to_json(), "data_sha256": data.sha256, "references": data.references}
 
@@ -246,8 +280,8 @@ def _replace_best(
 ) -> None:
     """Replace the members of ckpt/best that an evaluation beats; ties keep the earlier step.
 
-    Args: best, what stood there, {} or tensors, figures and steps of each member; it is brought up to date. policy,
-    what was evaluated; meta, what a checkpoint says of its run. Raises: OSError from the file system.
+    Args: best, the members' tensors, figures and steps so far, {} before the first evaluation, updated in place;
+    policy, the tensors that were evaluated; meta, the description of the run. Raises: OSError from the file system.
     """
     tensors, figures, steps = best.get("tensors"), best.get("figures"), best.get("steps")
     if tensors is None or figures is None or steps is None:

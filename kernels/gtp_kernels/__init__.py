@@ -1,1 +1,1 @@
-"""The fused kernels of a GTP train step and their PyTorch twins. Knows torch and triton, nothing of gtp_fast."""
+"""The fused kernels of a GTP train step and their small functions in PyTorch. Imports nothing of gtp_fast."""

@@ -1,7 +1,6 @@
-"""Compile a launch for a GPU that is not there, and read what it will take: registers, spills, shared memory, barriers.
+"""Compile a launch for a GPU that this machine lacks, and read its registers, spills, shared memory and instructions.
 
-Works on any machine with Triton, through the compiler's own front door; not in a process with TRITON_INTERPRET set,
-where kernels are no longer compiled at all.
+Works on any machine with Triton, but not in a process with TRITON_INTERPRET set, which interprets every kernel.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from triton.compiler import ASTSource
 
 from gtp_kernels.launch import INTERPRETED, Launch
 
-# Shared memory that a block may take, bytes, by compute capability; Triton checks it only when it launches.
+# Largest shared memory of a block in bytes, by compute capability. Triton checks it only at launch.
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448}
 VERSION: str = triton.__version__
 _BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -33,8 +32,8 @@ _TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64", 
 class Resources:
     """What a compiled kernel takes of a multiprocessor.
 
-    registers a thread; stack bytes a thread; spilled bytes stored and loaded a thread; shared bytes a block; products:
-    tensor-core instructions a warp issues in the program text.
+    registers: per thread. stack: bytes per thread. spilled: bytes stored and loaded per thread. shared: bytes per
+    block. products: tensor-core instructions in a warp's program.
     """
 
     registers: int
@@ -44,12 +43,12 @@ class Resources:
     products: int
 
     def fits(self, capability: int) -> bool:
-        """Say whether a block finds its shared memory on such a card."""
+        """Return whether a card of this compute capability has a block's shared memory."""
         return self.shared <= SHARED_MEMORY[capability]
 
 
 def compile_for(launch: Launch, capability: int) -> Any:
-    """Compile the exact specialisation of a launch for sm_<capability>; return Triton's compiled kernel."""
+    """Compile a launch for sm_<capability> as Triton would specialise it; return Triton's compiled kernel."""
     if INTERPRETED:
         raise RuntimeError("TRITON_INTERPRET is set: kernels are interpreted, not compiled; unset it")
     names = launch.kernel.arg_names
@@ -79,9 +78,9 @@ def _aligned(name: str, args: dict[str, Any], constants: dict[str, Any]) -> bool
 
 
 def resources(compiled: Any, capability: int) -> Resources:
-    """Read what the assembler made of a kernel; where it used the stack, assemble anew to hear how much it spilled.
+    """Return the resources of a compiled kernel; if it uses the stack, assemble it again for the spilled bytes.
 
-    Raises: RuntimeError where the assembler refuses the kernel.
+    Raises: RuntimeError if the assembler refuses the kernel.
     """
     products = len(re.findall(r"mma\.sync|wgmma\.mma_async|tcgen05\.mma", compiled.asm["ptx"]))
     registers, stack = _usage(compiled)
@@ -103,10 +102,10 @@ def _usage(compiled: Any) -> tuple[int, int]:
 
 
 def _spilled(compiled: Any, capability: int) -> int:
-    """Return the bytes that a thread spills, stores and loads together."""
-    assembler = Path(get_ptxas(capability).path)  # which of its two Triton takes from sm_90 on differs by version
+    """Return the bytes that a thread spills, stores plus loads."""
+    assembler = Path(get_ptxas(capability).path)  # Triton brings two and picks one by version and architecture
     architecture = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
-    # Triton passes this flag itself from 3.7 on.
+    # From 3.7 on Triton passes this flag itself.
     newer = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 7)
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder, "kernel.ptx")
@@ -123,7 +122,7 @@ def _spilled(compiled: Any, capability: int) -> int:
 
 
 def drops_nan(compiled: Any) -> list[str]:
-    """Return each kind of instruction that makes a number of NaN: minima, maxima and saturation without `.NaN`."""
+    """Return the instructions that turn NaN into a number: float minima, maxima and saturation without `.NaN`."""
     codes = set(re.findall(r"^\s*(?:@!?%p\d+\s+)?([a-z][\w.]*)", compiled.asm["ptx"], re.MULTILINE))
     parts = {code: set(code.split(".")) for code in codes}
     return sorted(
@@ -134,7 +133,7 @@ def drops_nan(compiled: Any) -> list[str]:
 
 
 def warps_of_products(compiled: Any) -> list[tuple[int, ...]]:
-    """Return how the warps of a block lie over each product's rows and columns, as Triton chose."""
+    """Return for each product how many of a block's warps Triton laid along its rows and along its columns."""
     return [
         tuple(int(n) for n in found.split(","))
         for found in re.findall(r"#ttg\.nvidia_mma<\{[^}]*warpsPerCTA = \[([\d, ]+)\]", compiled.asm["ttgir"])

@@ -1,10 +1,12 @@
-"""The K-step sampler as one launch: a <- Phi(a, t_k, t_(k+1)) from noise to action, activations kept on chip (SPEC 6).
+"""Sampling actions: the K-step chain as one launch, and the choice among an observation's candidates.
 
-In training a block also draws its transitions and its noise, and leaves the batch behind for the launches after it. In
-acting the observations are given. What does not change along the chain is computed once: the observation's share of
-the first layer, and the share of each step's two time embeddings.
+`gtp_chain` starts from a = sigma_max z, z ~ N(0, I), and repeats a <- Phi(a, t_k, t_(k+1)) = r a + (1 - r) phi with
+r = t_(k+1) / t_k (Eq. 4). What does not change along the chain is computed once: the observation's share of the first
+layer, and the share of each step's two time embeddings. Activations stay on the chip. In training a block also draws
+its transitions and its noise, and writes the batch for the launches that follow; in acting both are inputs.
 
-One of each observation's candidates by the smaller of its two values, perhaps with Gumbel noise on top (SPEC 6).
+Each block of BM rows reads the observations once and the hidden weights K times, 2 H^2 operands each time, and writes
+BM A actions.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ import triton.language as tl
 
 from gtp_kernels import draws, mlp
 
+# `gtp_fast.device` refuses more steps. A product takes at least 16 rows, so a smaller number would save nothing.
+LARGEST_K = tl.constexpr(16)
+
 
 @triton.jit
 def gtp_chain(
     rows_ptr, noise_ptr, seed_ptr, step_ptr, param_ptr, w1_ptr, w2_ptr, grid_ptr, action_ptr, batch_ptr,
-    size, param_stride, pair_stride, sigma_min, sigma_data,
+    size, param_stride, hidden_stride, sigma_min, sigma_data,
     BATCH: tl.constexpr, NEXT: tl.constexpr, ROWS: tl.constexpr, REPEAT: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, W: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, KEEP: tl.constexpr, FLOW: tl.constexpr,
@@ -26,11 +31,12 @@ def gtp_chain(
 ):  # fmt: skip
     """Sample ROWS actions of each member; grid (ceil(ROWS / BM), S).
 
-    Training (BATCH > 0): rows_ptr float32 (size, W) is the replay buffer; the first NEXT rows act at the next
-    observations of the batch, in blocks of BATCH, the others at its observations; batch_ptr (S, BATCH, W) receives the
-    transitions. Acting (BATCH 0): rows_ptr (S, ROWS / REPEAT, W) holds the observations, REPEAT candidates each, and
-    noise_ptr (S, ROWS, A) standard normals. action_ptr: float32 (S, ROWS, A), clamped. KEEP holds the first and last
-    weights in shared memory along the chain. FLOW: phi is the network itself, without EDM's scaling.
+    Training (BATCH > 0): rows_ptr float32 (size, W) is the replay buffer. The first NEXT rows act at the batch's next
+    observations, in blocks of BATCH; the others act at its observations. batch_ptr (S, BATCH, W) receives the
+    transitions. Acting (BATCH 0): rows_ptr (S, ROWS / REPEAT, W) holds the observations, each for REPEAT candidates,
+    and noise_ptr (S, ROWS, A) standard normals. action_ptr float32 (S, ROWS, A) receives the clamped actions. KEEP: the
+    first and last weights stay in shared memory along the chain. FLOW: phi is the network itself, without EDM's
+    scaling.
     """
     r = tl.program_id(0) * BM + tl.arange(0, BM)
     member = tl.program_id(1)
@@ -38,10 +44,10 @@ def gtp_chain(
     column = tl.arange(0, AP)[None, :]
     if BATCH > 0:
         seed, step = tl.load(seed_ptr + member), tl.load(step_ptr)
-        bits, _, _, _ = draws.words(seed, step, draws.INDEX, r % BATCH)
-        source = rows_ptr + draws.below(bits, size).to(tl.int64) * W
-        for first in tl.static_range(0, W, 32):
-            i = first + tl.arange(0, 32)
+        bits, _, _, _ = draws.random_bits(seed, step, draws.INDEX, r % BATCH)
+        source = rows_ptr + draws.integer_below(bits, size).to(tl.int64) * W
+        for first in tl.static_range(0, W, mlp.CHUNK):
+            i = first + tl.arange(0, mlp.CHUNK)
             inside = (r < BATCH)[:, None] & (i < W)[None, :]
             whole = tl.load(source[:, None] + i[None, :], mask=inside)
             tl.store(batch_ptr + (member * BATCH + r)[:, None] * W + i[None, :], whole, mask=inside)
@@ -57,23 +63,23 @@ def gtp_chain(
 
     param = param_ptr + member * param_stride
     w0 = param + mlp.TIME_NETS
-    b0, b1, b2, w3 = mlp.layers(w0, A + 32 + D, H)
+    b0, b1, b2, w3 = mlp.pointers(w0, A + mlp.EMBEDDINGS + D, H)
     k = tl.arange(0, H)
     fixed = tl.zeros((BM, H), tl.float32) + tl.load(b0 + k)[None, :]
-    fixed = mlp.add_rows_of(fixed, obs, live, w0 + (A + 32) * H, D, PREC, INTERP)
+    fixed = mlp.add_rows_of(fixed, obs, live, w0 + (A + mlp.EMBEDDINGS) * H, D, PREC, INTERP)
     shares = _time_shares(param, w0 + A * H, grid_ptr, sigma_min, K, H, PREC, INTERP)
     a = tl.load(grid_ptr) * z
     for i in tl.range(0, K):
-        if not KEEP:  # no load passes a barrier: the thin weights come anew each step, and their shared memory is free
+        if not KEEP:  # no load moves across a barrier: the thin weights are loaded each step and hold no shared memory
             tl.debug_barrier()
         t, s = tl.load(grid_ptr + i), tl.load(grid_ptr + i + 1)
         variance = t * t + sigma_data * sigma_data
         c_in = tl.rsqrt(variance)
         x = a if FLOW else c_in * a
-        share = tl.sum(tl.where((tl.arange(0, 16) == i)[:, None], shares, 0.0), axis=0)
+        share = tl.sum(tl.where((tl.arange(0, LARGEST_K) == i)[:, None], shares, 0.0), axis=0)
         h = mlp.mish(mlp.add_columns(fixed + share[None, :], x, w0, A, PREC, INTERP))
-        w1, w2 = w1_ptr + member * pair_stride, w2_ptr + member * pair_stride
-        h = mlp.mish(mlp.hidden_pair(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP))
+        w1, w2 = w1_ptr + member * hidden_stride, w2_ptr + member * hidden_stride
+        h = mlp.mish(mlp.hidden_layers(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP))
         f = mlp.action_output(h, w3, w3 + H * A, A, AP, PREC, INTERP)
         denoised = f if FLOW else (sigma_data * sigma_data / variance) * a + (t * sigma_data * c_in) * f
         ratio = s / t
@@ -86,12 +92,13 @@ def gtp_chain(
 def _time_shares(
     param, weight, grid_ptr, sigma_min, K: tl.constexpr, H: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr
 ):
-    """Return what the embeddings of t_k and t_(k+1) add to the first layer, (16, H): row k for step k, K <= 16."""
-    i = tl.arange(0, 16)
+    """Return what the embeddings of t_k and t_(k+1) add to the first layer, (LARGEST_K, H): row k for step k."""
+    i = tl.arange(0, LARGEST_K)
     t = tl.load(grid_ptr + i, mask=i < K, other=1.0)
     s = tl.load(grid_ptr + i + 1, mask=i < K, other=1.0)
     both = mlp.time_embeddings(param, t, s, sigma_min, PREC, INTERP)
-    return mlp.add_columns(tl.zeros((16, H), tl.float32), both, weight, 32, PREC, INTERP)
+    zero = tl.zeros((LARGEST_K, H), tl.float32)
+    return mlp.add_columns(zero, both, weight, mlp.EMBEDDINGS, PREC, INTERP)
 
 
 @triton.jit
@@ -99,10 +106,10 @@ def gtp_choose(
     action_ptr, q_ptr, gumbel_ptr, chosen_ptr, observations,
     CANDIDATES: tl.constexpr, PADDED: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, NOISY: tl.constexpr,
 ):  # fmt: skip
-    """Write the action with the largest min(Q1, Q2) (+ gumbel with NOISY) of each observation; grid (B, S).
+    """Write each observation's action with the largest min(Q1, Q2), plus gumbel if NOISY; grid (B, S).
 
     action_ptr float32 (S, B CANDIDATES, A); q_ptr (S, 2, B CANDIDATES); gumbel_ptr (S, B CANDIDATES); chosen_ptr
-    (S, B, A). Of equal values the first wins; a value that is no number counts as the largest, as in the twin.
+    (S, B, A). Of equal values the first wins. NaN counts as the largest, as in torch.
     """
     b, member = tl.program_id(0), tl.program_id(1)
     rows = observations * CANDIDATES
@@ -113,7 +120,7 @@ def gtp_choose(
     q = tl.minimum(q0, q1, propagate_nan=tl.PropagateNan.ALL)
     if NOISY:
         q += tl.load(gumbel_ptr + member * rows + r, mask=live, other=0.0)
-    # argmax compares, and no comparison with NaN holds: which it would return depends on how threads lie.
+    # argmax compares, and every comparison with NaN is false: its result would depend on the threads' order.
     q = tl.where(q != q, float("inf"), q)
     best = tl.argmax(tl.where(live, q, float("-inf")), axis=0)
     column = tl.arange(0, AP)

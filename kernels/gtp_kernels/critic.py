@@ -1,9 +1,11 @@
-"""One regression of the twin critic: forward, TD error and backward through the activations, each head for itself.
+"""The twin critic: its regression with the gradient through the activations, and its values without gradient.
 
-y = r + gamma (1 - terminal) min_j max_samples Q_j^-(o', a'), loss mse(Q1, y) + mse(Q2, y) (Eq. 16). What the weight
-gradients need is left in `acts`.
+`gtp_critic` runs both heads forward, forms y = r + gamma (1 - terminal) min_j max_samples Q_j^-(o', a') and the
+gradient of mse(Q1, y) + mse(Q2, y) (Eq. 16), and goes back through the activations; `gtp_gradients` then forms the
+weights' gradients. `gtp_heads` only runs forward: for the TD target, for the advantage, and to choose among candidates.
 
-The twin critic without gradient: Q of both heads for many rows, as TD target, for the advantage, and to choose.
+A block has one head and BM rows. It reads their transitions and 2 H^2 operands of the hidden weights, in `gtp_critic`
+twice, forward and back. `gtp_critic` writes a kept row and H slopes for each batch row, `gtp_heads` one value.
 """
 
 from __future__ import annotations
@@ -17,16 +19,16 @@ from gtp_kernels import mlp
 @triton.jit
 def gtp_critic(
     batch_ptr, next_q_ptr, param_ptr, w1_ptr, w2_ptr, act_ptr, slope_ptr, q_ptr, target_ptr,
-    param_stride, pair_stride, gamma,
+    param_stride, hidden_stride, gamma,
     BATCH: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr, X: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, W: tl.constexpr, H: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
-    """Fill the rows of `acts` for both heads; grid (ceil(BATCH / BM), 2, S).
+    """Run both heads forward and back; grid (ceil(BATCH / BM), 2, S).
 
-    batch_ptr float32 (S, BATCH, W); next_q_ptr (S, 2, SAMPLES * BATCH) of the target heads. act_ptr (2 S, BATCH,
-    COLUMNS) receives [x (X), h0, h1, h2, dz0, dz1, dz2 (H each), dz3]; slope_ptr (2 S, BATCH, H) is scratch;
-    q_ptr (S, 2, BATCH) the values and target_ptr (S, BATCH) y.
+    batch_ptr float32 (S, BATCH, W). next_q_ptr (S, 2, SAMPLES * BATCH): the target heads' values at (o', a'). act_ptr
+    (2 S, BATCH, COLUMNS) receives the kept rows that `launch.critic_saved` lays out, their input padded to X columns.
+    slope_ptr (2 S, BATCH, H) is scratch. q_ptr (S, 2, BATCH) receives the values, target_ptr (S, BATCH) y.
     """
     b = tl.program_id(0) * BM + tl.arange(0, BM)
     head, member = tl.program_id(1), tl.program_id(2)
@@ -36,8 +38,8 @@ def gtp_critic(
     source = batch_ptr + (member * BATCH + b) * W
     acts = act_ptr + (row * BATCH + b).to(tl.int64) * COLUMNS
     slopes = slope_ptr + (row * BATCH + b) * H
-    for first in tl.static_range(0, D + A, 32):
-        i = first + tl.arange(0, 32)
+    for first in tl.static_range(0, D + A, mlp.CHUNK):
+        i = first + tl.arange(0, mlp.CHUNK)
         inside = live[:, None] & (i < D + A)[None, :]
         mlp.save(acts[:, None] + i[None, :], tl.load(source[:, None] + i[None, :], mask=inside), inside, PREC, INTERP)
 
@@ -52,15 +54,15 @@ def gtp_critic(
     y = reward + gamma * bootstrap * tl.minimum(best0, best1, propagate_nan=tl.PropagateNan.ALL)
 
     w0 = param_ptr + row * param_stride
-    b0, b1, b2, last = mlp.layers(w0, D + A, H)
+    b0, b1, b2, last = mlp.pointers(w0, D + A, H)
     w3 = tl.load(last + k)
-    w1, w2 = w1_ptr + row * pair_stride, w2_ptr + row * pair_stride
+    w1, w2 = w1_ptr + row * hidden_stride, w2_ptr + row * hidden_stride
     z = tl.zeros((BM, H), tl.float32) + tl.load(b0 + k)[None, :]
     z = mlp.add_rows_of(z, source, live, w0, D + A, PREC, INTERP)
     h, slope0 = mlp.mish_and_slope(z)
     hidden = acts[:, None] + X + k[None, :]
     mlp.save(hidden, h, live[:, None], PREC, INTERP)
-    z = mlp.hidden_pair_saving(h, w1, b1, w2, b2, acts + X + H, slopes, live, BN, STAGES, PREC, INTERP)
+    z = mlp.hidden_layers_saving(h, w1, b1, w2, b2, acts + X + H, slopes, live, BN, STAGES, PREC, INTERP)
     h, slope2 = mlp.mish_and_slope(z)
     mlp.save(hidden + 2 * H, h, live[:, None], PREC, INTERP)
     q = tl.sum(h * w3[None, :], axis=1) + tl.load(last + H)
@@ -71,28 +73,23 @@ def gtp_critic(
     mlp.save(acts + X + 6 * H, dq, live, PREC, INTERP)
     dz2 = dq[:, None] * w3[None, :] * slope2
     mlp.save(hidden + 5 * H, dz2, live[:, None], PREC, INTERP)
-    back = mlp.hidden_pair_backward(dz2, w1, w2, acts + X + 4 * H, slopes, live, BN, STAGES, PREC, INTERP)
+    back = mlp.hidden_layers_backward(dz2, w1, w2, acts + X + 4 * H, slopes, live, BN, STAGES, PREC, INTERP)
     mlp.save(hidden + 3 * H, back * slope0, live[:, None], PREC, INTERP)
-
-
-@triton.jit
-def _larger(x, y):
-    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def gtp_heads(
     obs_ptr, batch_action_ptr, action_ptr, param_ptr, w1_ptr, w2_ptr, q_ptr,
-    obs_rows, action_rows, param_stride, pair_stride,
+    obs_rows, action_rows, param_stride, hidden_stride,
     ROWS: tl.constexpr, FROM_BATCH: tl.constexpr, WRAP: tl.constexpr, REPEAT: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, W: tl.constexpr, H: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Write Q_j(o, a) of ROWS rows to q_ptr, float32 (S, 2, ROWS); grid (ceil(ROWS / BM), 2, S).
 
-    Row r reads observation r % WRAP // REPEAT of obs_ptr, (S, obs_rows, W); its action is that of the batch for the
-    first FROM_BATCH rows (batch_action_ptr, (S, obs_rows, W)), and row r - FROM_BATCH of action_ptr,
-    (S, action_rows, A), for the others.
+    Row r reads observation r % WRAP // REPEAT of obs_ptr, (S, obs_rows, W). The first FROM_BATCH rows take the batch's
+    action beside it, from batch_action_ptr (S, obs_rows, W); the others take row r - FROM_BATCH of action_ptr,
+    (S, action_rows, A).
     """
     r = tl.program_id(0) * BM + tl.arange(0, BM)
     head, member = tl.program_id(1), tl.program_id(2)
@@ -106,11 +103,16 @@ def gtp_heads(
         a += tl.load(batch_action_ptr + own[:, None] + column, mask=inside, other=0.0)
 
     w0 = param_ptr + (2 * member + head) * param_stride
-    b0, b1, b2, w3 = mlp.layers(w0, D + A, H)
-    pair = (2 * member + head) * pair_stride
+    b0, b1, b2, w3 = mlp.pointers(w0, D + A, H)
+    hidden = (2 * member + head) * hidden_stride
     z = tl.zeros((BM, H), tl.float32) + tl.load(b0 + k)[None, :]
     z = mlp.add_rows_of(z, obs_ptr + own, live, w0, D, PREC, INTERP)
     z = mlp.add_columns(z, a, w0 + D * H, A, PREC, INTERP)
-    z = mlp.hidden_pair(mlp.mish(z), w1_ptr + pair, b1, w2_ptr + pair, b2, BN, STAGES, PREC, INTERP)
+    z = mlp.hidden_layers(mlp.mish(z), w1_ptr + hidden, b1, w2_ptr + hidden, b2, BN, STAGES, PREC, INTERP)
     q = tl.sum(mlp.mish(z) * tl.load(w3 + k)[None, :], axis=1) + tl.load(w3 + H)
     tl.store(q_ptr + (2 * member + head) * ROWS + r, q, mask=live)
+
+
+@triton.jit
+def _larger(x, y):
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)

@@ -1,7 +1,8 @@
-"""All weight and bias gradients of a network in one grouped launch: dW = X^T (w dZ), each tile one program.
+"""All weight and bias gradients of a network in one grouped launch: dW = X^T (w dZ), db = sum w dZ, one tile a program.
 
-No atomics: a tile sums its rows in a fixed order, so that a step is bitwise repeatable and a member's gradient does not
-depend on its neighbours. Each program also leaves the sum of squares of its gradients, for the clipping that follows.
+A program reads the TILE columns of X and of dZ in all of a member's kept rows, and writes TILE^2 gradients and the sum
+of their squares, for the clipping that follows. A tile sums its rows in a fixed order and without atomics, so a step is
+bitwise repeatable and a member's gradient does not depend on its neighbours.
 """
 
 import triton
@@ -18,19 +19,19 @@ def gtp_gradients(
 ):  # fmt: skip
     """Write the flat gradient rows grad_ptr, float32 (M, grad_stride); grid (tiles, M).
 
-    act_ptr (M, ROWS, COLUMNS) holds inputs and dZ side by side. table_ptr int32 (tiles, 8) says for each tile: column
-    of X, column of dZ, inputs, outputs, offset of the weight, offset of the bias, first input, first output. With
-    PERIOD > 0 row r is weighted by weight_ptr[member, r % PERIOD]. square_ptr float32 (M, tiles).
+    act_ptr (M, ROWS, COLUMNS) holds X and dZ side by side. table_ptr int32 (tiles, 8) holds for each tile: column of X,
+    column of dZ, inputs, outputs, offset of the weight, offset of the bias, first input, first output. With PERIOD > 0
+    the weight of row r is weight_ptr[member, r % PERIOD], else 1. square_ptr float32 (M, tiles) receives the squares.
     """
     tile, member = tl.program_id(0), tl.program_id(1)
     entry = table_ptr + tile * 8
-    # Columns begin at multiples of 16 and tiles at multiples of TILE: told so, the compiler copies 16 bytes at a time.
+    # Columns begin at multiples of 16 and tiles at multiples of TILE. The hints let the compiler copy 16 bytes at once.
     x_column, z_column = tl.multiple_of(tl.load(entry), 16), tl.multiple_of(tl.load(entry + 1), 16)
     inputs, outputs = tl.load(entry + 2), tl.load(entry + 3)
     weight_at, bias_at = tl.load(entry + 4), tl.load(entry + 5)
     i = tl.multiple_of(tl.load(entry + 6), TILE) + tl.arange(0, TILE)
     j = tl.multiple_of(tl.load(entry + 7), TILE) + tl.arange(0, TILE)
-    # What is read ends at a multiple of 16 too: a layer's columns are padded so far. Of what is written, at its size.
+    # Reads end at a multiple of 16 too, because a layer's columns are padded to it; writes end at the layer's size.
     read_i, read_j = i < (inputs + 15) // 16 * 16, j < (outputs + 15) // 16 * 16
     inside_i, inside_j = i < inputs, j < outputs
     acts = act_ptr + member.to(tl.int64) * ROWS * COLUMNS

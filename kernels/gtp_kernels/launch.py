@@ -1,8 +1,8 @@
-"""One launch of a kernel with everything bound: what a train step is a short list of.
+"""What the host prepares for the kernels: a launch with its arguments, block shapes, weight copies, kept activations.
 
-The hidden weights as products read them: rounded copies beside the float32 masters, or the masters themselves.
-
-What a network's launch keeps of each row for the weight gradients, and the tiles in which those are computed.
+`Launch` is a kernel with every argument bound; a train step is a short list of launches. `Tuning` holds the block
+shapes. `Operands` holds the hidden weights as the products read them: copies rounded to TF32 or bfloat16, or the
+float32 parameters themselves. `Saved` says what a network's launch keeps of each batch row for the weight gradients.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Bytes of shared memory for each hidden unit, from which the chain keeps its thin weights there, and from which the
-# hidden pair has three stages in flight (of the chain, 210 KB at width 256 in TF32).
-KEEPING, STAGING = 625, 840
-# Read once: Triton itself decides when a kernel is decorated whether it will be interpreted.
+# The chain keeps its first and last weights in shared memory on a card with at least KEEP_BYTES per hidden unit. The
+# hidden layers load three stages ahead from STAGE_BYTES on: the chain then takes 210 KB at width 256 in TF32.
+KEEP_BYTES, STAGE_BYTES = 625, 840
+# Read once, because Triton decides at decoration time whether a kernel is interpreted.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel, its grid, its arguments by name (tensors, scalars, compile-time constants), and how it is compiled.
+    """A kernel, its grid, its arguments by name (tensors, scalars, compile-time constants), and its compile options.
 
-    `phase` names the part of the algorithm for a profile. Nothing in it changes from step to step: what does is
-    device memory, so that a CUDA graph can hold it.
+    `phase` names the part of the algorithm in a profile. No field changes from step to step: whatever changes lies in
+    device memory, so a CUDA graph can hold the launch.
     """
 
     phase: str
@@ -38,7 +38,7 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """Name of the kernel, as a profile shows it."""
+        """Name of the kernel in a profile."""
         return self.kernel.fn.__name__
 
     def __call__(self) -> None:
@@ -48,16 +48,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Shapes that decide speed and resources but no result beyond the order of sums.
+    """Block shapes. They decide speed and resources, and change results only by the order of sums.
 
-    rows: rows of a block; units: hidden units of one turn of the hidden pair; stages: depth of the software pipeline
-    (actor_stages that of the actor, whose registers are full); warps of a block that runs a network and keeps what its
-    gradients need, forward_warps of one that only runs forward. tile, tile_rows and tile_warps: the weight gradients'
-    tile, the rows of one turn and a tile's warps. block: parameters of one block of an update. keep: the chain holds
-    its thin weights in shared memory (150 KB).
+    rows: rows per block. units: hidden units per iteration of the loop over the hidden layers. stages: depth of the
+    software pipeline; actor_stages: the same for the actor, whose registers are full. warps: per block of a network
+    that also runs backward; forward_warps: per block of a network that runs forward only. tile, tile_rows, tile_warps:
+    width of a weight-gradient tile, rows per iteration, warps per tile. block: parameters per block of an update.
+    keep: the chain keeps its first and last weights in shared memory (150 KB).
 
-    Measured on an H200 (2026-11-26, us of a launch alone, TF32, K = 5): 3 stages and 4 warps take the chain from 92 to
-    67 and heads from 19 to 15, 3 stages the critic from 37 to 34; the actor hides behind the chain.
+    H200, 2026-11-26, one launch alone, TF32, K = 5: 3 stages and 4 warps take the chain from 92 to 67 us and the heads
+    from 19 to 15 us; 3 stages take the critic from 37 to 34 us. The actor runs beside the chain and is shorter.
     """
 
     rows: int = 16
@@ -74,33 +74,38 @@ class Tuning:
 
 
 def tuned_for(hidden: int, rows: int, shared_memory: int) -> Tuning:
-    """Return the shapes for a width, a batch and a card with so many bytes of shared memory a block.
+    """Return the block shapes for a width, a batch and a card's shared memory per block in bytes.
 
-    On a card small blocks, so that a batch spreads over the multiprocessors. The interpreter pays for programs and
-    turns, not for elements: there a block is the whole batch.
+    On a card blocks are small, to spread a batch over the multiprocessors. In the interpreter a block is the whole
+    batch, because its time goes into blocks and loop iterations, not into elements.
     """
     if INTERPRETED:
         return Tuning(rows=padded(min(rows, 256)), units=hidden, tile=64, tile_rows=256, block=1 << 16)
-    deep = {"stages": 3, "forward_warps": 4} if shared_memory >= STAGING * hidden else {}
-    return Tuning(units=min(Tuning.units, hidden), keep=shared_memory >= KEEPING * hidden, **deep)
+    deep = {"stages": 3, "forward_warps": 4} if shared_memory >= STAGE_BYTES * hidden else {}
+    return Tuning(units=min(Tuning.units, hidden), keep=shared_memory >= KEEP_BYTES * hidden, **deep)
+
+
+def shared_memory(tensor: Tensor) -> int:
+    """Return the bytes of shared memory that a block may take on a tensor's device; 0 on the CPU."""
+    return torch.cuda.get_device_properties(tensor.device).shared_memory_per_block_optin if tensor.is_cuda else 0
 
 
 def padded(size: int, least: int = 32) -> int:
-    """Return the power of two, at least `least`, that holds `size` columns (`mlp.THIN` says why no less)."""
+    """Return the smallest power of two that is at least `size` and `least`: Triton's blocks have such widths."""
     return max(least, 1 << (size - 1).bit_length())
 
 
 def blocks(size: int, block: int) -> int:
-    """Return how many blocks cover `size`."""
+    """Return how many blocks cover `size` elements."""
     return -(-size // block)
 
 
 @dataclass(frozen=True)
 class Operands:
-    """A flat parameter buffer (M, P) and its two hidden weights, (H, H) at `first` and `second` of each row.
+    """A flat parameter buffer (M, P) and its two hidden weights, (H, H) each, at `first` and `second` in a row.
 
-    With precision "fp32" `copies` is empty and the weights are read from the buffer; else it is (M, 2, H, H), float32
-    rounded to TF32 or bfloat16, and whoever writes the buffer writes it too, or calls `refresh`.
+    With precision "fp32" the products read the buffer and `copies` is empty. Otherwise they read `copies`, (M, 2, H,
+    H): float32 rounded to TF32, or bfloat16. Code that writes the buffer must write the copies too, or call `refresh`.
     """
 
     flat: Tensor
@@ -111,7 +116,7 @@ class Operands:
 
     @classmethod
     def of(cls, flat_MP: Tensor, hidden: int, first: int, precision: str) -> Operands:
-        """Make the copies of a buffer whose hidden weights begin at `first`, a bias of `hidden` between them."""
+        """Copy the hidden weights of a buffer; the first begins at `first`, its bias lies between the two."""
         members = 0 if precision == "fp32" else flat_MP.shape[0]
         kind = torch.bfloat16 if precision == "bf16" else torch.float32
         copies = torch.empty(members, 2, hidden, hidden, dtype=kind, device=flat_MP.device)
@@ -120,7 +125,7 @@ class Operands:
         return operands
 
     def refresh(self) -> None:
-        """Write the copies anew from the buffer."""
+        """Rewrite the copies from the buffer."""
         if self.precision == "fp32":
             return
         size = self.copies[0, 0].numel()
@@ -129,14 +134,14 @@ class Operands:
             self.copies[:, i] = round_to_tf32(weight) if self.precision == "tf32" else weight
 
     def args(self) -> dict[str, object]:
-        """Return the pointers and strides by the names that every kernel gives them."""
+        """Return the pointers and strides under the names that every kernel uses."""
         own = self.precision == "fp32"
         return {
             "param_ptr": self.flat,
             "w1_ptr": self.flat[:, self.first :] if own else self.copies[:, 0],
             "w2_ptr": self.flat[:, self.second :] if own else self.copies[:, 1],
             "param_stride": self.flat.stride(0),
-            "pair_stride": self.flat.stride(0) if own else self.copies.stride(0),
+            "hidden_stride": self.flat.stride(0) if own else self.copies.stride(0),
         }
 
 
@@ -145,15 +150,22 @@ def round_to_tf32(x: Tensor) -> Tensor:
     return ((x.view(torch.int32) + 0x1000) & -8192).view(torch.float32)
 
 
-TIME_COLUMNS = 192  # each for t and s: sinusoids 16, hidden 32, dz of the hidden 32, dz of the embedding 16
+TIME_WIDTH, TIME_HIDDEN = 16, 32  # of a time network: sinusoids and embedding; hidden layer
+# Where a kept row of the actor holds its time networks' values, counted from the first of them: sinusoids, activated
+# hidden layer, dL/dz of the hidden layer, dL/dz of the embedding. Each stands there twice, for t and then for s.
+TIME_FEATURES_AT = 0
+TIME_HIDDEN_AT = TIME_FEATURES_AT + 2 * TIME_WIDTH
+TIME_HIDDEN_DZ_AT = TIME_HIDDEN_AT + 2 * TIME_HIDDEN
+TIME_OUTPUT_DZ_AT = TIME_HIDDEN_DZ_AT + 2 * TIME_HIDDEN
+TIME_COLUMNS = TIME_OUTPUT_DZ_AT + 2 * TIME_WIDTH
 
 
 @dataclass(frozen=True)
 class Saved:
-    """Columns of a kept row: [x (`inputs`, padded), h0, h1, h2, dz0, dz1, dz2 (H each), dz3, time networks].
+    """The columns of a kept row: [x (`inputs`, padded), h0, h1, h2, dz0, dz1, dz2 (H each), dz3, time networks].
 
-    `layers` maps each linear layer to the columns where its input and its dL/dz begin. `slopes` floats a row are kept
-    apart, for the launch itself.
+    width: columns of a row. layers: for each linear layer the columns where its input and its dL/dz begin. slopes:
+    floats per row of a second buffer, the slopes of Mish, which only the launch itself reads.
     """
 
     inputs: int
@@ -162,7 +174,7 @@ class Saved:
     layers: dict[str, tuple[int, int]]
 
     def tiles(self, places: dict[str, tuple[int, tuple[int, ...]]], tile: int) -> list[list[int]]:
-        """Return the table of `gtp_gradients`, one row for each tile of each layer.
+        """Return the table of `gtp_gradients`: one row per tile, with the columns that the kernel documents.
 
         Args: places maps a parameter ("mlp0.w", "mlp0.b", ...) to its offset in the flat row and its shape.
         """
@@ -177,18 +189,19 @@ class Saved:
 
 
 def actor_saved(obs_dim: int, action_dim: int, hidden: int) -> Saved:
-    """Return what `gtp_actor` keeps."""
-    inputs = 16 * blocks(action_dim + 32 + obs_dim, 16)
+    """Return the columns that `gtp_actor` keeps."""
+    inputs = 16 * blocks(action_dim + 2 * TIME_WIDTH + obs_dim, 16)
     time = inputs + 6 * hidden + padded(action_dim)
     layers = _mlp_layers(inputs, hidden)
     for i, name in enumerate("ts"):
-        layers[f"{name}0"] = (time + 16 * i, time + 96 + 32 * i)
-        layers[f"{name}1"] = (time + 32 + 32 * i, time + 160 + 16 * i)
+        wide, deep = time + i * TIME_WIDTH, time + i * TIME_HIDDEN
+        layers[f"{name}0"] = (wide + TIME_FEATURES_AT, deep + TIME_HIDDEN_DZ_AT)
+        layers[f"{name}1"] = (deep + TIME_HIDDEN_AT, wide + TIME_OUTPUT_DZ_AT)
     return Saved(inputs, 3 * hidden, time + TIME_COLUMNS, layers)
 
 
 def critic_saved(obs_dim: int, action_dim: int, hidden: int) -> Saved:
-    """Return what `gtp_critic` keeps."""
+    """Return the columns that `gtp_critic` keeps."""
     inputs = 16 * blocks(obs_dim + action_dim, 16)
     return Saved(inputs, hidden, inputs + 6 * hidden + 16, _mlp_layers(inputs, hidden))
 

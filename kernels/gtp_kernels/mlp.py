@@ -1,33 +1,41 @@
-"""The networks inside a kernel: operands and products, Mish, time embeddings, and the hidden pair there and back.
+"""The networks inside a kernel: operands and products, Mish, time embeddings, the hidden layers there and back.
 
-A block of ROWS rows passes through a whole network without leaving the chip: the two hidden layers run as one loop over
-BN hidden units, acc += mish(h0 W1[:, j] + b1[j]) W2[j, :], so that neither weight is ever needed whole.
+A block of ROWS rows passes through a whole network on the chip. The two hidden layers run as one loop over blocks j of
+BN hidden units, acc += mish(h0 W1[:, j] + b1[j]) W2[j, :], so a block holds neither weight whole. It reads each weight
+once, and writes only what the weight gradients need: h1 and dL/dz1 here, the rest in the kernels.
 
-Every minimum and maximum of floats in the kernels passes NaN on, which a GPU's plain ones drop: what is no number must
-reach the metrics. `tests/kernels/test_aot.py` holds the compiled code to it.
+Weights are (in, out), row-major. PREC says what the operands of the hidden layers' products are: "fp32", "tf32" or
+"bf16". Sums are always float32. The thin layers (first, last, time networks) use "tf32" where PREC is "bf16". INTERP is
+set under TRITON_INTERPRET=1: the interpreter has no bf16 arithmetic and does not round operands, so the code there
+rounds float32 bits.
 
-Weights are (in, out), row-major. PREC is "fp32", "tf32" or "bf16": what the operands of the hidden pair are; sums are
-always float32. The thin layers around them are "tf32" where PREC is "bf16". INTERP is set under TRITON_INTERPRET=1,
-which has no bf16 arithmetic and does not round operands: there the rounding is done on float32 bits.
+A GPU's plain minimum and maximum drop NaN. Every one of floats here passes NaN on, because a NaN must reach the
+metrics; `tests/kernels/test_aot.py` checks the compiled code.
 """
 
 import triton
 import triton.language as tl
 
-from gtp_kernels.draws import turn
+from gtp_kernels import launch, primitives
+from gtp_kernels.draws import cos_sin
 
-TIME_WIDTH = tl.constexpr(16)
-TIME_HIDDEN = tl.constexpr(32)
-# Offsets of the time networks in a row of the actor's buffer: Linear(16, 32), Linear(32, 16) for t, then for s.
-TIME_NET = tl.constexpr(1088)  # 16 * 32 + 32 + 32 * 16 + 16, rounded up to a multiple of 32
-TIME_W1 = tl.constexpr(544)
-TIME_B1 = tl.constexpr(1056)
-TIME_NETS = tl.constexpr(2176)
+# A kernel reads a module's global only if it is a tl.constexpr.
+MISH_CLAMP = tl.constexpr(primitives.MISH_CLAMP)
+TIME_WIDTH = tl.constexpr(launch.TIME_WIDTH)
+TIME_HIDDEN = tl.constexpr(launch.TIME_HIDDEN)
+EMBEDDINGS = tl.constexpr(2 * launch.TIME_WIDTH)  # columns of e_t and e_s side by side
+# Offsets in a row of the actor's buffer: Linear(16, 32) and Linear(32, 16) of t, then those of s. Each tensor begins at
+# a multiple of 32 floats.
+TIME_W1 = tl.constexpr(launch.TIME_WIDTH * launch.TIME_HIDDEN + launch.TIME_HIDDEN)
+TIME_B1 = tl.constexpr(TIME_W1.value + launch.TIME_HIDDEN * launch.TIME_WIDTH)
+TIME_NET = tl.constexpr(TIME_B1.value + 32)  # the 16 biases, padded
+TIME_NETS = tl.constexpr(2 * TIME_NET.value)
+CHUNK = tl.constexpr(32)  # columns of one load where a row has any number of them
 
 
 @triton.jit
 def operand(x, PREC: tl.constexpr, INTERP: tl.constexpr):
-    """Round float32 to what a product takes: bf16 to nearest even, tf32 to nearest (the hardware would truncate)."""
+    """Round float32 to a product's operand: bf16 to nearest even, tf32 to nearest (the hardware truncates)."""
     if PREC == "tf32":
         x = ((x.to(tl.int32, bitcast=True) + 0x1000) & -8192).to(tl.float32, bitcast=True)
     if PREC == "bf16":
@@ -62,14 +70,14 @@ def edge_product(a, b, acc, PREC: tl.constexpr, INTERP: tl.constexpr):
 
 @triton.jit
 def save(pointer, x, mask, PREC: tl.constexpr, INTERP: tl.constexpr):
-    """Store float32 as the operand that the weight gradients will read."""
+    """Store float32 x as an operand of the weight gradients' products."""
     tl.store(pointer, operand(x, PREC, INTERP).to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def mish(x):
     """Mish with one exponential: e = exp(min(x, 20)), n = e (e + 2), mish = x n / (n + 2)."""
-    e = tl.exp(tl.minimum(x, 20.0, propagate_nan=tl.PropagateNan.ALL))
+    e = tl.exp(tl.minimum(x, MISH_CLAMP, propagate_nan=tl.PropagateNan.ALL))
     n = e * (e + 2.0)
     return x * (n / (n + 2.0))
 
@@ -77,7 +85,7 @@ def mish(x):
 @triton.jit
 def mish_and_slope(x):
     """Return mish(x) and its derivative: with m = 1 + e + e^2/2 it is (1 - 1/m) + x e (e + 1) / m^2."""
-    e = tl.exp(tl.minimum(x, 20.0, propagate_nan=tl.PropagateNan.ALL))
+    e = tl.exp(tl.minimum(x, MISH_CLAMP, propagate_nan=tl.PropagateNan.ALL))
     n = 0.5 * e * e + e
     inverse = 1.0 / (n + 1.0)
     share = n * inverse
@@ -85,10 +93,10 @@ def mish_and_slope(x):
 
 
 @triton.jit
-def layers(w0, INPUTS: tl.constexpr, H: tl.constexpr):
-    """Return where b0, b1, b2 and the last weight lie, from the first weight of a network with INPUTS inputs.
+def pointers(w0, INPUTS: tl.constexpr, H: tl.constexpr):
+    """Return pointers to b0, b1, b2 and the last weight, given that to the first weight and its INPUTS rows.
 
-    The hidden weights lie between the biases; `w1_ptr` and `w2_ptr` of every kernel point at what products read.
+    The hidden weights lie between the biases. Products read them through each kernel's own `w1_ptr` and `w2_ptr`.
     """
     b0 = w0 + INPUTS * H
     b1 = b0 + H + H * H
@@ -98,12 +106,12 @@ def layers(w0, INPUTS: tl.constexpr, H: tl.constexpr):
 
 @triton.jit
 def sinusoids(time, sigma_min):
-    """Return sin and cos of 0.25 ln t at eight frequencies, (ROWS, 16); times below sigma_min count as sigma_min."""
+    """Return sin and cos of 0.25 ln t at eight frequencies, (ROWS, 16), with t at least sigma_min."""
     i = tl.arange(0, TIME_WIDTH)
     frequency = tl.exp((i % 8).to(tl.float32) * -1.3157629102823121)  # -ln(10000) / 7
     time = tl.maximum(time, sigma_min, propagate_nan=tl.PropagateNan.ALL)
     angle = (0.25 * tl.log(time))[:, None] * frequency[None, :]
-    cos, sin = turn(angle * 0.15915494309189535)  # 1 / (2 pi)
+    cos, sin = cos_sin(angle * 0.15915494309189535)  # 1 / (2 pi)
     return tl.where((i < 8)[None, :], sin, cos)
 
 
@@ -120,19 +128,19 @@ def time_hidden(net, features, PREC: tl.constexpr, INTERP: tl.constexpr):
 @triton.jit
 def time_output(nets, hidden_t, hidden_s, PREC: tl.constexpr, INTERP: tl.constexpr):
     """Return both embeddings side by side, (ROWS, 32), from the activated hidden layers: e_t, then e_s."""
-    i, j = tl.arange(0, TIME_HIDDEN), tl.arange(0, 2 * TIME_WIDTH)
+    i, j = tl.arange(0, TIME_HIDDEN), tl.arange(0, EMBEDDINGS)
     of_t = (j < TIME_WIDTH)[None, :]
     weight, bias = nets + TIME_W1 + i[:, None] * TIME_WIDTH, nets + TIME_B1
     tile_t = tl.load(weight + j[None, :], mask=of_t, other=0.0)
     tile_s = tl.load(weight + TIME_NET - TIME_WIDTH + j[None, :], mask=of_t == 0, other=0.0)
     bias = tl.load(bias + tl.where(j < TIME_WIDTH, j, TIME_NET - TIME_WIDTH + j))
-    acc = tl.zeros((hidden_t.shape[0], 2 * TIME_WIDTH), tl.float32) + bias[None, :]
+    acc = tl.zeros((hidden_t.shape[0], EMBEDDINGS), tl.float32) + bias[None, :]
     return edge_product(hidden_s, tile_s, edge_product(hidden_t, tile_t, acc, PREC, INTERP), PREC, INTERP)
 
 
 @triton.jit
 def time_embeddings(nets, t, s, sigma_min, PREC: tl.constexpr, INTERP: tl.constexpr):
-    """Embed noise levels t and s (ROWS,) -> (ROWS, 32), each by sinusoids, Linear, Mish, Linear of its own."""
+    """Embed noise levels t and s, (ROWS,) each, into (ROWS, 32): sinusoids, Linear, Mish, Linear for each."""
     hidden_t = mish(time_hidden(nets, sinusoids(t, sigma_min), PREC, INTERP))
     hidden_s = mish(time_hidden(nets + TIME_NET, sinusoids(s, sigma_min), PREC, INTERP))
     return time_output(nets, hidden_t, hidden_s, PREC, INTERP)
@@ -140,7 +148,7 @@ def time_embeddings(nets, t, s, sigma_min, PREC: tl.constexpr, INTERP: tl.conste
 
 @triton.jit
 def add_columns(acc, x, weight, COUNT: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
-    """Return acc + x weight for the first COUNT of x's columns; weight points at their first row, (COUNT, H)."""
+    """Return acc + x weight over the first COUNT columns of x; weight points at the first of its rows, (COUNT, H)."""
     i, k = tl.arange(0, x.shape[1]), tl.arange(0, acc.shape[1])
     tile = tl.load(weight + i[:, None] * acc.shape[1] + k[None, :], mask=(i < COUNT)[:, None], other=0.0)
     return edge_product(x, tile, acc, PREC, INTERP)
@@ -148,8 +156,7 @@ def add_columns(acc, x, weight, COUNT: tl.constexpr, PREC: tl.constexpr, INTERP:
 
 @triton.jit
 def add_rows_of(acc, rows, live, weight, COUNT: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
-    """Return acc + x weight, where `rows` (ROWS,) points at the first of each row's COUNT columns in memory."""
-    CHUNK: tl.constexpr = 32
+    """Return acc + x weight, x in memory: `rows` (ROWS,) points at the first of each row's COUNT columns."""
     for first in tl.static_range(0, COUNT, CHUNK):
         i = first + tl.arange(0, CHUNK)
         x = tl.load(rows[:, None] + i[None, :], mask=live[:, None] & (i < COUNT)[None, :], other=0.0)
@@ -170,14 +177,14 @@ def action_output(
 
 @triton.jit
 def _units(h0, w1, b1, j, BN: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
-    """Return the second pre-activations j to j + BN, (ROWS, BN), from the first activation, already rounded."""
+    """Return the second pre-activations j to j + BN, (ROWS, BN), from the rounded first activation."""
     k, n = tl.arange(0, h0.shape[1]), j + tl.arange(0, BN)
     z = tl.zeros((h0.shape[0], BN), tl.float32) + tl.load(b1 + n)[None, :]
     return product(h0, tl.load(w1 + k[:, None] * h0.shape[1] + n[None, :]), z, PREC, INTERP)
 
 
 @triton.jit
-def hidden_pair(h0, w1, b1, w2, b2, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
+def hidden_layers(h0, w1, b1, w2, b2, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
     """Return the third pre-activation (ROWS, H) from the first activation: mish(h0 W1 + b1) W2 + b2."""
     H: tl.constexpr = h0.shape[1]
     k, n = tl.arange(0, H), tl.arange(0, BN)
@@ -191,13 +198,13 @@ def hidden_pair(h0, w1, b1, w2, b2, BN: tl.constexpr, STAGES: tl.constexpr, PREC
 
 
 @triton.jit
-def hidden_pair_saving(
+def hidden_layers_saving(
     h0, w1, b1, w2, b2, saved, slopes, live, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr,
     INTERP: tl.constexpr,
 ):  # fmt: skip
-    """Like `hidden_pair`; keeps h1 for the weight gradients and the slope of its Mish for `hidden_pair_backward`.
+    """Do what `hidden_layers` does, and store h1 for the weight gradients and the slope of its Mish for the way back.
 
-    saved and slopes (ROWS,) point at each row's place for them.
+    saved and slopes, (ROWS,) each, point at where a row keeps them.
     """
     H: tl.constexpr = h0.shape[1]
     k, n = tl.arange(0, H), tl.arange(0, BN)
@@ -214,16 +221,16 @@ def hidden_pair_saving(
 
 
 @triton.jit
-def hidden_pair_backward(
+def hidden_layers_backward(
     dz2, w1, w2, saved, slopes, live, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr,
     INTERP: tl.constexpr,
 ):  # fmt: skip
-    """Return dL/dh0 (ROWS, H) from dL/dz2; keeps dL/dz1 in `saved` (ROWS,) for the weight gradients."""
+    """Return dL/dh0 (ROWS, H) from dL/dz2, and store dL/dz1 at `saved` (ROWS,) for the weight gradients."""
     H: tl.constexpr = dz2.shape[1]
     k, n = tl.arange(0, H), tl.arange(0, BN)
     dz2 = operand(dz2, PREC, INTERP)
     acc = tl.zeros((dz2.shape[0], H), tl.float32)
-    tl.debug_barrier()  # the slopes were written by other threads of this block
+    tl.debug_barrier()  # other threads of this block wrote the slopes
     for j in tl.range(0, H, BN, num_stages=STAGES):
         back = tl.zeros((dz2.shape[0], BN), tl.float32)
         back = product(dz2, tl.load(w2 + (j + n)[None, :] * H + k[:, None]), back, PREC, INTERP)

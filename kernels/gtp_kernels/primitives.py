@@ -1,7 +1,7 @@
-"""PyTorch twins of the kernels: the specification, the CPU path and the oracle of every test.
+"""The kernels' small functions in PyTorch: Philox4x32-10; uniform, normal and integer draws; Mish and its gradient.
 
-Everything here takes and returns tensors, allocates its results and never talks to the host, so that it runs on any
-device, under `torch.compile` and inside a CUDA graph.
+The eager path runs them and the tests compare the kernels with them. They take and return tensors and never read one on
+the host, so they run on any device, under `torch.compile` and inside a CUDA graph.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def integer_below(bits: Tensor, bound: Tensor | int) -> Tensor:
 
 
 class Compiler:
-    """What the compiler of this torch cannot do; who compiles a step finds out and says so here."""
+    """What this torch's compiler cannot do. Code that compiles a step finds out and sets it."""
 
-    loses_functions = False  # torch 2.11: no gradient passes an autograd.Function inside a compiled step, in silence
+    loses_functions = False  # torch 2.11: a compiled step silently drops the gradient of an autograd.Function
 
 
 def mish(x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def mish(x: Tensor) -> Tensor:
 
 
 def _mish_parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mish(x), e and 1 / (n + 2), in few passes: on the CPU each costs as much as a tenth of the product."""
+    """Return mish(x), e and 1 / (n / 2 + 1) in few passes: on the CPU a pass costs a tenth of the layer's product."""
     e = x.clamp(max=MISH_CLAMP).exp_()
     n = torch.addcmul(e, e, e, value=0.5)  # n / 2 = e + e^2 / 2
     inverse = (n + 1.0).reciprocal_()

@@ -1,30 +1,36 @@
-"""Clip, Adam and the slow copy in one pass over a flat buffer; the last launch of a step also records and counts it."""
+"""Clip by the global norm, Adam and the EMA copy (EMA or target) in one pass over a flat buffer.
+
+The last launch of a step also adds up the metrics and counts the step. A launch reads five floats a parameter
+(gradient, two moments, parameter, EMA copy) and writes four, and for each hidden weight its two operand copies.
+"""
 
 import triton
 import triton.language as tl
 
 from gtp_kernels import mlp
-from gtp_kernels.draws import turn
+from gtp_kernels.draws import cos_sin
 
 
 @triton.jit
 def gtp_update(
-    param_ptr, grad_ptr, first_ptr, second_ptr, slow_ptr, pair_ptr, slow_pair_ptr,
+    param_ptr, grad_ptr, exp_avg_ptr, exp_avg_sq_ptr, ema_ptr, hidden_weights_ptr, ema_hidden_weights_ptr,
     square_ptr, step_ptr, lr_ptr, metric_ptr, sum_ptr, bad_ptr, count_ptr,
     largest_norm, rate, total_steps,
     SIZE: tl.constexpr, HEADS: tl.constexpr, PARTIALS: tl.constexpr, PADDED: tl.constexpr, NORM: tl.constexpr,
     EVERY: tl.constexpr, START: tl.constexpr, COSINE: tl.constexpr, RECORD: tl.constexpr, METRICS: tl.constexpr,
-    STEP_STRIDE: tl.constexpr, PAIR: tl.constexpr, H: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr,
-    INTERP: tl.constexpr,
+    METRIC_STRIDE: tl.constexpr, STEP_STRIDE: tl.constexpr, HIDDEN_WEIGHTS: tl.constexpr, H: tl.constexpr,
+    BETA1: tl.constexpr, BETA2: tl.constexpr, LOG2_BETA1: tl.constexpr, LOG2_BETA2: tl.constexpr,
+    ADAM_EPS: tl.constexpr, CLIP_EPS: tl.constexpr, BLOCK: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Take one clipped Adam step on each row of a buffer, in place; grid (ceil(SIZE / BLOCK), S * HEADS).
 
-    All buffers float32 (S HEADS, SIZE); square_ptr (S, PARTIALS) sums to the squared norm of a member's gradient;
-    step_ptr int64 counts from 0, at member * STEP_STRIDE. The slow copy moves by `rate` at
-    steps from START on that EVERY divides. pair_ptr and slow_pair_ptr, (S HEADS, 2, H, H), receive the operand copies
-    of the two hidden weights that begin at PAIR, unless PREC is "fp32". metric_ptr (S, 16) receives the norm at NORM.
-    With RECORD the metrics are added to sum_ptr, float32 (S, METRICS), a first non-finite one noted in bad_ptr, and
-    count_ptr counted on.
+    All buffers are float32 (S HEADS, SIZE). square_ptr (S, PARTIALS) sums to the squared norm of a member's gradient.
+    step_ptr int64, read at member * STEP_STRIDE, counts from 0. The EMA copy moves by `rate` at the steps from START
+    on that EVERY divides. hidden_weights_ptr and ema_hidden_weights_ptr, (S HEADS, 2, H, H), receive the operand
+    copies of the two hidden weights, which begin at HIDDEN_WEIGHTS in a row; with PREC "fp32" there are none.
+    metric_ptr (S, METRIC_STRIDE) receives the norm in column NORM. With RECORD, sum_ptr float32 (S, METRICS) receives
+    the sums, bad_ptr int64 (S, METRICS) the step at which a metric was first not finite, and count_ptr the next step's
+    number.
     """
     row = tl.program_id(1)
     member = row // HEADS
@@ -32,65 +38,71 @@ def gtp_update(
     squares = tl.load(square_ptr + member * PARTIALS + p, mask=p < PARTIALS, other=0.0)
     norm = tl.sqrt(tl.sum(squares))
     # A norm that is not finite must reach the metrics and the parameters, where the guard sees it.
-    scale = tl.where(largest_norm > 0.0, _clip(largest_norm, norm), 1.0)
+    scale = tl.where(largest_norm > 0.0, _clip(largest_norm, norm, CLIP_EPS), 1.0)
     step = tl.load(step_ptr + member * STEP_STRIDE)
     count = (step + 1).to(tl.float32)
-    correction1 = 1.0 - tl.exp2(count * -0.15200309344504995)  # log2 of 0.9
-    correction2 = 1.0 - tl.exp2(count * -0.0014434168696687174)  # log2 of 0.999
+    correction1 = 1.0 - tl.exp2(count * LOG2_BETA1)
+    correction2 = 1.0 - tl.exp2(count * LOG2_BETA2)
     lr = tl.load(lr_ptr + member)
     if COSINE:
-        cos, _ = turn(step.to(tl.float32) / (2.0 * total_steps))
+        cos, _ = cos_sin(step.to(tl.float32) / (2.0 * total_steps))
         lr = lr * (0.5 + 0.5 * cos)
 
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < SIZE
     at = row * SIZE + i
     grad = tl.load(grad_ptr + at, mask=inside, other=0.0) * scale
-    first = tl.load(first_ptr + at, mask=inside, other=0.0)
-    first = first + (grad - first) * 0.1
-    second = tl.load(second_ptr + at, mask=inside, other=0.0) * 0.999 + grad * grad * 0.001
-    denominator = tl.sqrt(second) * tl.rsqrt(correction2) + 1e-8
-    param = tl.load(param_ptr + at, mask=inside, other=0.0) - (first / denominator) * (lr / correction1)
-    slow = tl.load(slow_ptr + at, mask=inside, other=0.0)
+    exp_avg = tl.load(exp_avg_ptr + at, mask=inside, other=0.0)
+    exp_avg = exp_avg + (grad - exp_avg) * (1.0 - BETA1)
+    exp_avg_sq = tl.load(exp_avg_sq_ptr + at, mask=inside, other=0.0) * BETA2 + grad * grad * (1.0 - BETA2)
+    denominator = tl.sqrt(exp_avg_sq) * tl.rsqrt(correction2) + ADAM_EPS
+    param = tl.load(param_ptr + at, mask=inside, other=0.0) - (exp_avg / denominator) * (lr / correction1)
+    ema = tl.load(ema_ptr + at, mask=inside, other=0.0)
     due = (step >= START) & (step % EVERY == 0)
-    slow = tl.where(due, slow + rate * (param - slow), slow)
-    tl.store(first_ptr + at, first, mask=inside)
-    tl.store(second_ptr + at, second, mask=inside)
+    ema = tl.where(due, ema + rate * (param - ema), ema)
+    tl.store(exp_avg_ptr + at, exp_avg, mask=inside)
+    tl.store(exp_avg_sq_ptr + at, exp_avg_sq, mask=inside)
     tl.store(param_ptr + at, param, mask=inside)
-    tl.store(slow_ptr + at, slow, mask=inside)
+    tl.store(ema_ptr + at, ema, mask=inside)
     if PREC != "fp32":
-        _copy_operands(pair_ptr, slow_pair_ptr, row, i - PAIR, param, slow, H, PREC, INTERP)
+        place = i - HIDDEN_WEIGHTS
+        _copy_operands(hidden_weights_ptr, ema_hidden_weights_ptr, row, place, param, ema, H, PREC, INTERP)
     if (tl.program_id(0) == 0) & (row % HEADS == 0):
-        tl.store(metric_ptr + member * 16 + NORM, norm)
+        tl.store(metric_ptr + member * METRIC_STRIDE + NORM, norm)
         if RECORD:
-            _record(metric_ptr, sum_ptr, bad_ptr, member, norm, step, NORM, METRICS)
+            _record(metric_ptr, sum_ptr, bad_ptr, member, norm, step, NORM, METRICS, METRIC_STRIDE)
             if member == 0:
                 tl.store(count_ptr, step + 1)
 
 
 @triton.jit
 def _copy_operands(
-    pair_ptr, slow_pair_ptr, row, i, param, slow, H: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr
+    hidden_weights_ptr, ema_hidden_weights_ptr, row, i, param, ema,
+    H: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
-    """Write the rounded copies of what belongs to a hidden weight; i counts from the first of the first one."""
+    """Write the rounded copies of those parameters that are hidden weights; i counts from the first of these."""
     gap: tl.constexpr = H * H + H  # from the first hidden weight to the second, its bias between them
     in_first = (i >= 0) & (i < H * H)
     in_second = (i >= gap) & (i < gap + H * H)
     copy = row * 2 * H * H + tl.where(in_first, i, i - gap + H * H)
-    mlp.save(pair_ptr + copy, param, in_first | in_second, PREC, INTERP)
-    mlp.save(slow_pair_ptr + copy, slow, in_first | in_second, PREC, INTERP)
+    mlp.save(hidden_weights_ptr + copy, param, in_first | in_second, PREC, INTERP)
+    mlp.save(ema_hidden_weights_ptr + copy, ema, in_first | in_second, PREC, INTERP)
 
 
 @triton.jit
-def _clip(largest_norm, norm):
-    return tl.minimum(largest_norm / (norm + 1e-6), 1.0, propagate_nan=tl.PropagateNan.ALL)
+def _clip(largest_norm, norm, CLIP_EPS: tl.constexpr):
+    return tl.minimum(largest_norm / (norm + CLIP_EPS), 1.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
-def _record(metric_ptr, sum_ptr, bad_ptr, member, norm, step, NORM: tl.constexpr, METRICS: tl.constexpr):
-    q = tl.arange(0, 16)
+def _record(
+    metric_ptr, sum_ptr, bad_ptr, member, norm, step,
+    NORM: tl.constexpr, METRICS: tl.constexpr, METRIC_STRIDE: tl.constexpr,
+):  # fmt: skip
+    """Add the metrics to their sums and note the step of a first non-finite one; `norm` is in no memory yet."""
+    q = tl.arange(0, METRIC_STRIDE)
     inside = q < METRICS
-    metric = tl.load(metric_ptr + member * 16 + q, mask=inside & (q != NORM), other=0.0)
+    metric = tl.load(metric_ptr + member * METRIC_STRIDE + q, mask=inside & (q != NORM), other=0.0)
     metric = tl.where(q == NORM, norm, metric)
     at = member * METRICS + q
     bad = tl.load(bad_ptr + at, mask=inside, other=0)

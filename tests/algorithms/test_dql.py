@@ -25,7 +25,7 @@ def test_the_schedule_is_that_of_the_paper_at_five_steps():
 
 
 def test_both_heads_are_climbed_over_the_steps():
-    words = rng.words(rng.plan({rng.INDEX: 1}, "cpu"), rng.seed_keys(list(range(64)), "cpu"), torch.tensor(5))
+    words = rng.random_bits(rng.plan({rng.INDEX: 1}, "cpu"), rng.seed_keys(list(range(64)), "cpu"), torch.tensor(5))
     assert 16 < int((words[rng.INDEX][:, 0, 3] >> 31).sum()) < 48
 
 

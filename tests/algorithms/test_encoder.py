@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gtp_fast.algorithms import fql, gtp, networks, updates
-from gtp_fast.algorithms.encoder import FEATURES, encoder_shapes, see
+from gtp_fast.algorithms.encoder import FEATURES, encode_obs, encoder_shapes
 from gtp_fast.config import TrainConfig
 
 SHAPES = [
@@ -69,7 +69,7 @@ def _frames(*size: int) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_features_are_those_of_the_slow_encoder(shape):
     p, frames = _parameters(shape, [0, 1]), _frames(2, 5, *shape)
-    found = see(p, frames)
+    found = encode_obs(p, frames)
     assert found.shape == (2, 5, FEATURES)
     for member in range(2):
         assert (found[member].double() - Impala(p, member)(frames[member])).abs().max() < 1e-5  # values of about 0.1
@@ -79,7 +79,7 @@ def test_gradients_are_those_of_the_slow_encoder_and_stay_with_their_member():
     shape = (9, 8, 3)
     p = {name: value.double().requires_grad_() for name, value in _parameters(shape, [0, 1]).items()}
     frames, weight = _frames(2, 4, *shape), torch.randn(2, 4, FEATURES, dtype=torch.float64)
-    ours = torch.autograd.grad((see(p, frames) * weight)[1].sum(), list(p.values()))
+    ours = torch.autograd.grad((encode_obs(p, frames) * weight)[1].sum(), list(p.values()))
     slow = torch.autograd.grad((Impala(p, 1)(frames[1]) * weight[1]).sum(), list(p.values()))
     for name, found, expected in zip(p, ours, slow, strict=True):
         assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12), name
@@ -89,22 +89,22 @@ def test_gradients_are_those_of_the_slow_encoder_and_stay_with_their_member():
 def test_a_member_among_others_sees_what_it_sees_alone():
     shape = (16, 16, 3)
     frames = _frames(3, 4, *shape)
-    together, alone = see(_parameters(shape, [4, 5, 6]), frames), see(_parameters(shape, [6]), frames[2:])
+    together, alone = encode_obs(_parameters(shape, [4, 5, 6]), frames), encode_obs(_parameters(shape, [6]), frames[2:])
     assert torch.equal(together[2:], alone)
 
 
 def test_both_heads_of_a_critic_see_by_the_first():
     shape = (8, 8, 3)
     p, frames = _parameters(shape, [0, 1], heads=2), _frames(2, 4, *shape)
-    before = see(p, frames)
+    before = encode_obs(p, frames)
     for value in p.values():
         value[1::2] = torch.nan
-    assert torch.equal(see(p, frames), before)
+    assert torch.equal(encode_obs(p, frames), before)
 
 
 def test_numbers_are_given_as_they_are():
     obs = torch.randn(2, 4, 5)
-    assert see({}, obs) is obs
+    assert encode_obs({}, obs) is obs
     assert encoder_shapes(5) == {}
 
 

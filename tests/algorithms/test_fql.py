@@ -41,10 +41,10 @@ def test_a_critic_is_blind_to_the_scale_of_what_its_norm_sees():
     p["mlp0.b"].fill_(3.0)  # GELU of what is far above 0 is the identity
     p["mlp0.w"].mul_(0.1)
     obs, action = torch.randn(1, 4, OBS_DIM), torch.zeros(1, 4, ACTION_DIM)
-    before = fql.judge(p, obs, action)
+    before = fql.q_values(p, obs, action)
     p["mlp0.w"].mul_(4.0)
     p["mlp0.b"].mul_(4.0)
-    assert torch.allclose(before, fql.judge(p, obs, action), atol=1e-2)
+    assert torch.allclose(before, fql.q_values(p, obs, action), atol=1e-2)
 
 
 def _acting(**changes):
@@ -89,7 +89,7 @@ def test_behaviour_cloning_needs_no_critic_and_trains_the_flow_of_the_whole():
 
 def test_the_actor_that_acts_is_the_one_that_is_trained():
     state = trained(case("fql", ema_start=10**6), 3)
-    assert torch.equal(state.actor.slow, state.actor.param)
+    assert torch.equal(state.actor.ema, state.actor.param)
 
 
 def test_candidates_are_judged_by_the_target_heads(tmp_path: Path):
@@ -103,7 +103,7 @@ def test_candidates_are_judged_by_the_target_heads(tmp_path: Path):
     critic = networks.views(
         tensors["critic"], fql.layouts(several.config, several.config.obs_dim, several.config.action_dim)["critic"]
     )
-    q = fql.judge(critic, torch.zeros(1, 4, 2), torch.from_numpy(actions)[None]).amin(1)
+    q = fql.q_values(critic, torch.zeros(1, 4, 2), torch.from_numpy(actions)[None]).amin(1)
     assert np.allclose(several.act(obs, z), actions[int(q.argmax())], atol=1e-6)
 
 

@@ -1,6 +1,6 @@
-"""The fused step against the eager one on the same random numbers, and what it promises beyond.
+"""The fused step against the eager one on the same random numbers, and its own promises: same bits, no stray writes.
 
-Without a GPU the kernels are interpreted; on one the same tests run the compiled kernels.
+Without a GPU the kernels are interpreted; on a GPU the same tests run the compiled kernels.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ VARIANTS = [
     ),
 ]
 
-# How far the fused and the eager state may end apart, as a share of the way. Interpreted, only the order of sums
-# differs: 2.8e-4 at most here. A GPU errs by 2 ulp in exp and division, by 2^-23 in sqrt and 2^-22.4 in rsqrt, by 1 ulp
-# in log (PTX ISA: ex2.approx, div.full, sqrt.approx, rsqrt.approx), and in exp by half an ulp of its argument times
-# log2(e). Such errors, drawn in the interpreter with 6 seeds for each variant and 9 for the 20 steps, with another
-# order of sums and without, and all of one sign: 7.1e-4 of moments and metrics. Adam's first steps are signs: of some
-# 6,000 parameters one whose gradient vanishes turns and counts up to 2e-2 alone; 5.4e-3 was the largest of parameters.
-# On an H200 all stayed below 1e-3 (2026-11-26).
+# The largest distance of the fused from the eager state, as a share of the eager state's distance from the start.
+# Interpreted, only the order of sums differs: at most 2.8e-4. A GPU errs by 2 ulp in exp and division, by 2^-23 in
+# sqrt, 2^-22.4 in rsqrt and 1 ulp in log (PTX ISA: ex2.approx, div.full, sqrt.approx, rsqrt.approx), and in exp by half
+# an ulp of its argument times log2(e). Such errors were drawn in the interpreter, with 6 seeds for each variant and 9
+# for the 20 steps, with and without another order of sums, and all of one sign: moments and metrics reached 7.1e-4,
+# parameters 5.4e-3. Adam's first steps are signs, so one of some 6,000 parameters whose gradient vanishes can flip,
+# which alone counts up to 2e-2. On an H200 everything stayed below 1e-3 (2026-11-26).
 PARAMETERS, OTHERS = (1e-3, 1e-3) if INTERPRETED else (2e-2, 3e-3)
 
 
@@ -62,7 +62,7 @@ def test_every_variant_follows_the_eager_step(changes):
 
 @pytest.mark.parametrize(("precision", "share"), [("tf32", 0.06), ("bf16", 0.3)])
 def test_rounded_operands_stay_near_the_eager_step(precision, share):
-    # Adam's first steps have the sign of the gradient: what rounding flips of it counts whole.
+    # Adam's first steps have the sign of the gradient, so a sign that rounding flips counts as a whole step.
     cfg = fused_config(precision=precision, seeds=1)
     shares = way_apart(trained(cfg, 3), trained_eagerly(cfg, 3), _start(cfg))
     assert 1e-5 < max(shares["actor.param"], shares["critic.param"]) < share, shares
@@ -110,14 +110,15 @@ def test_the_operand_copies_of_a_run_are_those_of_its_state():
     state, step = prepared(fused_config(precision="bf16", **STABLE))
     step()
     copies = {
-        name: launch.args[name]
+        (launch.phase, name): launch.args[name]
         for launch in step.launches
-        for name in ("pair_ptr", "slow_pair_ptr")
+        for name in ("hidden_weights_ptr", "ema_hidden_weights_ptr")
         if name in launch.args
     }
     before = {name: tensor.clone() for name, tensor in copies.items()}
     step.refresh()
-    assert all(torch.equal(copies[name], before[name]) for name in copies) and state.step == 1
+    assert len(copies) == 4 and state.step == 1  # of actor and critic, parameters and EMA copy
+    assert all(torch.equal(copies[name], before[name]) for name in copies)
 
 
 def test_small_blocks_and_odd_sizes_change_nothing_but_the_order_of_sums():
@@ -139,7 +140,7 @@ def test_a_step_is_ten_launches_and_nothing_else(changes, launches, monkeypatch)
             return func(*args, **(kwargs or {}))
 
     class Kernel:
-        """A kernel that is launched as itself, and counted."""
+        """A stand-in for a kernel: counts its launches and runs nothing."""
 
         def __init__(self, kernel):
             self.kernel = kernel
@@ -155,12 +156,12 @@ def test_a_step_is_ten_launches_and_nothing_else(changes, launches, monkeypatch)
     with Watch():
         step()
     assert len(counted) == len(step.launches) == launches
-    # No tensor operation runs beside the launches, so that nothing can reach the host or allocate.
+    # No tensor operation runs beside the launches, so nothing can reach the host or allocate.
     assert operations == [] and int(state.step) == 0
 
 
 def test_nothing_a_launch_is_given_changes_from_step_to_step():
-    # Scalars and addresses are frozen into a graph: what moves must be device memory.
+    # A graph freezes scalars and addresses, so whatever changes must be in device memory.
     _, step = prepared(fused_config(seeds=1, ema_every=2, ema_start=1, lr_schedule="cosine"))
 
     def signature():
@@ -188,7 +189,7 @@ def test_no_launch_touches_memory_beside_its_tensors(changes):
     assert guarded.untouched()
     step()
     last = guarded.launches[-1].args
-    # Reading a guard would have made NaN of what follows from it.
+    # A launch that read a guard would have spread its NaN.
     assert torch.equal(last["param_ptr"], state.actor.param) and torch.equal(last["sum_ptr"], state.metric_sums_SQ)
 
 

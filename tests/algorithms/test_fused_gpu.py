@@ -1,13 +1,19 @@
-"""The compiled kernels on a GPU: all that the interpreter proved, and what only a card can show."""
+"""The compiled kernels on a GPU: what the interpreter tests, and what only a card can show."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
+import test_actor
+import test_advantage
+import test_chain
+import test_critic
 import test_cuda_sampler
+import test_draws
 import test_fused
-import test_kernels
+import test_mlp
+import test_update
 import torch
 from capture_safety import fill_free_memory
 from fused_cases import STABLE, fused_config
@@ -18,8 +24,9 @@ from gtp_fast.algorithms.backends import stepper
 
 pytestmark = pytest.mark.gpu
 
-# Collected here once more, under this module's mark: on a GPU they run compiled kernels at the shapes of a card.
-for _module in (test_kernels, test_fused, test_cuda_sampler):
+# Collected here again, under this module's mark: on a GPU they run the compiled kernels.
+KERNELS = (test_actor, test_advantage, test_chain, test_critic, test_draws, test_mlp, test_update)
+for _module in (*KERNELS, test_fused, test_cuda_sampler):
     globals().update({name: test for name, test in vars(_module).items() if name.startswith("test_")})
 
 

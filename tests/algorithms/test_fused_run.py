@@ -1,4 +1,4 @@
-"""A whole run on the fused backend, as `gtp-fast train` makes it: trained, evaluated, saved, resumed."""
+"""A whole run on the fused backend: train, save, resume, load the policy and act."""
 
 from __future__ import annotations
 

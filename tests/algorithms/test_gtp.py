@@ -39,8 +39,8 @@ def test_policy_tensors_are_copies_of_ema_and_target():
     state = trained(small_config(), 3)
     saved = updates.policy_tensors(state)
     assert state.critic is not None
-    assert torch.equal(saved["actor"], state.actor.slow) and torch.equal(saved["critic"], state.critic.slow)
-    state.actor.slow.zero_()
+    assert torch.equal(saved["actor"], state.actor.ema) and torch.equal(saved["critic"], state.critic.ema)
+    state.actor.ema.zero_()
     assert saved["actor"].abs().sum() > 0
 
 

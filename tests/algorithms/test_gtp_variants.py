@@ -19,7 +19,7 @@ from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.policy import policy
 from gtp_fast.policy.policy import load_policy
-from gtp_fast.policy.samplers import CpuSampler, TorchSampler
+from gtp_fast.policy.samplers import AlgorithmSampler, CpuSampler
 from gtp_fast.training.train import train
 
 
@@ -34,13 +34,13 @@ def drawn(cfg: TrainConfig, rows: int = 40, j: int | None = None):
     grid = equations.karras_grid(21, cfg.sigma_min, cfg.sigma_max, cfg.rho)
     n = 1 + torch.arange(rows)[None] % 20
     below = torch.full_like(n, j) if j is not None else n * (torch.arange(rows) % 7) // 7
-    places = equations.Places(grid, torch.tensor(0), n, below)
+    places = equations.TimeIndices(grid, torch.tensor(0), n, below)
     action, z, weight = _normal(1, rows, ACTION_DIM), _normal(1, rows, ACTION_DIM, seed=1), _normal(1, rows).abs()
     towards = equations.direction(action, z, cfg.process)
     obs = _normal(1, rows, OBS_DIM, seed=2)
     times = places.at(n), places.at(below)
     leaves = {name: p.requires_grad_() for name, p in params.items()}
-    return gtp_variants.Drawn(cfg, slow, obs, obs, action, towards, weight, places, *times), leaves
+    return gtp_variants.ActorBatch(cfg, slow, obs, obs, action, towards, weight, places, *times), leaves
 
 
 @pytest.mark.parametrize("heun", [True, False])
@@ -92,7 +92,7 @@ def test_the_average_map_of_one_data_point_is_its_own_target():
 def test_losses_compared_at_zero_are_the_plain_ones_where_s_is_zero():
     changes = {"compare_at_zero": True}
     for j, same in ((0, True), (None, False)):
-        (carried, _), (plain, _) = (gtp_variants.gtp(*drawn(case("gtp", **c), j=j)) for c in (changes, {}))
+        (carried, _), (plain, _) = (gtp_variants.published(*drawn(case("gtp", **c), j=j)) for c in (changes, {}))
         assert torch.equal(carried, plain) == same
 
 
@@ -111,7 +111,7 @@ def test_lognormal_times_have_the_frequencies_of_the_normal_distribution(mean, s
     draws = 200_000
     bits = torch.randint(0, 2**32, (2, 1, draws), generator=torch.Generator().manual_seed(0))
     for step, count in ((0, 11), (99, 21)):
-        places = equations.draw_places(table, torch.tensor(step), bits[0], bits[1])
+        places = equations.draw_time_indices(table, torch.tensor(step), bits[0], bits[1])
         grid = equations.karras_grid(count, 0.002, 80.0, 7.0).tolist()
         below = [math.erf((math.log(t) - mean) / (math.sqrt(2) * std)) for t in grid]
         share = np.diff(below) / (below[-1] - below[0])
@@ -126,7 +126,7 @@ def test_lognormal_times_have_the_frequencies_of_the_normal_distribution(mean, s
 def test_the_ends_of_the_random_words_stay_on_the_grid():
     table = equations.schedule(100, 10, 20, 0.002, 80.0, 7.0, "cpu", (-1.1, 2.0))
     bits = torch.tensor([[0, 2**32 - 1]])
-    assert equations.draw_places(table, torch.tensor(0), bits, bits).n.tolist() == [[1, 10]]
+    assert equations.draw_time_indices(table, torch.tensor(0), bits, bits).n.tolist() == [[1, 10]]
     with pytest.raises(UsageError, match="leaves no time between"):
         equations.schedule(100, 10, 20, 0.002, 80.0, 7.0, "cpu", (90.0, 0.1))
 
@@ -135,14 +135,14 @@ def test_the_ends_of_the_random_words_stay_on_the_grid():
 def test_s_lies_at_or_below_u_and_reaches_it(back):
     table = equations.schedule(100, 5, 5, 0.002, 80.0, 7.0, "cpu")
     bits = torch.randint(0, 2**32, (2, 1, 5_000), generator=torch.Generator().manual_seed(0))
-    places = equations.draw_places(table, torch.tensor(0), bits[0], bits[1], back)
+    places = equations.draw_time_indices(table, torch.tensor(0), bits[0], bits[1], back)
     pairs = set(zip(places.n[0].tolist(), places.j[0].tolist(), strict=True))
     assert pairs == {(n, j) for n in range(1, 6) for j in range(max(n - back, 0) + 1)}
 
 
 def test_a_fixed_schedule_has_one_stage_and_keeps_its_points():
     cfg = case("gtp", steps_schedule="fixed:40")
-    table = gtp._constants(cfg, buffer_of(cfg)).schedule
+    table = gtp_variants._constants(cfg, gtp.layouts(cfg, OBS_DIM, ACTION_DIM), buffer_of(cfg)).schedule
     assert table.points.tolist() == [41] and table.width == 41
     assert torch.equal(table.grid, equations.karras_grid(41, 0.002, 80.0, 7.0).float())
 
@@ -170,13 +170,10 @@ def test_every_sampler_acts_with_the_flow_process(steps):
         time, to = torch.full((2, 7), t).double(), torch.full((2, 7), s).double()
         x = s / t * x + (1 - s / t) * networks.actor_network(double, x, time, to, obs_in, 0.002)
     expected = x.clamp(-1, 1).numpy()
-    assert (
-        np.abs(TorchSampler(double, None, grid.double(), 0.5, 0.002, "flow").actions(obs, z, None) - expected).max()
-        < 1e-9
-    )
-    assert np.abs(CpuSampler(p, None, grid, 0.5, 0.002, "flow").actions(obs, z, None) - expected).max() < 2e-6
     described = PolicyConfig(OBS_DIM, ACTION_DIM, 32, 0.002, 1.0, 0.5, 1.0, steps, 1, "none", (0, 1), process="flow")
-    plain = policy.Policy(described, {"actor": flat}).plain()
+    assert np.abs(AlgorithmSampler(described, double, None).actions(obs, z, None) - expected).max() < 1e-9
+    assert np.abs(CpuSampler(p, None, grid, 0.5, 0.002, "flow").actions(obs, z, None) - expected).max() < 2e-6
+    plain = policy.Policy(described, {"actor": flat}).reference()
     assert np.abs(plain.act_members(obs, z) - expected).max() < 2e-6
 
 
@@ -187,7 +184,7 @@ def test_a_run_of_the_flow_process_saves_it_and_its_policy_acts(tmp_path):
     loaded = load_policy(tmp_path / "run")
     assert loaded.config.process == "flow"
     obs, z = np.ones((3, 17), np.float32), np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
-    assert np.abs(loaded.act(obs, z) - loaded.plain().act(obs, z)).max() < 2e-6
+    assert np.abs(loaded.act(obs, z) - loaded.reference().act(obs, z)).max() < 2e-6
     as_edm = policy.Policy(replace(loaded.config, process="edm"), {"actor": torch.zeros(1, 0)} | _actor(loaded))
     assert np.abs(loaded.act(obs, z) - as_edm.act(obs, z)).max() > 1e-3
 

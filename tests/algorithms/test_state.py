@@ -44,5 +44,5 @@ def test_a_foreign_state_is_refused_and_nothing_changes(state, fault):
 
 def test_one_bit_changes_the_digest(state):
     digest = state.digest()
-    state.actor.slow.view(torch.int32)[0, 5] ^= 1
+    state.actor.ema.view(torch.int32)[0, 5] ^= 1
     assert state.digest() != digest

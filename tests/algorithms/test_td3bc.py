@@ -42,9 +42,9 @@ def test_target_actions_are_near_the_target_actor_and_in_range():
     state, buffer = fresh(cfg), buffer_of(cfg)
     const = td3bc._constants(cfg, buffer)
     batch = buffer.gather(torch.zeros(1, 4096, dtype=torch.int64))
-    words = td3bc.rng.words(const.plan, const.keys_S2, state.step)[td3bc.rng.TARGET_NOISE]
+    words = td3bc.rng.random_bits(const.plan, const.keys_S2, state.step)[td3bc.rng.TARGET_NOISE]
     noise = td3bc._next_actions(const, state, batch, words) - networks.mean_actions(
-        networks.views(state.actor.slow, const.actor), batch.next_obs_SBD
+        networks.views(state.actor.ema, const.actor), batch.next_obs_SBD
     )
     # 4 096 x 3 normals of 0.2: their deviation is known to 0.7 %; one in 80 lies beyond 2.5 deviations.
     assert float(noise.std()) == pytest.approx(0.2, rel=0.03) and float(noise.abs().max()) == pytest.approx(0.5)

@@ -12,20 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from eval_cases import runs
 from places import ROOT
 
-from bench.gpu import checks, counters, plan, settings
+from bench import training
+from bench.gpu import checks, instruments, plan, speed
 from bench.gpu.__main__ import _machine, tests_failed
 from bench.gpu.results import Results
 from bench.gpu.supervise import NO_TIME, REASON, STOPPED, keep_log, measured, told
 from bench.gpu.tables import LINES, markdown, text
-from bench.training import config, training
 from gtp_fast import device
 
 
 def _rows(log: Path, *names: str, row_limit_s: float = 60.0, until_s: float = 60.0, **more: str) -> list[dict]:
     rows = [{"what": name, **more} for name in names]
-    return list(measured("gpu_faults", rows, False, row_limit_s, time.monotonic() + until_s, log))
+    return list(measured("gpu_faults.measure", rows, False, row_limit_s, time.monotonic() + until_s, log))
 
 
 @pytest.mark.parametrize(
@@ -78,13 +79,7 @@ def test_a_row_that_hangs_is_ended_with_its_children(tmp_path, monkeypatch):
     rows = _rows(tmp_path / "log", "hang", "good", row_limit_s=4.0, pids=str(tmp_path / "pids"))
     assert rows[0][REASON].startswith("stopped after 4 s") and rows[1]["us"] == 1.0
     for pid in map(int, (tmp_path / "pids").read_text().split()):
-        assert not _runs(pid)
-
-
-def _runs(pid: int) -> bool:
-    """Say whether a process runs; a dead child that nobody has waited for does not."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        assert not runs(pid)
 
 
 def test_rows_that_no_time_is_left_for_say_so(tmp_path):
@@ -99,30 +94,31 @@ def test_a_row_that_the_end_of_the_call_cuts_off_had_no_time(tmp_path):
 
 def test_a_part_whose_module_is_broken_answers_every_row(tmp_path):
     asked, until = [{"what": "a"}, {"what": "b"}], time.monotonic() + 60
-    rows = list(measured("bench.gpu.no_such_module", asked, True, 30.0, until, tmp_path / "log"))
+    rows = list(measured("bench.gpu.no_such_module.measure", asked, True, 30.0, until, tmp_path / "log"))
     assert len(rows) == 2 and all("ModuleNotFoundError" in row[REASON] for row in rows)
 
 
 def test_a_step_that_computes_something_else_is_not_timed(monkeypatch):
-    cfg = config(**settings.DRY, graph=True)  # what it is held to is opened without a graph
-    settings.open_training(cfg, dry=False)
-    monkeypatch.setattr(settings, "training", lambda c: training(replace(c, sigma_data=0.4) if c.graph else c))
+    cfg = training.config(**speed.DRY, graph=True)  # what it is held to is opened without a graph
+    training.opened(cfg, 1)
+    right = training.training
+    monkeypatch.setattr(training, "training", lambda c: right(replace(c, sigma_data=0.4) if c.graph else c))
     with pytest.raises(ValueError, match="losses differ from eager fp32"):
-        settings.open_training(cfg, dry=False)
+        training.opened(cfg, 1)
 
 
 def test_a_precision_that_the_backend_does_not_read_is_not_timed(monkeypatch):
     monkeypatch.setattr(device, "quicken_cpu", lambda: None)  # it may make fp32's products by another library,
-    settings._expected.cache_clear()  # and have made those of an earlier test
+    training._expected.cache_clear()  # and have made those of an earlier test
     with pytest.raises(ValueError, match="does not read precision"):
-        settings.open_training(config(**settings.DRY, precision="tf32"), dry=False)
+        training.opened(training.config(**speed.DRY, precision="tf32"), 1, exact=False)
 
 
 @pytest.mark.parametrize(("name", "value"), [("backend", "fastest"), ("precision", "fp8")])
 def test_a_setting_that_this_version_lacks_is_refused(name, value):
     row = {"backend": "eager", "graph": True, "precision": "fp32", "sampling_steps": 2, "seeds": 1} | {name: value}
     with pytest.raises(Exception, match=value):
-        settings.of_row(row, dry=True)
+        speed.settings(row, dry=True)
 
 
 # What ncu prints of two launches: names quoted, thousands with commas, one line a metric, chatter before the head.
@@ -136,10 +132,10 @@ COUNTED = """==PROF== Connected to process 1
 
 
 def test_the_counters_are_read_launch_by_launch_in_microseconds():
-    chain, heads = counters.read(COUNTED)
+    chain, heads = instruments.read(COUNTED)
     assert chain == {"kernel": "gtp_chain", "us": pytest.approx(81.504), "registers": 128.0}
     assert heads == {"kernel": "gtp_heads", "us": 9.25}
-    assert counters.read("==ERROR== ERR_NVGPUCTRPERM") == []
+    assert instruments.read("==ERROR== ERR_NVGPUCTRPERM") == []
 
 
 def test_what_is_slower_than_its_rival_says_so_beside_what_is_faster():
@@ -174,7 +170,7 @@ def test_skips(): pytest.skip("no such card")
 def test_outcomes_of_the_marked_tests_are_counted(tmp_path):
     file = tmp_path / "test_it.py"
     file.write_text(MARKED)
-    found = checks.measure({"file": str(file), "limit_s": 60.0}, True)
+    found = checks.run_file({"file": str(file), "limit_s": 60.0}, True)
     assert (found["passed"], found["failed"], found["skipped"]) == (1, 1, 1)
     assert found["failures"] == ["test_fails: assert 1 == 2"] and found["skip_reasons"] == ["no such card"]
 
@@ -183,7 +179,7 @@ def test_outcomes_of_the_marked_tests_are_counted(tmp_path):
 def test_a_file_of_tests_that_takes_too_long_fails_with_what_had_run(tmp_path):
     file = tmp_path / "test_it.py"
     file.write_text(MARKED + "def test_waits(): time.sleep(600)\n")
-    found = checks.measure({"file": str(file), "limit_s": 8.0}, True)
+    found = checks.run_file({"file": str(file), "limit_s": 8.0}, True)
     assert (found["passed"], found["failed"]) == (1, 2)
     assert found["failures"][0].startswith("stopped after 8 s: nothing ended after test_skips")
 
@@ -191,17 +187,22 @@ def test_a_file_of_tests_that_takes_too_long_fails_with_what_had_run(tmp_path):
 def test_a_file_without_a_test_is_an_error(tmp_path):
     (tmp_path / "test_it.py").write_text("def test_unmarked(): pass\n")
     with pytest.raises(RuntimeError, match="collected no test"):
-        checks.measure({"file": str(tmp_path / "test_it.py"), "limit_s": 60.0}, True)
+        checks.run_file({"file": str(tmp_path / "test_it.py"), "limit_s": 60.0}, True)
+
+
+def _call(folder: Path, commit: str, part: str, *rows: dict) -> Results:
+    """Keep the rows of a part as one call does; return the results."""
+    results = Results(folder, {"device": "Some GPU"}, commit)
+    results.begin(part)
+    for row in rows:
+        results.add(part, row, 1.0)
+    return results
 
 
 def test_a_part_measured_again_replaces_its_rows_and_keeps_the_others(tmp_path):
-    first = Results(tmp_path, {"device": "Some GPU"}, "aaa")
-    for part in ("floor", "latency"):
-        first.begin(part)
-        first.add(part, {"what": "gap", "candidates": 1, "sampling_steps": 1, "where": "cuda", "us": 1.0}, 1.0)
-    second = Results(tmp_path, {"device": "Some GPU"}, "bbb")
-    second.begin("floor")
-    second.add("floor", {"what": "gap", "us": 2.0}, 1.0)
+    _call(tmp_path, "aaa", "floor", {"what": "gap", "us": 1.0})
+    _call(tmp_path, "aaa", "latency", {"candidates": 1, "sampling_steps": 1, "where": "cuda", "us": 1.0})
+    second = _call(tmp_path, "bbb", "floor", {"what": "gap", "us": 2.0})
     assert second.skip("latency", [{"candidates": 1}], "no time") == [{"candidates": 1, REASON: "no time"}]
     parts = json.loads((tmp_path / "some-gpu.json").read_text())["parts"]
     assert [row["us"] for row in parts["floor"]["rows"]] == [2.0] and parts["floor"]["commit"] == "bbb"
@@ -210,20 +211,11 @@ def test_a_part_measured_again_replaces_its_rows_and_keeps_the_others(tmp_path):
 
 
 def test_a_row_that_was_not_reached_keeps_its_former_figures_and_a_failure_does_not(tmp_path):
-    first = Results(tmp_path, {"device": "Some GPU"}, "aaa")
-    first.begin("floor")
-    for name in ("gap", "launch", "other"):
-        first.add("floor", {"what": name, "us": 1.0}, 1.0)
-    second = Results(tmp_path, {"device": "Some GPU"}, "bbb")
-    second.begin("floor")
-    second.add("floor", {"what": "gap", "us": 2.0}, 1.0)
-    second.add("floor", {"what": "launch", REASON: NO_TIME}, 1.0)
-    second.add("floor", {"what": "other", REASON: "RuntimeError: broken"}, 1.0)
-    assert second.parts["floor"]["rows"] == [
-        {"what": "gap", "us": 2.0},
-        {"commit": "aaa", "what": "launch", "us": 1.0},
-        {"what": "other", REASON: "RuntimeError: broken"},
-    ]
+    _call(tmp_path, "aaa", "floor", *({"what": name, "us": 1.0} for name in ("gap", "launch", "other")))
+    late, broken = {"what": "launch", REASON: NO_TIME}, {"what": "other", REASON: "RuntimeError: broken"}
+    second = _call(tmp_path, "bbb", "floor", {"what": "gap", "us": 2.0}, late, broken)
+    former = {"commit": "aaa", "what": "launch", "us": 1.0}
+    assert second.parts["floor"]["rows"] == [{"what": "gap", "us": 2.0}, former, broken]
 
 
 def test_a_first_import_that_takes_too_long_is_tried_once_more(monkeypatch):

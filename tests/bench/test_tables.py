@@ -11,8 +11,8 @@ import pytest
 from places import ROOT
 from run_cases import tiny
 
-from bench import docs, returns, table
-from bench.training import config, registered
+from bench import docs, runs, tables
+from bench.training import config
 from gtp_fast.cli.main import main
 from gtp_fast.training.train import train
 
@@ -46,8 +46,8 @@ RUN = [
 
 
 def rows() -> dict[str, dict[str, str]]:
-    found = table.cells(table.gathered(copy.deepcopy(RUN)))
-    heads = [head if table.HEADS.index(head) == i else f"{head} {i}" for i, head in enumerate(table.HEADS)]
+    found = tables.cells(tables.gathered(copy.deepcopy(RUN)))
+    heads = [head if tables.HEADS.index(head) == i else f"{head} {i}" for i, head in enumerate(tables.HEADS)]
     return {cells[1]: dict(zip(heads, cells, strict=True)) for cells in found}
 
 
@@ -80,28 +80,28 @@ def test_the_eager_row_acts_by_the_formulas_and_the_others_the_fastest_way():
     ],
 )
 def test_each_row_of_table_9_stands_beside_its_method(method, algo, k, hours):
-    printed = table._printed({"method": method, "algo": algo, "sampling_steps": k})
+    printed = tables._printed({"method": method, "algo": algo, "sampling_steps": k})
     assert printed is not None and printed["train_h"] == hours
 
 
 @pytest.mark.parametrize("method", ["gtp-bc", "fql-3x256", "iql", "td3bc"])
 def test_a_method_that_the_paper_did_not_time_has_no_number_beside_it(method):
-    assert table._printed({"method": method, "algo": method.split("-")[0], "sampling_steps": 5}) is None
+    assert tables._printed({"method": method, "algo": method.split("-")[0], "sampling_steps": 5}) is None
 
 
 def test_only_a_whole_run_is_written_and_is_read_back(tmp_path: Path):
-    part = table.gathered(copy.deepcopy(RUN))
-    assert not table.whole(part)
+    part = tables.gathered(copy.deepcopy(RUN))
+    assert not tables.whole(part)
     more = [measured(f"{kind}/x", 1.0) for kind in ("kernel", "data", "eval")]
-    full = table.gathered(copy.deepcopy(RUN) + more)
-    assert table.whole(full)
-    assert table.write(full, tmp_path).read_text() == table.markdown(table.read(tmp_path / "cpu.json"))
+    full = tables.gathered(copy.deepcopy(RUN) + more)
+    assert tables.whole(full)
+    assert tables.write(full, tmp_path).read_text() == tables.markdown(tables.read(tmp_path / "cpu.json"))
 
 
 def test_a_file_of_benchmark_json_gives_the_same_table(tmp_path: Path):
     file = tmp_path / "b.json"
     file.write_text(json.dumps({"benchmarks": RUN}))
-    assert table.markdown(table.read(file)) == table.markdown(table.gathered(copy.deepcopy(RUN)))
+    assert tables.markdown(tables.read(file)) == tables.markdown(tables.gathered(copy.deepcopy(RUN)))
 
 
 @pytest.mark.parametrize("page", docs.PAGES)
@@ -123,10 +123,10 @@ def test_a_table_of_returns_holds_each_seed_with_mean_and_spread(tmp_path: Path,
     main(["eval", run, "--episodes", "2", "--json"])
     file = tmp_path / "eval.json"
     file.write_text(capsys.readouterr().out)
-    found = returns.gathered([file])
+    found = runs.returns("some", [str(file)])
     each = [np.mean(scores) for scores in json.loads(file.read_text())["scores"]]
     assert found["rows"][0]["each"] == pytest.approx(each, rel=1e-2)
-    assert f"| {np.mean(each):.1f} ({np.std(each):.1f}) |" in returns.markdown(found)
+    assert f"| {np.mean(each):.1f} ({np.std(each):.1f}) |" in runs.returns_table(found)
     assert "SHA-256" in found["machine"]["data"] and found["rows"][0]["setting"] == "TD3BC-BC, K = 1"
 
 
@@ -134,4 +134,3 @@ def test_a_table_of_returns_holds_each_seed_with_mean_and_spread(tmp_path: Path,
 def test_the_bench_has_the_settings_of_every_algorithm(algo):
     cfg = config(algo=algo, sampling_steps=7)
     assert (cfg.algo, cfg.device, cfg.backend, cfg.sampling_steps) == (algo, "cpu", "eager", 7)
-    assert registered("gtp") and not registered("none")

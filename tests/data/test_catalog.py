@@ -128,15 +128,15 @@ def test_what_ogbench_has_not_is_no_name(name: str):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*precision lowered", "ignore:.*DISPLAY")
-@pytest.mark.parametrize("stem", catalog.SIZES)
+@pytest.mark.parametrize("stem", catalog.OGBENCH_SIZES)
 def test_the_sizes_of_ogbenchs_environments_are_theirs(stem: str):
     env = gymnasium.make(f"ogbench:{stem}-singletask-v0")
-    assert (env.observation_space.shape, env.action_space.shape) == tuple((n,) for n in catalog.SIZES[stem])
+    assert (env.observation_space.shape, env.action_space.shape) == tuple((n,) for n in catalog.OGBENCH_SIZES[stem])
     env.close()
 
 
 @pytest.mark.parametrize("visual", ["", "visual-"])
-@pytest.mark.parametrize("stem", catalog.SIZES)
+@pytest.mark.parametrize("stem", catalog.OGBENCH_SIZES)
 def test_every_ogbench_task_is_registered_by_the_package(stem: str, visual: str):
     import ogbench  # noqa: F401  # registers the environments
 
@@ -211,8 +211,8 @@ ANY_NAME = st.one_of(
     st.text(),
     nearly_known(),
     st.builds("{}{}".format, st.sampled_from(("minari:", "ogbench:", "visual-", "a.b:")), nearly_known()),
-    st.from_regex(catalog._ID),
-    st.from_regex(catalog._NAME, fullmatch=True),
+    st.from_regex(catalog._MINARI_ID),
+    st.from_regex(catalog._OGBENCH_NAME, fullmatch=True),
     st.from_regex(catalog._OWN_MODULE, fullmatch=True),
 )
 
@@ -223,7 +223,7 @@ def claims(name: str) -> list[str]:
         "named": catalog._NAMED.get,
         "minari": catalog.minari_entry,
         "ogbench": catalog.ogbench_entry,
-        "own": catalog._own_data,
+        "own": catalog._own_data_entry,
     }
     return [source for source, entry in sources.items() if entry(name) is not None]
 
@@ -237,7 +237,7 @@ def test_any_text_is_an_entry_or_a_usage_error(name: str):
         assert claims(name) == [] and f"'{name}'" in str(error) and "gtp-fast data list" in str(error)
     else:
         assert claims(name)
-        assert spec.name == (catalog.dataset_id(name) or name)  # "minari:" only says whose a name is
+        assert spec.name == (catalog.minari_id(name) or name)  # "minari:" only says whose a name is
 
 
 @given(ANY_NAME)

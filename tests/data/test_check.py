@@ -195,7 +195,7 @@ def test_faults_are_those_of_the_whole_array_for_any_size_of_block(monkeypatch, 
     array = np.zeros((30, 3), np.float32)
     for row, column in places:
         array[row, column] = 10 * row + column + 1
-    found = rules.rowwise("x", array, lambda part: part > 0)
+    found = rules.find_bad_values("x", array, lambda part: part > 0)
     rows = sorted({row for row, _ in places})[:5]
     assert (found is None) == (not places)
     if found is not None:

@@ -161,7 +161,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unequal lengths": (
         {"actions": np.zeros((59, 6), np.float32)},
-        "FILE: actions has 59 rows but observations has 60; every array needs one row a transition",
+        "FILE: actions has 59 rows but observations has 60; every array needs one row per transition",
     ),
     "no rows": (
         {key: value[:0] for key, value in columns().items()},
@@ -229,12 +229,12 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "next_observations of another size": (
         {"next_observations": np.zeros((60, 16), np.float32)},
-        "FILE: next_observations has shape (60, 16), observations (60, 17); they must be alike",
+        "FILE: next_observations has shape (60, 16), observations (60, 17); write both in the same shape",
     ),
     "last observations of other episodes": (
         {"infos/final_observations": np.zeros((7, 17), np.float32)},
         "FILE: infos/final_observations has shape (7, 17), but 3 rows end an episode and observations have 17 numbers; "
-        "write one row an episode, or leave the key out",
+        "write one row per episode, or leave the key out",
     ),
 }
 
@@ -342,4 +342,4 @@ def test_reading_a_large_file_takes_less_than_three_times_its_arrays(tmp_path: P
 
 def test_a_file_of_which_no_transition_is_left_is_refused(tmp_path: Path):
     words = refusal(spoiled(tmp_path / "a.hdf5", timeouts=np.ones(60, bool)))
-    assert words.startswith("FILE: no transition is left, as each of the 60 rows ends an episode without a successor")
+    assert words.startswith("FILE: no transition is left: each of the 60 rows ends an episode and has no successor")

@@ -131,8 +131,8 @@ def test_a_missing_file_says_where_to_put_it(site: Site):
         download.fetch(SPEC)
     assert str(error.value) == (
         f"{site.url}/halfcheetah_medium-v2.hdf5 could not be fetched (HTTP 404 Not Found). Run again, set "
-        f"GTP_FAST_D4RL_URL to a mirror, or put the file at {download.cache_path(SPEC)}; --dataset FILE takes any "
-        "other place"
+        f"GTP_FAST_D4RL_URL to a mirror, or put the file at {download.cache_path(SPEC)}; --dataset FILE reads "
+        "it from any other path"
     )
 
 
@@ -192,7 +192,7 @@ def test_a_name_look_up_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "file"))
-    with pytest.raises(DataError, match="set D4RL_DATASET_DIR to a folder of yours"):
+    with pytest.raises(DataError, match="set D4RL_DATASET_DIR to a folder that you can write to"):
         download.fetch(SPEC)
 
 
@@ -226,7 +226,8 @@ def test_a_second_process_waits_and_then_finds_the_file(site: Site, content: byt
     first = fetch_in_a_process()
     wait_for_part(1)
     second = fetch_in_a_process()
-    assert "another process is fetching" in second.communicate(timeout=30)[1]
+    said = f"{download.cache_path(SPEC)} is in use by process {first.pid} on "
+    assert said in second.communicate(timeout=30)[1]
     assert first.wait(30) == second.returncode == 0 and len(site.asked) == 1
     assert download.cache_path(SPEC).read_bytes() == content
 

@@ -17,7 +17,7 @@ from gtp_fast.data import embedded
 from gtp_fast.data.catalog import resolve
 from gtp_fast.data.dataset import Transitions, load
 from gtp_fast.data.embedded import GOALS, MODE_CENTRES, MODE_RADIUS
-from gtp_fast.evaluation.environments import MultiGoalEnv
+from gtp_fast.evaluation.multigoal import MultiGoalEnv
 
 SHARED = ROOT.parent / "shared" / "data"
 DEMO = files("gtp_fast") / "data" / "hopper-demo-v0.hdf5"
@@ -34,9 +34,7 @@ def hopper() -> Transitions:
 
 
 def test_the_four_goal_environment_keeps_gymnasiums_contract():
-    check_env(
-        gymnasium.make("gtp_fast.evaluation.environments:gtp_fast/MultiGoal-v0").unwrapped, skip_render_check=True
-    )
+    check_env(gymnasium.make("gtp_fast.evaluation.multigoal:gtp_fast/MultiGoal-v0").unwrapped, skip_render_check=True)
 
 
 def test_a_goal_ends_the_episode_with_a_reward():

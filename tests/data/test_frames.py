@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gtp_fast.data import dataset
-from gtp_fast.data.frames import PAD, FrameBuffer, buffer_of, bytes_on_device, check_settings
+from gtp_fast.data.buffers import buffer_of, bytes_on_device, check_settings
+from gtp_fast.data.frames import PAD, FrameBuffer
 from gtp_fast.data.spec import DataSpec
 from gtp_fast.errors import DataError, UsageError
 
@@ -132,7 +133,7 @@ def test_a_file_of_pictures_is_read_as_it_is(tmp_path):
     ("changes", "said"),
     [
         ({"next_obs": np.zeros((8, 8, 9, 2), np.uint8)}, "second copy"),
-        ({"obs": np.zeros((8, 4, 9, 2), np.uint8)}, r"pictures of \(4, 9, 2\)"),
+        ({"obs": np.zeros((8, 4, 9, 2), np.uint8)}, r"images of \(4, 9, 2\)"),
         ({"obs": np.zeros((8, 8, 9, 2), np.float32)}, "expected 2 axes"),
         ({"last_obs": np.zeros((2, 8, 9, 2), np.float32)}, "float32 beside observations of uint8"),
         ({"last_obs": np.zeros((2, 9, 9, 2), np.uint8)}, r"infos/final_observations has shape \(2, 9, 9, 2\)"),
@@ -146,7 +147,7 @@ def test_pictures_that_cannot_be_kept_once_are_refused(changes, said):
 
 def test_pictures_of_an_environment_of_numbers_are_refused(tmp_path):
     values = columns(episodes=2, length=5, sizes=(4, 6)) | {"observations": np.zeros((10, 8, 8, 3), np.uint8)}
-    with pytest.raises(DataError, match=r"pictures of \(8, 8, 3\), but HalfCheetah has 17"):
+    with pytest.raises(DataError, match=r"images of \(8, 8, 3\), but HalfCheetah has 17"):
         dataset.load(DataSpec("HalfCheetah", "file", obs_dim=17), write(tmp_path / "x.hdf5", values))
 
 

@@ -86,7 +86,7 @@ def test_a_shard_with_other_keys_is_refused(tmp_path: Path):
 def test_shards_beside_other_data_are_refused(tmp_path: Path):
     write(tmp_path / "a.hdf5", columns())
     (tmp_path / "b.npz").touch()
-    assert refusal(tmp_path) == "DIR holds *.hdf5 shards and b.npz; move one of them to a directory of its own"
+    assert refusal(tmp_path) == "DIR holds *.hdf5 shards and b.npz; move one of them to another directory"
 
 
 def test_shards_in_a_minari_directory_are_refused(tmp_path: Path):
@@ -98,4 +98,4 @@ def test_shards_in_a_minari_directory_are_refused(tmp_path: Path):
 
 
 def test_an_empty_directory_is_refused(tmp_path: Path):
-    assert refusal(tmp_path).startswith("DIR is no Minari data set")
+    assert refusal(tmp_path).startswith("DIR is not a Minari data set")

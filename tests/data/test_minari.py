@@ -98,7 +98,7 @@ def test_actions_of_wider_bounds_are_scaled_and_told(cache: Path):
     raw = np.concatenate([e.actions for e in minari.load_dataset("walk/wide-v0").iterate_episodes()])
     assert np.allclose(data.action_NA, raw / 2 - [0.0, 0.5], atol=1e-7) and np.abs(data.action_NA).max() <= 1
     assert data.action_bounds == ((-2.0, -1.0), (2.0, 3.0))
-    assert data.notes == ("actions are scaled to [-1, 1] from [-2, 2], [-1, 3], in evaluations back again",)
+    assert data.notes == ("actions are scaled from [-2, 2], [-1, 3] to [-1, 1], and back in evaluations",)
 
 
 def test_actions_of_narrower_bounds_are_as_they_were(cache: Path):
@@ -126,7 +126,7 @@ REFUSED = {
     "pictures": (
         Dict({"eye": Box(0, 255, (8, 8, 3), np.uint8), "a": BOX}),
         UNIT,
-        "observations hold a Box of pictures",
+        "observations hold a Box of images",
     ),
     "words": (Dict({"mission": Text(5), "a": BOX}), UNIT, "observations hold a Text space; expected numbers"),
 }
@@ -147,7 +147,7 @@ def test_what_no_policy_of_vectors_can_learn_is_refused(
 def test_no_environment_is_made_of_what_a_file_names(cache: Path, missing: str):
     spec = gymnasium.spec("HalfCheetah-v5").to_json()
     path = collect("walk/box-v0", BOX, UNIT, env_spec=spec, **{missing: None})
-    with pytest.raises(DataError, match=f"declares no {missing}, and no environment is made"):
+    with pytest.raises(DataError, match=f"declares no {missing}, and no environment is built"):
         dataset.load(ANY, path)
 
 
@@ -169,7 +169,7 @@ def test_references_of_the_data_set_count_where_they_are_two_numbers_in_order(ca
     data = dataset.load(ANY, path)
     assert data.references == expected
     assert [note for note in data.notes if "references" in note] == (
-        ["scores are by the data set's own references: 0 for a return of -5, 100 for 20"] if expected else []
+        ["scores use the data set's own references: 0 for a return of -5, 100 for 20"] if expected else []
     )
 
 
@@ -247,7 +247,7 @@ def test_a_folder_that_is_no_collection_is_refused(tmp_path: Path):
     with pytest.raises(DataError) as error:
         dataset.load(ANY, tmp_path)
     assert str(error.value) == (
-        f"{tmp_path} is no Minari data set (no data/metadata.json); name its directory, or an .hdf5 file"
+        f"{tmp_path} is not a Minari data set (it has no data/metadata.json); name its directory, or an .hdf5 file"
     )
 
 

@@ -69,12 +69,12 @@ def test_the_buffer_holds_to_the_bit_what_a_policy_sees():
     assert buffer.obs_scale is not None
     policy = Policy(replace(CONFIG, obs_mean=buffer.obs_scale[0], obs_std=buffer.obs_scale[1]), _tensors())
     batch = buffer.gather(torch.arange(300)[None])
-    assert np.array_equal(policy._seen(data.obs_ND), batch.obs_SBD[0].numpy())
-    assert np.array_equal(policy._seen(data.next_obs_ND), batch.next_obs_SBD[0].numpy())
+    assert np.array_equal(policy._normalised(data.obs_ND), batch.obs_SBD[0].numpy())
+    assert np.array_equal(policy._normalised(data.next_obs_ND), batch.next_obs_SBD[0].numpy())
     assert np.abs(batch.obs_SBD[0].numpy().std(axis=0) - 1).max() < 0.1  # 1e-3 beside a spread of 0.01
 
 
-@pytest.mark.parametrize("way", [lambda p: p, lambda p: p.plain()], ids=["numpy", "formulas"])
+@pytest.mark.parametrize("way", [lambda p: p, lambda p: p.reference()], ids=["numpy", "formulas"])
 def test_acting_on_raw_observations_is_acting_with_folded_weights(way):
     obs = np.random.default_rng(1).normal(MEAN, STD, size=(2, 30, OBS_DIM)).astype(np.float32)
     tensors = _tensors()

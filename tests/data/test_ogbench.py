@@ -228,7 +228,7 @@ def test_arrays_larger_than_the_machine_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = write(tmp_path / "a.npz")
-    monkeypatch.setattr(ogbench_data.os, "sysconf", lambda _: 64)  # 4,096 bytes of memory
+    monkeypatch.setattr("os.sysconf", lambda _: 64)  # 4,096 bytes of memory
     with pytest.raises(DataError, match=r"a.npz: its arrays declare .* GB, and this machine has"):
         dataset.load(SPEC, path)
 

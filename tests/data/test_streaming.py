@@ -82,7 +82,7 @@ def test_the_host_draws_the_indices_of_the_step(monkeypatch):
     drawn = rng.indices(keys, first, 5, 16, 300)
     layout = rng.plan({rng.ACTION_NOISE: 7, rng.INDEX: 16}, "cpu")
     for i in range(5):
-        words = rng.words(layout, keys, torch.tensor(first + i))[rng.INDEX][..., 0]
+        words = rng.random_bits(layout, keys, torch.tensor(first + i))[rng.INDEX][..., 0]
         assert torch.equal(drawn[i], integer_below(words, 300))
 
 
@@ -150,27 +150,25 @@ def test_what_streaming_costs_is_said_at_the_start(tmp_path: Path):
 
 
 def test_rows_that_do_not_fit_the_gpu_stay_in_host_memory():
-    asked = TrainConfig(env="x", device="cpu")
-    cuda = replace(asked, device="cuda", backend="compiled")  # as resolved on a machine with a GPU
-    assert memory.place(asked, cuda, "why", 10**6, 10**9, free=10**10)[0].buffer == "device"
-    assert memory.place(asked, cuda, "why", 10**6, 10**8, free=10**8)[0].buffer == "host"
+    cfg = TrainConfig(env="x")
+    assert memory.place(cfg, "cuda", 10**6, 10**9, free=10**10).buffer == "device"
+    assert memory.place(cfg, "cuda", 10**6, 10**8, free=10**8).buffer == "host"
 
 
 def test_rows_that_fit_nowhere_are_refused_with_the_figures():
-    asked = TrainConfig(env="x", device="cpu")
     with pytest.raises(OutOfMemoryError, match=r"the packed rows take 1000000\.0 GB; 10\.0 GB are free on the cuda"):
-        memory.place(asked, replace(asked, device="cuda"), "why", 10**6, 10**15, free=10**10)
+        memory.place(TrainConfig(env="x"), "cuda", 10**6, 10**15, free=10**10)
 
 
 def test_rows_on_a_cpu_are_never_streamed_unasked():
-    asked = TrainConfig(env="x", device="cpu", backend="eager")
-    assert memory.place(asked, asked, "why", 10**6, 10**15, free=1)[0].buffer == "device"
-    assert memory.place(asked, replace(asked, buffer="host"), "why", 1, 1)[0].buffer == "host"
+    cfg = TrainConfig(env="x")
+    assert memory.place(cfg, "cpu", 10**6, 10**15, free=1).buffer == "device"
+    assert memory.place(replace(cfg, buffer="host"), "cpu", 1, 1).buffer == "host"
 
 
 def test_the_fused_step_refuses_streamed_rows_and_says_why(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(UsageError, match="--backend fused needs --buffer device: its kernels read the rows where they"):
+    with pytest.raises(UsageError, match="--backend fused needs --buffer device: its kernels read the rows in"):
         device.resolve(TrainConfig(env="x", device="cpu", backend="fused", buffer="host"))
 
 

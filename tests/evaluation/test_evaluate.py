@@ -57,7 +57,7 @@ def test_neither_workers_nor_episodes_nor_other_members_change_an_episode_by_a_b
 def test_an_episode_draws_the_noise_of_its_own_row():
     policy, obs = Policy(config(), tensors(config())), np.ones((2, 9, 4), np.float32)
     whole = [policy.act_members(obs) for _ in range(3)]
-    later = policy.anew(4)
+    later = policy.reset_noise(4)
     assert np.allclose([later.act_members(obs[:, 4:]) for _ in range(3)], np.array(whole)[:, :, 4:], atol=1e-6)
 
 

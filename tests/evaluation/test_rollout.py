@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from eval_cases import config, runs, spec, tensors, within
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from gtp_fast.errors import UsageError
 from gtp_fast.evaluation.evaluate import evaluate_policy
-from gtp_fast.evaluation.rollout import ProcessLostError, RolloutError, _blas, one_thread, spread
+from gtp_fast.evaluation.rollout import ProcessLostError, RolloutError, one_thread, spread
 from gtp_fast.policy.policy import Policy
 
 POLICY = Policy(config(), tensors(config()))
@@ -109,13 +110,12 @@ def test_processes_in_the_middle_of_rollouts_end_with_their_killed_parent(tmp_pa
                 os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="finds NumPy's BLAS in /proc")
+def _blas_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
 def test_rollouts_hold_blas_to_one_thread_and_give_back_what_it_had():
-    _, set_threads = _blas()
-    set_threads(2)
-    try:
+    with threadpool_limits(2, user_api="blas"):
         with one_thread():
-            assert _blas()[0] == 1 and spread(lambda _: _blas()[0], 2, 2) == [1, 1]
-        assert _blas()[0] == 2
-    finally:
-        set_threads(1)
+            assert _blas_threads() == {1} and spread(lambda _: list(_blas_threads()), 2, 2) == [[1], [1]]
+        assert _blas_threads() == {2}

@@ -16,8 +16,9 @@ from run_cases import tiny
 
 from gtp_fast.data import catalog
 from gtp_fast.errors import UsageError
-from gtp_fast.evaluation.evaluate import evaluate_policy, record_video
+from gtp_fast.evaluation.evaluate import evaluate_policy
 from gtp_fast.evaluation.rollout import GROUP
+from gtp_fast.evaluation.video import record_video
 from gtp_fast.policy.policy import Policy
 from gtp_fast.training.train import train
 
@@ -74,7 +75,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
 
 def test_an_environment_without_pictures_is_named(tmp_path: Path):
     four_goals = Policy(config(2, 2), tensors(config(2, 2)))
-    with pytest.raises(UsageError, match=r"MultiGoal-v0 draws no pictures .*leave --video out"):
+    with pytest.raises(UsageError, match=r"MultiGoal-v0 renders no images .*leave --video out"):
         record_video(four_goals, catalog.resolve("multigoal-v0"), tmp_path / "film.gif")
 
 

@@ -20,11 +20,6 @@ from gtp_fast.training.train import train
 QUICK = LatencyConfig(device="cpu", seconds=1e-6)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    return Path(train(tiny(tmp_path_factory.mktemp("trained"), steps=10)).run_dir)
-
-
 def points(found: dict) -> set[tuple]:
     return {(row["backend"], row["batch"], row["candidates"], row["sampling_steps"]) for row in found["rows"]}
 
@@ -91,6 +86,6 @@ def test_calls_take_turns_and_each_time_is_its_own():
 def test_a_policys_plain_form_acts_alike(run: Path):
     policy = load_policy(run, seed=0, device="cpu", candidates=4, select="argmax")
     obs = np.random.default_rng(0).normal(size=(5, 17)).astype(np.float32)
-    assert (policy.runtime, policy.plain().runtime) == ("numpy", "torch")
+    assert (policy.runtime, policy.reference().runtime) == ("numpy", "torch")
     # Sums of float32 in another order, from noise of up to 80 sigma: 2^-24 80 z.
-    assert np.abs(policy.plain().act(obs) - policy.act(obs)).max() < 2e-5
+    assert np.abs(policy.reference().act(obs) - policy.act(obs)).max() < 2e-5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,9 +64,8 @@ def test_the_papers_numbers_are_those_printed():
     assert paper.score(None, bc=False) is None and paper.score("nowhere", bc=False) is None
 
 
-def test_a_report_of_a_run_tells_last_and_best_apart_and_its_setting(tmp_path: Path):
-    train(tiny(tmp_path, eval_every=10))
-    out = report.draw_report([tmp_path / "run"], tmp_path / "report")
+def test_a_report_of_a_run_tells_last_and_best_apart_and_its_setting(trained: Path, tmp_path: Path):
+    out = report.draw_report([trained], tmp_path / "report")
     row = json.loads((out / "summary.json").read_text())["settings"][0]
     assert len(row["last"]["each"]) == len(row["best"]["each"]) == 2 and row["kind"] == "score"
     assert all(b >= x for b, x in zip(row["best"]["each"], row["last"]["each"], strict=True))
@@ -75,12 +75,13 @@ def test_a_report_of_a_run_tells_last_and_best_apart_and_its_setting(tmp_path: P
     assert Image.open(out / "curve.png").size[0] > 1000
 
 
-def test_seeds_of_one_setting_are_one_line_and_settings_are_several(tmp_path: Path):
-    runs = []
-    for name, changes in (("a", {}), ("b", {"seed": 5}), ("c", {"bc": True})):
-        train(tiny(tmp_path, run_dir=str(tmp_path / name), eval_every=30, **changes))
-        runs.append(tmp_path / name)
-    out = report.draw_report(runs, tmp_path / "report")
+def test_seeds_of_one_setting_are_one_line_and_settings_are_several(trained: Path, tmp_path: Path):
+    changes = ({"seed": 5}, {"bc": True})
+    runs = [
+        train(tiny(tmp_path, run_dir=str(tmp_path / str(i)), eval_every=30, **one)).run_dir
+        for i, one in enumerate(changes)
+    ]
+    out = report.draw_report([trained, *map(Path, runs)], tmp_path / "report")
     rows = json.loads((out / "summary.json").read_text())["settings"]
     assert [(row["setting"], row["seeds"]) for row in rows] == [
         ("GTP stable, K = 2", [0, 1, 5, 6]),
@@ -113,11 +114,11 @@ def test_the_machine_and_the_cadence_of_a_run_do_not_part_its_seeds():
     assert [name for _, name in report.group(runs)] == ["GTP stable, K = 5"]
 
 
-def test_an_unfinished_run_with_a_torn_line_is_drawn(tmp_path: Path):
-    train(tiny(tmp_path))
-    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+def test_an_unfinished_run_with_a_torn_line_is_drawn(run: Path, tmp_path: Path):
+    shutil.rmtree(run / "eval")
+    with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "actor_')
-    out = report.draw_report([tmp_path / "run"], tmp_path / "report")
+    out = report.draw_report([run], tmp_path / "report")
     assert "not evaluated yet" in (out / "README.md").read_text()
 
 
@@ -133,12 +134,12 @@ def test_the_papers_number_stands_beside_its_own_data(dataset):
             _run("hopper-medium-v2", "ab" * 32),
             "trained on hopper_medium-v2.hdf5 (SHA-256 abababab), not D4RL's hopper-",
         ),
-        (_run("hopper-medium-v2", "ab" * 32, "a|b.hdf5"), "trained on a\\|b.hdf5 (SHA-256 abababab), not D4RL's"),
+        (_run("hopper-medium-v2", "ab" * 32, "a|b.hdf5"), "trained on a|b.hdf5 (SHA-256 abababab), not D4RL's"),
         (
             _run("hopper-medium-v2", None, None, dataset="my/mirror.hdf5"),
             "trained on mirror.hdf5, not D4RL's hopper-medium",
         ),
-        (_run("hopper-medium-v2", None, None), "trained on data of no record, not D4RL's"),
+        (_run("hopper-medium-v2", None, None), "trained on unrecorded data, not D4RL's"),
         (_run("antmaze-medium-play-v2", "ab" * 32), "no checksum of the published antmaze-medium-play-v2 is known"),
         (_run("Hopper-v5", D4RL), "the data are not the paper's"),
     ],
@@ -199,30 +200,41 @@ def test_a_run_on_the_four_goals_draws_their_picture(tmp_path: Path):
 @pytest.mark.parametrize(
     ("file", "damage", "said"),
     [
-        ("eval/step-00000030.json", {"step": [3]}, "step is [3], which no run"),
-        ("eval/step-00000030.json", {"returns": [[1.0]]}, "returns is [[1.0]], which no run"),
-        ("eval/step-00000030.json", {"scores": [[1.0], ["x"]]}, "scores is [[1.0], ['x']], which no run"),
-        ("eval/step-00000030.json", {"returns": [[1.0], [float("inf")]]}, "returns is [[1.0], [inf]], which no run"),
-        ("environment.json", {"data_return_mean": "x"}, "data_return_mean is 'x', which no run"),
-        ("environment.json", {"references": [1]}, "references is [1], which no run"),
-        ("config.yaml", {"seeds": 0}, "--seeds 0 is outside [1, 4096]; restore the file"),
+        ("eval/step-00000030.json", {"step": [3]}, " is not an evaluation (TypeError(\"'list' object"),
+        (
+            "eval/step-00000030.json",
+            {"returns": [[1.0]]},
+            " is not an evaluation (ValueError('returns have shape (1, 1), expected",
+        ),
+        (
+            "eval/step-00000030.json",
+            {"scores": [[1.0], ["x"]]},
+            " is not an evaluation (ValueError(\"could not convert string to float: 'x'\")",
+        ),
+        (
+            "eval/step-00000030.json",
+            {"returns": [[1.0], [float("inf")]]},
+            " is not an evaluation (ValueError('returns are [[1.0], [inf]], expected finite",
+        ),
+        ("environment.json", {"data_return_mean": "x"}, ": data_return_mean is 'x', which no run"),
+        ("environment.json", {"references": [1]}, ": references is [1], which no run"),
+        ("config.yaml", {"seeds": 0}, ": --seeds 0 is outside [1, 4096]; restore the file"),
     ],
 )
-def test_a_damaged_file_of_a_run_is_named_with_what_it_holds(tmp_path: Path, file: str, damage: dict, said: str):
-    place = Path(train(tiny(tmp_path, eval_every=30)).run_dir) / file
+def test_a_damaged_file_of_a_run_is_named_with_what_it_holds(run: Path, file: str, damage: dict, said: str):
+    place = run / file
     place.write_text(json.dumps(yaml.safe_load(place.read_text()) | damage))
     with pytest.raises(UsageError) as error:
-        report.draw_report([tmp_path / "run"], tmp_path / "report")
-    assert str(error.value).startswith(f"{place}: {said}")
+        report.draw_report([run], run / "report")
+    assert str(error.value).startswith(f"{place}{said}")
 
 
 @pytest.mark.parametrize("line", [b"\xa8", b"[1]", b'{"step": 9, "other": [1.0]}', b'{"step": 9, "actor_loss": []}'])
-def test_a_damaged_line_of_metrics_is_named_unless_it_is_the_last(tmp_path: Path, line: bytes):
-    file = Path(train(tiny(tmp_path)).run_dir) / "metrics.jsonl"
-    whole = file.read_bytes()
-    steps = len(report.read_run(tmp_path / "run").losses["step"])
+def test_a_damaged_line_of_metrics_is_named_unless_it_is_the_last(run: Path, line: bytes):
+    file = run / "metrics.jsonl"
+    whole, steps = file.read_bytes(), len(report.read_run(run).losses["step"])
     file.write_bytes(whole + line)
-    assert len(report.read_run(tmp_path / "run").losses["step"]) == steps
+    assert len(report.read_run(run).losses["step"]) == steps
     file.write_bytes(whole + line + b"\n" + whole)
     with pytest.raises(UsageError, match=rf"metrics.jsonl:{steps + 1} is no line of metrics; restore the file"):
-        report.read_run(tmp_path / "run")
+        report.read_run(run)

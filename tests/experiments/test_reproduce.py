@@ -5,19 +5,15 @@ nothing.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from run_cases import logged_steps, started, wait_for
 
-from bench import reproduce_docs
+from bench import docs
 from gtp_fast.config import TrainConfig
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import DataError, UsageError
@@ -79,27 +75,21 @@ def test_last_and_best_stand_apart_and_acting_otherwise_has_no_best(table7):
     assert chosen["acting"] == {"sampling_steps": 5, "candidates": 50, "select": "argmax"}
 
 
-def _reproducing(folder: Path, **changes: Any) -> subprocess.Popen[bytes]:
-    typed = ["reproduce", "table7", "--env", "hopper-demo-v0", "--steps", "200", "--jobs", "1", "--runs", str(folder)]
-    words = [word for text in (*TINY, "log_every=20", "save_every=20", "eval_every=200") for word in ("--set", text)]
-    return subprocess.Popen([sys.executable, "-m", "gtp_fast", *typed, *words], **changes)
-
-
 @pytest.mark.crash
 def test_a_killed_parent_is_followed_by_one_that_ends_with_the_report_and_trains_no_step_twice(tmp_path: Path):
-    first = _reproducing(tmp_path, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 60
-    while not list(tmp_path.glob("small/*/gtp*/ckpt/step-*")):
-        assert time.monotonic() < until and first.poll() is None
-        time.sleep(0.02)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    second = _reproducing(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert second.wait(timeout=120) == 0
+    typed = ["reproduce", "table7", "--env", "hopper-demo-v0", "--steps", "200", "--jobs", "1"]
+    sets = [word for text in (*TINY, "log_every=20", "save_every=20", "eval_every=200") for word in ("--set", text)]
+    first = started([*typed, "--runs", str(tmp_path), *sets])
+    wait_for(lambda: list(tmp_path.glob("small/*/gtp*/ckpt/step-*")))
+    first.kill()
+    first.communicate()
+    second = started([*typed, "--runs", str(tmp_path), *sets])
+    _, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
     summary = json.loads((tmp_path / "table7/report/summary.json").read_text())
     assert [row["status"] for row in summary["rows"]] == ["done"] * 4
-    for metrics in tmp_path.glob("small/*/gtp*/metrics.jsonl"):
-        assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(20, 201, 20))
+    runs = list(tmp_path.glob("small/*/gtp*"))
+    assert len(runs) == 2 and all(logged_steps(run) == list(range(20, 201, 20)) for run in runs)
 
 
 @pytest.mark.slow
@@ -191,7 +181,7 @@ def test_data_that_cannot_be_had_end_with_code_3_and_name_those_that_need_no_net
     [
         ({"item": "fig7", "env": "hopper-demo-v0"}, "leave out --env"),
         ({"dataset": Path("x.hdf5"), "env": None}, "needs --env"),
-        ({"set": ("steps=3",)}, "--set steps=3"),
+        ({"set": ("steps=3",)}, "--set: steps cannot be set here; use --steps"),
         ({"set": ("hiden=3",)}, "did you mean hidden"),
         ({"steps": 0}, "--steps 0 is outside"),
         ({"item": "tabel2"}, "did you mean table2"),
@@ -238,8 +228,8 @@ def test_the_speed_is_the_median_of_the_log_intervals(tmp_path: Path):
 
 
 def test_the_docs_show_the_committed_reports_and_a_changed_one_is_seen(monkeypatch, tmp_path: Path):
-    text = reproduce_docs.PAGE.read_text()
-    assert reproduce_docs.filled(text) == text
+    text = (docs.tables.ROOT / "docs/reproduce.md").read_text()
+    assert docs.filled("docs/reproduce.md", text) == text
     measured = {"item": "table9", "title": "Table 9", "kind": "bench", "command": "gtp-fast reproduce table9"}
     summary = measured | {"reach": "Times.", "table": "| a |", "rows": [], "notes": [], "pictures": ["a.png"]}
     report = tmp_path / "runs/table9/report"
@@ -247,9 +237,9 @@ def test_the_docs_show_the_committed_reports_and_a_changed_one_is_seen(monkeypat
     (report / "summary.json").write_text(json.dumps(summary))
     (report / "a.png").write_bytes(b"png")
     for name in ("RESULTS", "IMAGES"):
-        monkeypatch.setattr(reproduce_docs, name, tmp_path)
-    assert reproduce_docs.take_over(tmp_path / "runs") == ["table9"] and (tmp_path / "a.png").read_bytes() == b"png"
-    shown = reproduce_docs.filled(text)
+        monkeypatch.setattr(docs, name, tmp_path)
+    assert docs.take_over(tmp_path / "runs") == ["table9"] and (tmp_path / "a.png").read_bytes() == b"png"
+    shown = docs.filled("docs/reproduce.md", text)
     assert shown != text and page.body(summary) in shown and "(images/a.png)" in shown
 
 

@@ -10,23 +10,23 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from places import ROOT
+from run_cases import logged_steps, started, wait_for
 
 from gtp_fast.cli.main import main
 from gtp_fast.errors import UsageError
 from gtp_fast.experiments.sweep import plan, run
 from gtp_fast.experiments.sweep.plan import SweepConfig
 from gtp_fast.experiments.sweep.table import Table, lines
-from gtp_fast.experiments.trials import HowFar, Outcome, Standing, Trial
+from gtp_fast.experiments.trials import Outcome, Standing, Trial
 from gtp_fast.files import holder
 from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.records import Progress
 
 TINY = {"hidden": 16, "batch_size": 8, "device": "cpu", "backend": "eager", "eval_every": 0, "steps": 4, "threads": 1}
 
@@ -81,7 +81,7 @@ def test_combinations_that_mean_the_same_run_are_one(tmp_path: Path):
 def test_seeds_fill_one_process_first_and_spread_where_jobs_would_stay_idle(tmp_path: Path, jobs, seeds, sizes):
     found = plan.plan(config(tmp_path, seeds=seeds, set=TINY | {"seed": 7}), jobs)
     assert [one.cfg.seeds for one in found.trials] == sizes and found.jobs == min(jobs, len(sizes))
-    assert [seed for one in found.trials for seed in one.seeds] == [*range(7, 7 + seeds)] * 2
+    assert [seed for row in plan.rows(found) for seed in row["seeds"]] == [*range(7, 7 + seeds)] * 2
 
 
 def test_a_sweep_that_has_begun_keeps_its_seeds_together_under_another_number_of_jobs(tmp_path: Path):
@@ -223,7 +223,7 @@ def test_the_table_shows_where_each_trial_is_and_is_drawn_over_itself(tmp_path: 
 
 def test_a_low_screen_shows_what_runs_and_counts_the_rest():
     several = [*(standing(f"w{i}", "waiting") for i in range(20)), standing("r", "running"), standing("d", "done")]
-    shown = lines(several, [HowFar()] * len(several), 5)
+    shown = lines(several, [Progress()] * len(several), 5)
     assert len(shown) == 5 and [line.split()[0] for line in shown[1:4]] == ["w0", "r", "d"]
     assert shown[-1] == "1 running, 1 done, 20 waiting (19 not shown)"
 
@@ -235,23 +235,6 @@ def test_a_trial_that_diverged_is_a_result_that_the_report_names(tmp_path: Path)
     assert [row["state"] for row in found["trials"]] == ["diverged", "complete"] and found["exit_code"] == 4
     assert "Left out: multigoal-v0 lr=1e+06 seed 0 (diverged at step" in (tmp_path / "report/README.md").read_text()
     assert json.loads((tmp_path / "sweep.json").read_text()) == json.loads(json.dumps(found))
-
-
-def started(typed: list[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "gtp_fast", *typed]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(true: Any, seconds: float = 90.0) -> Any:
-    until = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.02)
-    return found
-
-
-def logged_steps(path: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in RunDir(path).metrics.read_text().splitlines()]
 
 
 def training(out: Path) -> list[int]:
@@ -282,26 +265,30 @@ def test_of_four_trials_one_is_killed_and_all_end_complete_and_typed_again_nothi
 
 
 @pytest.mark.crash
-def test_two_sweeps_at_once_share_the_trials_and_each_is_trained_once(tmp_path: Path):
+def test_two_sweeps_share_the_trials_and_train_each_step_once_though_one_trial_is_killed(tmp_path: Path):
     both = [started(words(tmp_path, "--grid", "lr=1e-3,1e-4", "--json", **LONGER)) for _ in range(2)]
+    os.kill(wait_for(lambda: training(tmp_path))[0], signal.SIGKILL)
     ended = [process.communicate(timeout=200) for process in both]
     assert [process.returncode for process in both] == [0, 0], ended
     found = [json.loads(out) for out, _ in ended]
     assert found[0]["complete"] == found[1]["complete"] == 2
     assert all(logged_steps(Path(row["run"])) == list(range(20, 301, 20)) for row in found[0]["trials"])
-    assert sum(err.count(": started") for _, err in ended) in (2, 3)  # a start that comes second ends at the lock
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", [pytest.param("here", marks=pytest.mark.crash), "ray"])
-def test_an_interrupted_sweep_saves_what_it_trains_and_goes_on_when_it_is_typed_again(tmp_path: Path, place: str):
-    more = ["--grid", "lr=1e-3,1e-4", "--jobs", "2", *(["--ray"] if place == "ray" else [])]
+@pytest.mark.parametrize(
+    ("more", "stop", "code"), [([], signal.SIGTERM, 143), (["--ray"], signal.SIGINT, 130)], ids=["here", "ray"]
+)
+def test_an_interrupted_sweep_saves_what_it_trains_and_continues_when_it_is_typed_again(
+    tmp_path: Path, more: list[str], stop: signal.Signals, code: int
+):
+    more = ["--grid", "lr=1e-3,1e-4", "--jobs", "2", *more]
     typed = words(tmp_path, *more, **LONGER | {"steps": 1200, "save_every": 10_000})
     process = started(typed)
     pids = wait_for(lambda: len(found := training(tmp_path)) == 2 and found)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and "have saved what they had" in err, err
+    assert process.returncode == code and "have saved what they had" in err, err
     assert len(list(tmp_path.glob("*/*/ckpt/step-*"))) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     again = started([*typed, "--json"])

@@ -1,21 +1,12 @@
-"""Trials: whole ones are skipped, dead ones tried again, held ones waited for, diverged ones a result."""
+"""Trials: complete ones are skipped, dead ones tried again, diverged ones a result; test_sweep.py kills processes."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from gtp_fast.experiments.trials import HowFar, Trial, how_far, run_trials
-from gtp_fast.files import holder
-from gtp_fast.runs.directory import RunDir
+from gtp_fast.experiments.trials import Trial, run_trials
 
 _WORDS = ["train", "--algo", "gtp", "--no-bc", "--graph", "--eta", "0.5"]
 TINY = {
@@ -57,74 +48,9 @@ def test_a_diverged_trial_is_a_result_a_wrong_one_fails_with_its_words_and_other
     assert not [line for line in again if "started" in line]
 
 
-def _await(true: Any, seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.02)
-
-
-PARENT = """
-import json, sys
-from pathlib import Path
-from gtp_fast.errors import GtpError
-from gtp_fast.experiments.trials import Trial
-from gtp_fast.experiments.trials import run_trials
-name, settings, path, steps = json.loads(sys.argv[1])
-try:
-    found = run_trials([Trial(name, settings, Path(path), steps)], 1, lambda line: print(line, flush=True))
-    print(found[0].kind, flush=True)
-except GtpError as error:
-    sys.exit(error.exit_code)
-"""
-
-
-def parent(one: Trial) -> subprocess.Popen[str]:
-    typed = json.dumps([one.name, dict(one.settings), str(one.path), one.steps])
-    return subprocess.Popen([sys.executable, "-c", PARENT, typed], stdout=subprocess.PIPE, text=True)
-
-
-def _child_of(path: Path) -> int | None:
-    held = holder(RunDir(path).lock)
-    return int(held.split()[1]) if held and held.split()[1].isdigit() else None
-
-
-@pytest.mark.crash
-def test_a_killed_child_is_started_again_and_two_parents_run_a_trial_once(tmp_path: Path):
-    one = trial(tmp_path, steps=600, save_every=50, log_every=50)
-    parents = [parent(one), parent(one)]
-    _await(lambda: list((one.path / "ckpt").glob("step-*")))
-    pid = _child_of(one.path)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    words = [process.communicate(timeout=60)[0] for process in parents]
-    assert all(text.splitlines()[-1] == "done" for text in words)
-    steps = [json.loads(line)["step"] for line in RunDir(one.path).metrics.read_text().splitlines()]
-    assert steps == list(range(50, 601, 50))  # each once: resumed, and by one of them
-
-
-@pytest.mark.slow
-def test_a_parent_that_is_asked_to_stop_lets_its_children_save_first_and_says_so_by_its_code(tmp_path: Path):
-    one = trial(tmp_path, steps=100_000, save_every=100_000, log_every=10)
-    process = parent(one)
-    _await(lambda: RunDir(one.path).metrics.exists() and RunDir(one.path).metrics.stat().st_size)
-    child = _child_of(one.path)
-    assert child is not None
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
-    assert list((one.path / "ckpt").glob("step-*")) and holder(RunDir(one.path).lock) is None
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
-
-
 def test_a_trial_that_always_dies_is_given_up_after_three_tries(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")  # a command that dies, without training to wait for
     said: list[str] = []
     found = run_trials([trial(tmp_path)], 1, said.append)
     assert found[0].kind == "failed" and "died 3 times" in found[0].text
     assert sum("started" in line for line in said) == 3
-
-
-def test_how_far_a_run_is_outlives_a_damaged_line_of_its_log(tmp_path: Path):
-    RunDir(tmp_path).log.write_text("step 1,000 52.5 steps/s\nstep 2;000 53.5 steps/s\nstep 3,000 - steps/s\n")
-    assert how_far(tmp_path) == HowFar(1_000, 52.5, None)

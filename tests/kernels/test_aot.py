@@ -1,4 +1,4 @@
-"""Every kernel compiled for GPUs that are not here, within what their multiprocessors have."""
+"""Every kernel, compiled without a GPU for each architecture: it compiles, fits, spills little and keeps NaN."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gtp_kernels import aot
 from gtp_kernels.launch import INTERPRETED
 from places import ROOT
 
-from bench.resources import OLDEST, measured_apart
+from bench.static import OLDEST, measured_apart
 
 NETWORKS = {"gtp_actor", "gtp_chain", "gtp_heads", "gtp_critic"}
 KERNELS = NETWORKS | {"gtp_gradients", "gtp_advantage", "gtp_update", "gtp_choose"}
@@ -21,28 +21,27 @@ INSTALLED = pytest.param(None, id="installed")
 OLD = pytest.param(
     OLDEST, id="oldest", marks=pytest.mark.skipif(not OLDEST.is_dir(), reason=f"no {OLDEST.name}; make lays it there")
 )
-# Bytes that a thread spills, stores and loads together, by Triton, operands, kernel and architecture; all else spills
-# nothing. The actor takes all 255 registers: its first activation alone, the left operand of the hidden pair, is 128 of
-# them in TF32. What is spilled are a few values that wait for the loss; a thread loads 1,500 words, 108 bytes are 27.
+# Spilled bytes a thread, stores and loads together, by Triton, operands, kernel and architecture; everything else
+# spills nothing. The actor takes all 255 registers: its first activation, the left operand of the hidden layers, takes
+# 128 of them in TF32. It spills a few values that wait for the loss: 108 bytes are 27 words, and a thread loads 1,500.
 SPILLS = {
     ("3.6", "tf32"): {("gtp_actor", 80): 108, ("gtp_actor", 86): 68, ("gtp_actor", 89): 68}
     | {("gtp_actor", 90): 40, ("gtp_actor", 100): 24},
     ("3.6", "bf16"): {("gtp_actor", 90): 40, ("gtp_actor", 100): 32},
     ("3.7", "bf16"): {("gtp_actor", 100): 40},
 }
-# Of floats only argmax is left that compares, and so has no NaN of its own: `choose` gives it none. The other minimum
-# is of integers, which have no NaN.
+# argmax compares floats and has no option for NaN; `gtp_choose` gives it none. The other minimum is of integers.
 COMPARES = {("chain.py", "argmax"), ("draws.py", "minimum")}
 
 
 @pytest.fixture(scope="module", params=[INSTALLED, OLD])
 def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """Compile the default configuration for every architecture, by the installed and the oldest Triton."""
-    return measured_apart("--precision", "tf32", triton=request.param)
+    return measured_apart(["tf32"], triton=request.param)
 
 
 def beyond(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows that spill more than is known of them."""
+    """Return the rows that spill more than SPILLS allows."""
 
     def bound(row: dict[str, Any]) -> int:
         known = SPILLS.get((row["triton"][:3], row["precision"]), {})
@@ -61,7 +60,7 @@ def test_every_kernel_compiles_for_every_architecture_and_spills_no_more_than_is
 @pytest.mark.long
 @pytest.mark.parametrize("triton", [INSTALLED, OLD])
 def test_bf16_too_compiles_for_every_architecture_and_spills_no_more_than_is_known(triton):
-    rows = measured_apart("--precision", "bf16", triton=triton)
+    rows = measured_apart(["bf16"], triton=triton)
     assert {row["capability"] for row in rows} == set(aot.SHARED_MEMORY)
     assert beyond(rows) == [] and [row for row in rows if row["drops_nan"] or not row["fits"]] == []
 
@@ -69,7 +68,7 @@ def test_bf16_too_compiles_for_every_architecture_and_spills_no_more_than_is_kno
 @pytest.mark.long
 @pytest.mark.parametrize("triton", [INSTALLED, OLD])
 def test_every_launch_that_acts_compiles(triton):
-    rows = measured_apart("--acting", "--architecture", "90", "--precision", "tf32", "bf16", "fp32", triton=triton)
+    rows = measured_apart(["tf32", "bf16", "fp32"], [90], 2, True, triton=triton)
     assert {row["kernel"] for row in rows} == {"gtp_chain", "gtp_heads", "gtp_choose"}
     assert [row for row in rows if row["drops_nan"] or row["spilled"] or not row["fits"]] == []
 
@@ -80,7 +79,7 @@ def test_no_instruction_makes_a_number_of_nan(rows):
 
 
 def test_every_minimum_and_maximum_is_told_to_pass_nan_on():
-    # Branches that the default configuration does not compile, too.
+    # Reads the source, because the default configuration does not compile every branch.
     found = [(path.name, call) for path in (ROOT / "kernels" / "gtp_kernels").glob("*.py") for call in _compiled(path)]
     plain = [(file, call) for file, call in found if TOLD not in map(ast.unparse, call.keywords)]
     called = {(file, ast.unparse(call.func).split(".")[-1]) for file, call in plain}
@@ -104,7 +103,7 @@ def test_every_block_finds_its_shared_memory_and_registers(rows):
 
 @pytest.mark.slow
 def test_no_warp_repeats_the_work_of_another(rows):
-    # Rows of a block are 16: warps that lie along them would all multiply the same.
+    # A block has 16 rows. Warps laid along the rows would all compute the same product.
     networks = [row for row in rows if row["kernel"] in NETWORKS]
     assert networks and all(row["products"] > 0 for row in networks)
     assert [row for row in networks if row["warps_of_products"] != [[1, row["warps"]]]] == []

@@ -1,11 +1,12 @@
-"""Where a network's launch keeps what its weight gradients need: columns and tiles as their kernel is told."""
+"""The columns and tiles of the weight gradients, and rounding to TF32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
-from gtp_kernels.launch import Saved, actor_saved, critic_saved
+import torch
+from gtp_kernels.launch import Saved, actor_saved, critic_saved, round_to_tf32
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,3 +26,11 @@ def test_what_a_tile_reads_is_aligned_and_lies_within_the_row(
         assert x_column % 16 == z_column % 16 == i % 32 == j % 32 == 0
         assert x_column + -(-inputs // 16) * 16 <= saved.width
         assert z_column + -(-outputs // 16) * 16 <= saved.width
+
+
+def test_rounding_to_tf32_goes_to_the_nearest():
+    x = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    rounded = round_to_tf32(x)
+    assert ((rounded - x).abs() <= x.abs() * 2.0**-11).all()
+    assert (rounded.view(torch.int32) & 0x1FFF == 0).all()
+    assert abs(float(((rounded - x) / x).mean())) < 2e-6, "truncation would shrink by 2^-12 on average"

@@ -1,4 +1,4 @@
-"""The twins of the kernels against published vectors, float64 and the distributions that they claim."""
+"""The kernels' small functions in PyTorch against published vectors, float64 and their ranges."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ import pytest
 from fused_cases import DEVICE
 from test_samplers import A, D, H, double, inputs
 
-from gtp_fast.algorithms import equations, networks
+from gtp_fast.algorithms import networks
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.policy.cuda_sampler import KEPT_GRAPHS, CudaSampler
 from gtp_fast.policy.policy import Policy
-from gtp_fast.policy.samplers import TorchSampler
+from gtp_fast.policy.samplers import AlgorithmSampler
 
 CONFIG = PolicyConfig(D, A, H, 0.002, 80.0, 0.5, 7.0, 5, 1, "none", (3,))
 
@@ -25,11 +25,9 @@ def pair(config: PolicyConfig, precision: str = "fp32"):
     layouts = networks.actor_layout(D, A, H), networks.critic_layout(D, A, H)
     seeds = list(config.seeds)
     tensors = {"actor": networks.init_flat(layouts[0], seeds), "critic": networks.init_flat(layouts[1], seeds, 2, 1)}
-    grid = equations.sampling_grid(config.sampling_steps, config.sigma_min, config.sigma_max, config.rho)
     views = [double(networks.views(tensors[name], layout)) for name, layout in zip(tensors, layouts, strict=True)]
     critic = views[1] if config.candidates > 1 else None
-    twin = TorchSampler(views[0], critic, grid.double(), config.sigma_data, config.sigma_min, config.process)
-    return CudaSampler(config, tensors, torch.device(DEVICE), precision), twin
+    return CudaSampler(config, tensors, torch.device(DEVICE), precision), AlgorithmSampler(config, views[0], critic)
 
 
 @pytest.mark.parametrize("steps", range(1, 11))

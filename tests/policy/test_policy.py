@@ -183,7 +183,7 @@ def test_tensors_unlike_their_description_are_refused(name, change):
 def test_a_policy_taken_anew_starts_its_noise_again_and_leaves_the_first_alone():
     policy, untouched, obs = Policy(CONFIG, tensors()), Policy(CONFIG, tensors()), normal(5, 4)
     first, second = policy.act(obs), policy.act(obs)
-    again = policy.anew()
+    again = policy.reset_noise()
     assert np.array_equal(again.act(obs), first) and np.array_equal(again.act(obs), second)
     third = [untouched.act(obs) for _ in range(3)][-1]
     assert np.array_equal(policy.act(obs), third)
@@ -194,7 +194,7 @@ def test_a_device_that_is_not_here_is_refused(tmp_path: Path):
     run = train(tiny(tmp_path, steps=10)).run_dir
     with pytest.raises(UsageError, match=r"device='cuda'.* sees no NVIDIA GPU"):
         gtp_fast.load_policy(run, device="cuda")
-    with pytest.raises(UsageError, match=r"device='gpu' is no device"):
+    with pytest.raises(UsageError, match=r"device='gpu' is not a device"):
         gtp_fast.load_policy(run, device="gpu")
 
 

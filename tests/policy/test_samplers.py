@@ -12,7 +12,7 @@ from gtp_fast import rng
 from gtp_fast.algorithms import equations, networks
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.policy.policy import CallNoise, Policy
-from gtp_fast.policy.samplers import CpuSampler, TorchSampler
+from gtp_fast.policy.samplers import AlgorithmSampler, CpuSampler
 
 D, A, H = 7, 3, 32
 
@@ -30,12 +30,17 @@ def double(p):
     return {name: tensor.double() for name, tensor in p.items()}
 
 
-def pair(members: int, steps: int, judged: bool, scale: float = 1.0):
+def config(members: int, steps: int, candidates: int = 1) -> PolicyConfig:
+    select = "argmax" if candidates > 1 else "none"
+    return PolicyConfig(D, A, H, 0.002, 80.0, 0.5, 7.0, steps, candidates, select, tuple(range(members)))
+
+
+def pair(members: int, steps: int, candidates: int = 1, scale: float = 1.0):
     """Return the sampler under test, and its twin in float64."""
     actor, critic = parameters(members, scale)
-    grid = equations.sampling_grid(steps, 0.002, 80.0, 7.0)
-    cpu = CpuSampler(actor, critic if judged else None, grid, 0.5, 0.002)
-    return cpu, TorchSampler(double(actor), double(critic) if judged else None, grid.double(), 0.5, 0.002)
+    judged = critic if candidates > 1 else None
+    cpu = CpuSampler(actor, judged, equations.sampling_grid(steps, 0.002, 80.0, 7.0), 0.5, 0.002)
+    return cpu, AlgorithmSampler(config(members, steps, candidates), double(actor), judged and double(judged))
 
 
 def inputs(members: int, batch: int, candidates: int):
@@ -47,15 +52,15 @@ def inputs(members: int, batch: int, candidates: int):
 @pytest.mark.parametrize("steps", [1, 2, 5, 10])
 @pytest.mark.parametrize(("members", "batch"), [(1, 1), (1, 63), (3, 1), (2, 5)])
 def test_actions_are_those_of_the_chain_in_float64(steps, members, batch):
-    cpu, twin = pair(members, steps, judged=False)
+    cpu, twin = pair(members, steps)
     obs, z = inputs(members, batch, 1)
     # The chain starts at 80 z and ends near 1: what a float32 loses at the start, 80 * 6e-8, is the scale of the error.
     assert np.abs(cpu.actions(obs, z, None) - twin.actions(obs, z, None)).max() < 5e-6
 
 
 def test_the_float32_twin_is_no_nearer_to_float64():
-    cpu, twin = pair(2, 5, judged=False)
-    single = TorchSampler(parameters(2)[0], None, equations.sampling_grid(5, 0.002, 80.0, 7.0), 0.5, 0.002)
+    cpu, twin = pair(2, 5)
+    single = AlgorithmSampler(config(2, 5), parameters(2)[0], None)
     obs, z = inputs(2, 500, 1)
     exact = twin.actions(obs, z, None)
     error, its_error = (np.abs(s.actions(obs, z, None) - exact).mean() for s in (cpu, single))
@@ -65,7 +70,7 @@ def test_the_float32_twin_is_no_nearer_to_float64():
 @pytest.mark.parametrize("drawn", [False, True], ids=["argmax", "softmax"])
 @pytest.mark.parametrize(("members", "batch"), [(1, 1), (2, 5)])
 def test_the_candidate_chosen_is_the_one_that_float64_chooses(members, batch, drawn):
-    cpu, twin = pair(members, 5, judged=True)
+    cpu, twin = pair(members, 5, candidates=50)
     obs, z = inputs(members, batch, 50)
     gumbel = np.random.default_rng(1).gumbel(size=(members, batch * 50)).astype(np.float32) if drawn else None
     actions = cpu.actions(obs, z, gumbel)
@@ -74,7 +79,7 @@ def test_the_candidate_chosen_is_the_one_that_float64_chooses(members, batch, dr
 
 
 def test_activations_beyond_the_clamp_of_mish_stay_finite_and_right():
-    cpu, twin = pair(1, 5, judged=True, scale=20.0)
+    cpu, twin = pair(1, 5, candidates=4, scale=20.0)
     obs, z = inputs(1, 8, 4)
     actions = cpu.actions(1e3 * obs, z, None)
     assert np.isfinite(actions).all() and np.allclose(actions, twin.actions(1e3 * obs, z, None), atol=1e-4)
@@ -91,7 +96,7 @@ def test_a_policy_keeps_what_it_was_made_of():
 
 
 def test_threads_may_share_it_and_inputs_are_left_as_they_were():
-    cpu, _ = pair(1, 5, judged=True)
+    cpu, _ = pair(1, 5, candidates=8)
     cases = [inputs(1, batch, 8) for batch in range(1, 9)]
     kept = [(obs.copy(), z.copy()) for obs, z in cases]
     alone = [cpu.actions(obs, z, None) for obs, z in cases]

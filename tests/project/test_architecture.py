@@ -15,9 +15,16 @@ PRODUCT = sorted([*ROOT.glob("gtp_fast/**/*.py"), *ROOT.glob("kernels/gtp_kernel
 # Each package imports only what stands before it; files at the root are everybody's.
 ORDER = ("root", "data", "algorithms", "runs", "policy", "evaluation", "training", "experiments", "cli")
 OWNERS = {
-    "h5py": {"data.dataset", "data.minari"},
+    "h5py": {"data.hdf5", "data.minari"},
     "minari": {"data.minari"},
-    "gymnasium": {"data.minari", "data.ogbench", "data.spaces", "evaluation.environments", "evaluation.mazes"},
+    "gymnasium": {
+        "data.minari",
+        "data.ogbench",
+        "data.spaces",
+        "evaluation.environments",
+        "evaluation.mazes",
+        "evaluation.multigoal",
+    },
     "ogbench": {"data.ogbench"},
     "nvtx": {"profiling"},
     "wandb": {"runs.metrics"},
@@ -30,10 +37,10 @@ OWNERS = {
     "onnx": {"policy.export"},
     "onnxruntime": {"policy.export"},
     "triton": set(),  # gtp_kernels alone, which is not among these packages
-    "yaml": {"presets", "experiments.reproduce.run"},
+    "yaml": {"presets"},
     "tqdm": {"cli.screen"},
     "urllib": {"data.download"},
-    "fcntl": {"files", "data.download"},
+    "fcntl": {"files"},
 }
 CALLS = {  # dotted call -> modules that may make it
     "os.replace": {"files", "runs.directory"},

@@ -1,6 +1,6 @@
 """A machine with torch alone trains without evaluation, acts and measures; an evaluation says what it lacks.
 
-GPU images often have no simulator. Each test runs fresh processes in which the packages are absent (tests/absent).
+GPU images often have no simulator. Each test runs processes in which the packages are absent (tests/support/absent).
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def train(env, **changes):
 
 def python(*words: str, absent: str = SIMULATORS) -> subprocess.CompletedProcess[str]:
     """Run this Python where packages are absent."""
-    path = os.pathsep.join(map(str, (ROOT / "tests" / "absent", ROOT, ROOT / "kernels", ROOT / "tests")))
+    path = os.pathsep.join(
+        map(str, (ROOT / "tests" / "support" / "absent", ROOT, ROOT / "kernels", ROOT / "tests" / "support"))
+    )
     there = {**os.environ, "PYTHONPATH": path, "GTP_FAST_ABSENT": absent}
     return subprocess.run([sys.executable, *words], cwd=ROOT, env=there, capture_output=True, text=True, check=False)
 
@@ -115,7 +117,7 @@ def test_every_part_of_the_gpu_bench_is_imported():
 
 def test_an_evaluation_that_is_asked_for_is_refused_before_the_training(folder: Path):
     code = """
-envs = {"hopper-demo-v0": "Hopper-v5", "multigoal-v0": "gtp_fast.evaluation.environments:gtp_fast/MultiGoal-v0"}
+envs = {"hopper-demo-v0": "Hopper-v5", "multigoal-v0": "gtp_fast.evaluation.multigoal:gtp_fast/MultiGoal-v0"}
 for env, of in envs.items():
     try:
         train(env, eval_every=2, run_dir=str(folder / "refused"))

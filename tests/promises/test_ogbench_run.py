@@ -138,5 +138,5 @@ def test_where_nothing_can_be_drawn_a_visual_task_says_what_to_set():
     )
     blind = os.environ | {"MUJOCO_GL": "disable"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=blind)
-    words = "UsageError: ogbench:visual-cube-single-singletask-task1-v0 cannot draw its observations here ("
+    words = "UsageError: ogbench:visual-cube-single-singletask-task1-v0 cannot render its observations here ("
     assert words in done.stderr and "set MUJOCO_GL=egl or osmesa" in done.stderr

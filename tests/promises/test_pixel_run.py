@@ -23,7 +23,8 @@ from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import DataSpec, EvalEnv
 from gtp_fast.errors import CheckpointError, DataError, UsageError
 from gtp_fast.evaluation.environments import check_environment, make_env
-from gtp_fast.evaluation.evaluate import evaluate_policy, record_video
+from gtp_fast.evaluation.evaluate import evaluate_policy
+from gtp_fast.evaluation.video import record_video
 from gtp_fast.policy import export
 from gtp_fast.policy.policy import load_policy
 from gtp_fast.runs import checkpoint
@@ -83,7 +84,7 @@ def test_a_policy_of_pictures_acts_on_one_or_several(learned):
     ("obs", "said"),
     [
         (np.zeros((SIDE, SIDE, 3), np.uint8), r"\(16, 16, 3\), expected \(16, 16, 6\) or \(B, 16, 16, 6\)"),
-        (np.zeros((SIDE, SIDE, 6), np.float32), "pictures of float32, expected uint8"),
+        (np.zeros((SIDE, SIDE, 6), np.float32), "image observations of float32, expected uint8"),
         (np.zeros((0, SIDE, SIDE, 6), np.uint8), "B at least 1"),
     ],
     ids=["unstacked", "float", "none"],
@@ -136,12 +137,12 @@ def _first(buffer: FrameBuffer, rows: int) -> Batch:
 
 
 def test_an_environment_of_other_observations_is_refused():
-    with pytest.raises(DataError, match=r"shape \(16, 16, 3\) but the data have pictures of \(32, 32, 3\)"):
+    with pytest.raises(DataError, match=r"shape \(16, 16, 3\) but the data have images of \(32, 32, 3\)"):
         check_environment(SEEK, (32, 32, 3), ACTION_DIM)
     numbers = DataSpec("x", "file", eval_env=EvalEnv("Pendulum-v1"))
-    with pytest.raises(DataError, match=r"shape \(3,\) but the data have pictures of \(16, 16, 3\)"):
+    with pytest.raises(DataError, match=r"shape \(3,\) but the data have images of \(16, 16, 3\)"):
         check_environment(numbers, (SIDE, SIDE, 3), 1)
-    with pytest.raises(UsageError, match="--frame-stack 2 needs an environment of pictures"):
+    with pytest.raises(UsageError, match="--frame-stack 2 needs image observations, and the environment has"):
         check_environment(numbers, (SIDE, SIDE, 6), 1, frame_stack=2)
 
 
@@ -152,9 +153,9 @@ def test_the_first_episode_is_filmed(learned, tmp_path):
 
 def test_pictures_are_no_work_for_the_fused_step(settings, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(UsageError, match="needs observations of numbers: its kernels have no image encoder"):
+    with pytest.raises(UsageError, match="needs vector observations: its kernels have no image encoder"):
         train(settings("fused", backend="fused"))
-    assert device.resolve(settings("auto", backend="auto"), pictures=True)[0].backend != "fused"
+    assert device.resolve(settings("auto", backend="auto"), images=True)[0].backend != "fused"
 
 
 @pytest.mark.slow

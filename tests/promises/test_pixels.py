@@ -14,6 +14,7 @@ from frame_cases import ACTION_DIM, frame_buffer, frame_config
 from places import SUPPORT
 
 from gtp_fast import algorithms
+from gtp_fast.algorithms import gtp
 from gtp_fast.algorithms.backends import stepper
 from gtp_fast.algorithms.state import TrainState
 
@@ -38,7 +39,7 @@ cases = pytest.mark.parametrize("name", list(OWN))
 def _parts(changes: dict, device: str = "cpu"):
     cfg = frame_config(**changes)
     buffer = frame_buffer(cfg, device)
-    algorithm = algorithms.of(cfg.algo)
+    algorithm = algorithms.of(cfg)
     state = algorithm.init_state(cfg, buffer.obs_shape, ACTION_DIM, device)
     return state, algorithm.make_step(cfg, state, buffer)
 
@@ -62,7 +63,7 @@ def test_the_step_stays_on_the_device(name):
 def test_every_encoder_that_is_read_learns(name):
     state, start = _trained(OWN[name]), _parts(OWN[name])[0]
     cfg = frame_config(**OWN[name])
-    layouts = algorithms.of(cfg.algo).layouts(cfg, (8, 9, 4), ACTION_DIM)
+    layouts = algorithms.of(cfg).layouts(cfg, (8, 9, 4), ACTION_DIM)
     nets = {"actor": (state.actor, start.actor, 1), "critic": (state.critic, start.critic, 2)}
     nets["value"] = (state.value, start.value, 1)
     for net, (after, before, heads) in nets.items():
@@ -101,7 +102,7 @@ def _agree(changes: dict) -> None:
     for backend in ("eager", "compiled"):
         cfg = frame_config(**changes, backend=backend)
         buffer = frame_buffer(cfg)
-        state = algorithms.of(cfg.algo).init_state(cfg, buffer.obs_shape, ACTION_DIM, "cpu")
+        state = algorithms.of(cfg).init_state(cfg, buffer.obs_shape, ACTION_DIM, "cpu")
         stepper(cfg, state, buffer)(4)
         found.append(state.tensors())
     for key, tensor in found[0].items():
@@ -130,7 +131,7 @@ def test_the_compiled_step_of_another_setting_agrees_with_eager(name):
 def test_the_step_of_bc_learns_what_a_picture_says():
     cfg = frame_config(bc=True, augment=0.0)
     state, step = _parts({"bc": True, "augment": 0.0})
-    columns = algorithms.of("gtp").metric_names(cfg)
+    columns = gtp.metric_names(cfg)
     losses = []
     for _ in range(2):
         state.metric_sums_SQ.zero_()
@@ -148,7 +149,7 @@ from gtp_fast import algorithms, device; from gtp_fast.training import memory
 from gtp_fast.data.frames import FrameBuffer
 torch.set_num_threads(1)
 cfg = frame_config(batch_size=96, frame_stack=3, **eval(sys.argv[1]))
-data, algorithm = frame_transitions(arrays([60, 60], shape=(64, 64, 3))), algorithms.of(cfg.algo)
+data, algorithm = frame_transitions(arrays([60, 60], shape=(64, 64, 3))), algorithms.of(cfg)
 small = frame_config(frame_stack=3, **eval(sys.argv[1]))
 buffer = FrameBuffer.from_transitions(data, small, "cpu")
 state = algorithm.init_state(cfg, buffer.obs_shape, 2, "cpu")

@@ -92,11 +92,11 @@ def _with_a_snapshot_of_no_step(manifest):
     ("change", "words"),
     [
         (lambda m: m | {"format": 99}, "has format 99, this version reads 1"),
-        (lambda m: m | {"files": {"../../escape": {"bytes": 1, "sha256": ""}}}, "which is no file of the checkpoint"),
+        (lambda m: m | {"files": {"../../escape": {"bytes": 1, "sha256": ""}}}, "which is outside the checkpoint"),
         (lambda m: m | {"files": 7}, "cannot be read"),
         (lambda m: {}, "cannot be read"),
         (lambda m: m | {"files": {"state.json": {"bytes": 1e999, "sha256": ""}}}, "cannot be read"),
-        (_with_a_snapshot_of_no_step, "names no step"),
+        (_with_a_snapshot_of_no_step, "has no step in its name"),
     ],
 )
 def test_a_foreign_manifest_is_refused(run, change, words):

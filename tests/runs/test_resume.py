@@ -184,7 +184,7 @@ def test_going_back_says_which_checkpoints_it_removes(tmp_path: Path):
     events: list = []
     train(tiny(tmp_path, resume=str(tmp_path / "run/ckpt/step-00000010")), events.append)
     started = next(event for event in events if isinstance(event, Started))
-    assert "removing the checkpoints after it, of steps 20, 30" in started.notes
+    assert "removing later checkpoints, of steps 20, 30" in started.notes
 
 
 def test_older_checkpoints_that_a_kill_left_go_when_the_run_is_found_again(tmp_path: Path):

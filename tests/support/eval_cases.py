@@ -180,7 +180,7 @@ def config(obs_dim=4, action_dim=3, seeds=(0, 1)) -> PolicyConfig:
 
 def tensors(c: PolicyConfig):
     """Return untrained parameters for a description."""
-    layout = algorithms.of(c.algo).layouts(c, c.obs_dim, c.action_dim)["actor"]
+    layout = algorithms.of(c).layouts(c, c.obs_dim, c.action_dim)["actor"]
     return {"actor": networks.init_flat(layout, list(c.seeds))}
 
 

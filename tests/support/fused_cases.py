@@ -1,4 +1,4 @@
-"""What the tests of the fused step share: small states on either backend, and tensors with guards around them."""
+"""What the tests of the fused step share: small states on both backends, and launches on guarded tensors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def trained_eagerly(cfg: TrainConfig, steps: int) -> TrainState:
 
 
 def way_apart(fused_state: TrainState, eager: TrainState, start: TrainState) -> dict[str, float]:
-    """Return for each tensor how far two states are apart, as a share of the way that the eager one went."""
+    """Return each tensor's distance between the states, as a share of the eager state's distance from the start."""
     shares = {}
     for name, tensor in eager.tensors().items():
         way = (tensor.double() - start.tensors()[name].double()).norm()
@@ -63,7 +63,7 @@ def way_apart(fused_state: TrainState, eager: TrainState, start: TrainState) -> 
 
 
 class Guarded:
-    """A step's launches on copies of their tensors that lie between guards of NaN, aliases kept."""
+    """A step's launches on copies of their tensors, each between guards of NaN; shared storage stays shared."""
 
     def __init__(self, launches: tuple[Launch, ...]):
         self._storages: dict[int, tuple[Tensor, int]] = {}
@@ -82,7 +82,7 @@ class Guarded:
         return guarded.as_strided(tensor.shape, tensor.stride(), GUARD + tensor.storage_offset())
 
     def untouched(self) -> bool:
-        """Say whether every guard is as it was made."""
+        """Return whether no guard has changed."""
         return all(
             bool((edge.isnan() if edge.is_floating_point() else edge == -(2**30)).all())
             for guarded, size in self._storages.values()

@@ -244,7 +244,7 @@ def foreign(folder: Path) -> Kind:
 
     cfg, run = _run(folder)
     place = run.checkpoint(checkpoint.steps(run)[-1])
-    state = algorithms.of(cfg.algo).init_state(cfg, *HALFCHEETAH, "cpu")
+    state = algorithms.of(cfg).init_state(cfg, *HALFCHEETAH, "cpu")
     manifest = place / checkpoint.MANIFEST
 
     def read(_: Path) -> None:
@@ -290,7 +290,6 @@ def sweep(folder: Path) -> Kind:
 
 def described(folder: Path) -> Kind:
     """What a run says of itself, read before it is continued, and where a sweep shows how far it is."""
-    from gtp_fast.experiments import trials
     from gtp_fast.runs import metrics, records
     from gtp_fast.training.train import train
 
@@ -298,7 +297,7 @@ def described(folder: Path) -> Kind:
     names = [run.path / "environment.json", run.path / "config.yaml", run.metrics, run.log, *run.evaluations.iterdir()]
 
     def read(_: Path) -> None:
-        trials.how_far(run.path)
+        records.read_progress(run)
         metrics.truncate_after(run.metrics, 10)
         metrics.truncate_log_after(run.log, 10)
         list(records.read_evaluations(run))

@@ -112,7 +112,7 @@ class Trainer:
         self.cfg, self.data, self.seed, self.step = cfg, data, seed, 0
         self.obs_dim, self.action_dim = obs_dim, action_dim
         self.raised: list[int] = []  # the head that each step's actor raised
-        layouts = algorithms.of(cfg.algo).layouts(cfg, obs_dim, action_dim)
+        layouts = algorithms.of(cfg).layouts(cfg, obs_dim, action_dim)
 
         def net(name: str, make: Callable[[], nn.Module], number: int, heads: int = 1) -> Net:
             flat = networks.init_flat(layouts[name], [seed], heads=heads, network=number)
@@ -139,7 +139,7 @@ class Trainer:
 
     def words(self, stream: int, count: int) -> Tensor:
         plan = rng.plan({stream: count}, "cpu")
-        return rng.words(plan, rng.seed_keys([self.seed], "cpu"), torch.tensor(self.step))[stream][0]
+        return rng.random_bits(plan, rng.seed_keys([self.seed], "cpu"), torch.tensor(self.step))[stream][0]
 
     def noise(self, stream: int, rows: int, actions: int = 1) -> Tensor:
         """Return standard normals (rows, actions * A)."""

@@ -1,9 +1,10 @@
-"""Triton's interpreter without its search of `triton.language` at every call inside a kernel, and true to NaN.
+"""Two changes to Triton's interpreter: it finds the language's builtins once, and it drops NaN as a GPU does.
 
-For each of the some thousand calls of a step it lists all members of the language's modules, to replace the builtins
-among them: 40 % of an interpreted step. Which names are builtins does not change, so they are listed once.
+At each of a step's thousand or so calls the interpreter lists all members of the language's modules to replace the
+builtins among them, which takes 40 % of an interpreted step. Which names are builtins does not change.
 
-`tl.minimum`, `tl.maximum` and `tl.clamp` keep NaN in the interpreter. A GPU drops it unless they are told to keep it.
+The interpreter's `tl.minimum`, `tl.maximum` and `tl.clamp` keep NaN. A GPU's drop it unless `propagate_nan` says not
+to.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def install() -> None:
 
 
 def _search_once() -> None:
-    """Replace the search; where Triton is another than the one known here, nothing happens."""
+    """Replace the search, unless this Triton's interpreter is not the one known here."""
     try:
         from triton.language import core
         from triton.runtime import interpreter
@@ -39,14 +40,14 @@ def _search_once() -> None:
     def replace_builtins(pkg, builder, scope) -> None:
         for name in builtins(pkg):
             member = getattr(pkg, name)
-            if core.is_builtin(member):  # in a call within a call they are replaced already
+            if core.is_builtin(member):  # a nested call finds them replaced already
                 patch(pkg, name, member, builder, scope)
 
     interpreter._patch_builtin = replace_builtins
 
 
 def _drop_nan() -> None:
-    """Let NaN go where the hardware lets it go: of x and NaN the smaller and the larger are x."""
+    """Make minimum and maximum of x and NaN return x, as the hardware does."""
     try:
         from triton.language import PropagateNan
         from triton.runtime.interpreter import InterpreterBuilder as Builder

@@ -1,9 +1,13 @@
-"""Tiny runs that train in seconds, and a disk that fills up."""
+"""Tiny runs that train in seconds, a disk that fills up, and commands in processes of their own."""
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,3 +65,22 @@ def files_up_to(limit_bytes: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def started(typed: list[str]) -> subprocess.Popen[str]:
+    """Start a command of gtp-fast."""
+    command = [sys.executable, "-m", "gtp_fast", *typed]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(true: Any, seconds: float = 90.0) -> Any:
+    """Return what `true` returns, once it is true."""
+    until = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+    return found
+
+
+def logged_steps(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -7,11 +7,11 @@ import torch
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import OutOfMemoryError
-from gtp_fast.training.memory import tells_of_memory
+from gtp_fast.training.memory import memory_errors
 
 
 def raising(error: Exception) -> None:
-    @tells_of_memory
+    @memory_errors
     def run(cfg: TrainConfig) -> None:
         raise error
 

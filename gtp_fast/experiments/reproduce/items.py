@@ -1,7 +1,7 @@
-"""What each table or figure of the paper needs: its rows, the settings and acting of each, the paper's cell beside it.
+"""The rows of each table or figure of the paper: the run's settings, how its policy acts, and the paper's cell.
 
-Settings are those that differ from the published ones of the algorithm and the task, so that a row that stands in
-several tables is one run.
+A row names only the settings that differ from the published ones of its algorithm and task, so that a row of several
+tables is one run.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ CHOSEN: dict[str, Any] = {"candidates": 50, "select": "argmax"}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: the run's settings, how it acts where that is not as trained, the paper's table and column.
+    """One line of a table: the run's settings, how it acts if not as trained, the paper's (table, column).
 
-    `x` is where the line stands on the axis of a figure's panel: (panel, value).
+    `x`: (panel, value) on the axis of a figure; the value None stands for the run's eta.
     """
 
     method: str
@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Item:
-    """One table or figure: its title, the paper's tasks, rows, and what it says beyond its budget's sentence."""
+    """One table or figure: its title, the paper's tasks, its rows, and notes for the reader."""
 
     name: str
     title: str
@@ -57,7 +57,7 @@ class Item:
 TIMES = "Times are of trials that share this machine with each other; on a GPU one runs at a time."
 
 
-def _table1() -> Item:
+def _table1(_: Budget) -> Item:
     rows = (
         Row("GTP-BC, K = 5", GTP | {"bc": True}, paper=("bc", "GTP-BC (Ours)")),
         Row("GTP-BC, acting in K = 2", GTP | {"bc": True}, {"sampling_steps": 2}),
@@ -84,7 +84,7 @@ def _table2(budget: Budget) -> Item:
     return Item("table2", "Table 2: offline reinforcement learning", GYM, rows, "rl", (width if narrow else ()) + cells)
 
 
-def _table3() -> Item:
+def _table3(_: Budget) -> Item:
     linear = [
         Row(
             f"GTP-BC + linear Q, lambda {weight:g}",
@@ -102,7 +102,7 @@ def _table3() -> Item:
     return Item("table3", "Table 3: score approximation and value guidance", (ABLATED,), rows, notes=(note, TIMES))
 
 
-def _table7() -> Item:
+def _table7(_: Budget) -> Item:
     rows = tuple(
         Row(f"GTP, trained and acting in K = {k}{text}", GTP | {"sampling_steps": k}, acting, paper)
         for k in (5, 2)
@@ -125,7 +125,7 @@ def _table8(budget: Budget) -> Item:
     return Item("table8", "Table 8: the schedule of time steps", (ABLATED,), tuple(rows), notes=tuple(notes))
 
 
-def _table10() -> Item:
+def _table10(_: Budget) -> Item:
     rows = tuple(
         Row(name, GTP | settings, paper=("teacher_free", column))
         for name, settings, column in (
@@ -138,7 +138,7 @@ def _table10() -> Item:
     return Item("table10", "Table 10: teacher-free variants", (ABLATED,), rows, notes=(note, TIMES))
 
 
-def _fig6() -> Item:
+def _fig6(_: Budget) -> Item:
     steps = [Row(f"trained in K = 5, acting in {k}", GTP, {"sampling_steps": k}, x=("K", k)) for k in SWEPT_K]
     own = [Row(f"trained and acting in K = {k}", GTP | {"sampling_steps": k}, x=("own K", k)) for k in (2, 5)]
     etas = [Row(f"eta = {eta:g}", GTP | {"eta": eta}, x=("eta", eta)) for eta in SWEPT_ETAS]
@@ -148,7 +148,7 @@ def _fig6() -> Item:
     return Item("fig6", "Fig. 6: sampling steps and guidance", rows=(*steps, *own, *ends, *etas), notes=(note,))
 
 
-def _fig7() -> Item:
+def _fig7(_: Budget) -> Item:
     clone = {"bc": True}
     rows = (
         Row("GTP-BC, K = 5", GTP | clone),
@@ -168,31 +168,28 @@ def _fig7() -> Item:
     return Item("fig7", "Fig. 7: four goals", ("multigoal-v0",), rows, notes=notes, kind="goals")
 
 
-NAMES = ("table1", "table2", "table3", "table7", "table8", "table9", "table10", "fig6", "fig7")
+def _table9(_: Budget) -> Item:
+    return Item("table9", "Table 9: time of training and of an action", kind="bench")
+
+
+ITEMS = {
+    item.__name__.lstrip("_"): item
+    for item in (_table1, _table2, _table3, _table7, _table8, _table9, _table10, _fig6, _fig7)
+}
+NAMES = tuple(ITEMS)
 
 
 def find(name: str, budget: Budget) -> Item:
-    """Return an item at a budget. Raises: UsageError naming the nearest one for a name that is none."""
-    match name:
-        case "table1" | "table3" | "table7" | "table10" | "fig6" | "fig7":
-            plain = {"table1": _table1, "table3": _table3, "table7": _table7, "table10": _table10}
-            return (plain | {"fig6": _fig6, "fig7": _fig7})[name]()
-        case "table2":
-            return _table2(budget)
-        case "table8":
-            return _table8(budget)
-        case "table9":
-            return Item("table9", "Table 9: time of training and of an action", kind="bench")
+    """Return an item at a budget. Raises: UsageError for an unknown name, with the nearest match."""
+    if name in ITEMS:
+        return ITEMS[name](budget)
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.3)
-    raise UsageError(
-        f"no item is called {name}; did you mean {near[0]}? There are {', '.join(NAMES)}"
-        if near
-        else f"no item is called {name}; there are {', '.join(NAMES)}"
-    )
+    hint = f"did you mean {near[0]}? There are" if near else "there are"
+    raise UsageError(f"no item is called {name}; {hint} {', '.join(NAMES)}")
 
 
 def common(item: Item, budget: Budget, steps: int | None) -> dict[str, Any]:
-    """Return the settings that every run of an item shares at a budget; `steps` takes the budget's place."""
+    """Return the settings that all runs of an item share at a budget; `steps` replaces the budget's own."""
     preset = {"preset": "paper" if budget == "paper" else "stable"}
     if item.kind == "goals" and steps is None:
         return preset  # the task's own steps and cadence
@@ -203,7 +200,7 @@ def common(item: Item, budget: Budget, steps: int | None) -> dict[str, Any]:
 
 
 def reach(item: Item, budget: Budget, steps: int | None) -> str:
-    """Return the sentence that says what a budget can and cannot show."""
+    """Return what a budget can and cannot show, in words."""
     if item.kind == "goals":
         return "It can show which samplers keep the four modes, and at what cost. It cannot show anything about reward."
     if budget == "paper" and steps is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gtp_fast.experiments.report import iqm, mean_std, table_head, table_line
+
 Summary = dict[str, Any]
 
 
@@ -42,14 +44,14 @@ def _scores(summary: Summary) -> list[str]:
     several = len(summary["data"]) > 1
     heads = ["data"] * several + ["method", "last: mean (std)", "best: mean (std)", "IQM of last, 95 %"]
     heads += ["ms a step", "hours", "paper", "paper, hours"]
-    lines = _rule(heads)
+    lines = table_head(heads)
     for row in summary["rows"]:
-        lines.append(_line([row["data"]] * several + [row["method"], *_ours(row), *_theirs(row)]))
+        lines.append(table_line([row["data"]] * several + [row["method"], *_ours(row), *_theirs(row)]))
     if summary["averages"]:
-        lines += ["", *_rule(["average over tasks", "mean (std)", "IQM, 95 % stratified over tasks", "paper"])]
+        lines += ["", *table_head(["average over tasks", "mean (std)", "IQM, 95 % stratified over tasks", "paper"])]
         for row in summary["averages"]:
             what = f"{row['method']}, {row['tasks']} tasks"
-            lines.append(_line([what, _mean(row), _interval(row), _cell(row["paper"])]))
+            lines.append(table_line([what, mean_std(row), iqm(row), _cell(row["paper"])]))
     for name, cells in summary["printed"].items():
         texts = (f"{column} {mean:g}" for column, mean in cells.items())
         lines += ["", f"What else the paper prints for {name}: {', '.join(texts)}."]
@@ -59,9 +61,9 @@ def _scores(summary: Summary) -> list[str]:
 def _ours(row: dict[str, Any]) -> list[str]:
     if not row.get("last"):
         return [f"**{row['status']}**", "-", "-", "-", "-"]
-    best = _mean(row["best"]) if row["best"] else "-"
+    best = mean_std(row["best"]) if row["best"] else "-"
     speed = [f"{row['ms_per_step']:.1f}", f"{row['hours']:.2f}"] if row["ms_per_step"] else ["-", "-"]
-    return [_mean(row["last"]), best, _interval(row["last"]), *speed]
+    return [mean_std(row["last"]), best, iqm(row["last"]), *speed]
 
 
 def _theirs(row: dict[str, Any]) -> list[str]:
@@ -73,15 +75,6 @@ def _cell(paper: dict[str, Any]) -> str:
     if "mean" in paper:
         return f"{paper['mean']:g}" + (f" ({paper['std']:g})" if paper["std"] is not None else "")
     return paper.get("word") or "-"
-
-
-def _mean(figures: dict[str, Any]) -> str:
-    return f"{figures['mean']:.1f} ({figures['std']:.1f})"
-
-
-def _interval(figures: dict[str, Any]) -> str:
-    ends = figures["iqm_95"]
-    return f"{figures['iqm']:.1f}" + (f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else ", one seed")
 
 
 def _legend(summary: Summary) -> list[str]:
@@ -98,22 +91,14 @@ def _legend(summary: Summary) -> list[str]:
 
 def _goals(summary: Summary) -> list[str]:
     heads = ["sampler", "mass of each mode", "off every mode: each seed", "network evaluations", "us in torch"]
-    lines = _rule([*heads, "us, fastest way"])
+    lines = table_head([*heads, "us, fastest way"])
     for row in summary["rows"]:
         if "masses" not in row:
-            lines.append(_line([row["method"], f"**{row['status']}**", "-", "-", "-", "-"]))
+            lines.append(table_line([row["method"], f"**{row['status']}**", "-", "-", "-", "-"]))
             continue
         modes, off = (", ".join(f"{x:.3f}" for x in row[name]) for name in ("masses", "off_each"))
         cost = ["-"] * 3
         if "us" in row:
             cost = [str(row["network_evaluations"])] + [f"{row[n]['median_us']:,.0f}" for n in ("us_torch", "us")]
-        lines.append(_line([row["method"], modes, f"{row['off']:.3f}: {off}", *cost]))
+        lines.append(table_line([row["method"], modes, f"{row['off']:.3f}: {off}", *cost]))
     return [*lines, "", "Microseconds are the median of one action for one observation on this CPU, one candidate."]
-
-
-def _rule(heads: list[str]) -> list[str]:
-    return [_line(heads), _line(["---"] * len(heads))]
-
-
-def _line(texts: list[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"

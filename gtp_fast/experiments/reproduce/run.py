@@ -1,8 +1,7 @@
-"""The data that an item runs on: what was asked for, else the paper's tasks; looked at before anything is trained.
+"""`gtp-fast reproduce ITEM`: from the name of a table or figure to its report.
 
-Table 9: the bench of a source checkout times every method; its table stands here, the paper's figures in it.
-
-`gtp-fast reproduce ITEM`: from the name of a table or figure to its report, by runs that items share.
+An item is a sweep: its rows on its data sets are trials, and a trial of several items is trained once. The data are
+read before anything is trained. Table 9 is measured by the bench of a source checkout.
 """
 
 from __future__ import annotations
@@ -10,22 +9,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from gtp_fast.config import TrainConfig, check_range, hash6
 from gtp_fast.data import catalog, dataset
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.device import cores, resolve
 from gtp_fast.errors import DataError, GtpError, UsageError
-from gtp_fast.experiments import paper
+from gtp_fast.experiments import figures, paper
 from gtp_fast.experiments.reproduce import items, scores
 from gtp_fast.experiments.reproduce.items import ABLATED, Budget, Item, Row
 from gtp_fast.experiments.reproduce.page import page
+from gtp_fast.experiments.sweep.plan import read_set
 from gtp_fast.experiments.trials import Outcome, Trial, run_trials
 from gtp_fast.files import file_name, publish, publish_json
 
@@ -34,7 +32,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Source:
-    """One data set that is there: the flags that name it, its folder's name, and whether it is the paper's."""
+    """A data set that was read: the flags that name it, the name of its folder, and whether it is the paper's."""
 
     flags: dict[str, Any]
     folder: str
@@ -43,15 +41,11 @@ class Source:
     paper_row: str | None  # the paper's row, where the data are the paper's
     absent: str | None  # else why its figures may not stand beside these
 
-    @property
-    def environment(self) -> str:
-        return self.flags["env"]
-
 
 def choose(item: Item, budget: Budget, env: str | None, file: Path | None, progress: Progress | None) -> list[Source]:
-    """Return the data of an item, read once so that what is missing or damaged is known before anything is trained.
+    """Return the data of an item: --env and --dataset, or else the paper's tasks. Each is read, to see damage early.
 
-    Raises: UsageError for data that the item is not about; DataError naming the data that need no network.
+    Raises: UsageError for data that do not fit the item; DataError, which names data that need no network.
     """
     if item.kind == "goals" and (env not in (None, *item.tasks) or file is not None):
         raise UsageError(f"{item.name} is about {item.tasks[0]}, which is generated; leave out --env and --dataset")
@@ -77,7 +71,7 @@ def _looked_at(item: Item, env: str, file: Path | None, progress: Progress | Non
     name = file.stem if file is not None else spec.name
     known = file is None and spec.sha256 in (None, data.sha256)
     folder = file_name(name)
-    absent = _absent(spec, name, data.sha256)
+    absent = paper.absent(spec, data.sha256, f"{name} (SHA-256 {data.sha256[:8]})")
     return Source(
         flags={"env": env} | ({} if file is None else {"dataset": str(file)}),
         folder=folder if known else f"{folder}-{data.sha256[:8]}",
@@ -88,24 +82,15 @@ def _looked_at(item: Item, env: str, file: Path | None, progress: Progress | Non
     )
 
 
-def _absent(spec: catalog.DataSpec, name: str, sha256: str) -> str | None:
-    """Return why the paper's figures may not stand beside these data, None where they may."""
-    if spec.paper_row is None:
-        return "the data are not the paper's"
-    if spec.sha256 is None:
-        return f"no checksum of the published {spec.name} is known to compare the data with"
-    return None if sha256 == spec.sha256 else f"trained on {name} (SHA-256 {sha256[:8]}), not D4RL's {spec.name}"
-
-
 ROOT = Path(__file__).parents[3]
 
 
 def measure(item: Item, say: Callable[[str], None], folder: Path) -> dict[str, Any]:
-    """Run `pytest bench/ --benchmark-only` in the checkout, and return a summary that holds its table.
+    """Run `pytest bench/ --benchmark-only` in the checkout, and return the parts of a summary that hold its table.
 
     Raises: UsageError where the package is installed without its bench; GtpError when the bench fails.
     """
-    if not (ROOT / "bench" / "table.py").is_file():
+    if not (ROOT / "bench" / "tables.py").is_file():
         raise UsageError(
             f"{item.name} is measured by the bench, which stands beside the package in a source checkout: clone the "
             "repository, pip install -e '.[dev]', and run this command there"
@@ -113,19 +98,16 @@ def measure(item: Item, say: Callable[[str], None], folder: Path) -> dict[str, A
     folder.mkdir(parents=True, exist_ok=True)
     file, log = folder.resolve() / "benchmark.json", folder.resolve() / "bench.log"
     words = [sys.executable, "-m", "pytest", "bench/", "--benchmark-only", f"--benchmark-json={file}"]
-    say(f"{' '.join(words[1:])}, some minutes; its words go to {log}")
+    say(f"{' '.join(words[1:])}, some minutes; its output goes to {log}")
     here = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = os.environ | {"PYTHONPATH": here}
     with log.open("wb") as out:
         done = subprocess.run(words, cwd=ROOT, env=environment, stdout=out, stderr=out, check=False)
     if done.returncode:
         raise GtpError(f"the bench ended with code {done.returncode}; {log} says why")
-    table = [sys.executable, "-m", "bench.table", str(file)]
+    table = [sys.executable, "-m", "bench.tables", str(file)]
     shown = subprocess.run(table, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     return {
-        "item": item.name,
-        "title": item.title,
-        "kind": item.kind,
         "reach": "Times of this machine, each with its ratio to the paper's machine; no score is in them.",
         "table": shown.strip(),
         "rows": [],
@@ -134,13 +116,20 @@ def measure(item: Item, say: Callable[[str], None], folder: Path) -> dict[str, A
     }
 
 
-# No part of the name of a run's folder: said beside it, or the machine's.
+# Settings that --set may not change, and what to do instead.
+DECIDED = {
+    **{name: f"use --{name}" for name in ("env", "dataset", "steps", "seeds")},
+    "algo": "each row has its own",
+    "run_dir": "the folder of all runs is --runs",
+    "resume": "every run continues where it was",
+}
+# Settings that are not part of a run folder's name: the folders above it name them, or they are the machine's.
 UNNAMED = ("env", "algo", "bc", "preset", "steps", "seeds", "seed", "device", "backend", "precision", "threads")
 
 
 @dataclass(frozen=True)
 class ReproduceConfig:
-    """What is asked; None stands for the budget's own. `set` holds NAME=VALUE of settings for every run."""
+    """The flags of the command; None stands for the budget's own. `set` holds NAME=VALUE of settings for every run."""
 
     item: str
     budget: Budget = "small"
@@ -150,7 +139,7 @@ class ReproduceConfig:
     runs: Path = Path("runs/reproduce")
     jobs: int | None = None
     steps: int | None = None
-    set: tuple[str, ...] = ()
+    set: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -172,16 +161,16 @@ def reproduce(asked: ReproduceConfig, say: Callable[[str], None], progress: Prog
     for name in ("seeds", "steps"):
         if getattr(asked, name) is not None:
             check_range(name, getattr(asked, name))
+    about = {"item": item.name, "title": item.title, "kind": item.kind, "command": _command(asked)}
     if item.kind == "bench":
-        found = measure(item, say, asked.runs / item.name)
-        return _write(asked, found | {"command": _command(asked)}, {})
+        return _write(asked, about | measure(item, say, asked.runs / item.name), {})
     sources = choose(item, asked.budget, asked.env, asked.dataset, progress)
     planned = plan(item, asked, sources)
     jobs = asked.jobs or (1 if _on_cuda(planned[0].cfg) else cores())
     outcomes = run_trials([one.trial for one in planned], jobs, say)
     say("scoring")
     summary, pictures = _summary(item, asked, planned, outcomes)
-    return _write(asked, summary, pictures)
+    return _write(asked, about | summary, pictures)
 
 
 def plan(item: Item, asked: ReproduceConfig, sources: list[Source]) -> list[Planned]:
@@ -191,8 +180,9 @@ def plan(item: Item, asked: ReproduceConfig, sources: list[Source]) -> list[Plan
 
 def _planned(item: Item, asked: ReproduceConfig, source: Source, row: Row) -> Planned:
     count = items.SEEDS[asked.budget] if asked.seeds is None else asked.seeds
-    shared = source.flags | items.common(item, asked.budget, asked.steps) | {"seeds": count} | _own(asked.set)
-    settings = shared | dict(row.settings) | _own(asked.set)
+    own = read_set(asked.set, DECIDED)
+    shared = source.flags | items.common(item, asked.budget, asked.steps) | {"seeds": count} | own
+    settings = shared | dict(row.settings) | own
     cfg = run_settings(settings)
     if not _on_cuda(cfg) and "threads" not in settings:
         settings["threads"] = 1
@@ -208,47 +198,25 @@ def _name(cfg: TrainConfig, published: TrainConfig) -> str:
     return file_name("-".join(parts), filler="-")
 
 
-def _own(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Read NAME=VALUE of --set. Raises: UsageError for what is no such pair, or sets what the item decides."""
-    values = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        name = name.strip().lstrip("-").replace("-", "_")
-        if not sign or name in ("run_dir", "resume", "env", "dataset", "algo", "steps", "seeds"):
-            raise UsageError(f"--set {text}: write --set NAME=VALUE of a setting of train that no other flag decides")
-        values[name] = yaml.safe_load(value)
-    return values
-
-
 def _on_cuda(cfg: TrainConfig) -> bool:
-    return resolve(replace(cfg, env=cfg.env))[0].device == "cuda"
+    return resolve(cfg)[0].device == "cuda"
 
 
 def _summary(
     item: Item, asked: ReproduceConfig, planned: list[Planned], outcomes: list[Outcome]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return what summary.json holds of the trials, and the pictures."""
     rows = [_row(one, outcome, asked.runs) for one, outcome in zip(planned, outcomes, strict=True)]
     sources = list({one.source.folder: one.source for one in planned}.values())
-    pictures: dict[str, bytes] = {}
     if item.kind == "goals":
         rows, pictures = _goals(planned, rows)
     else:
-        from gtp_fast.experiments import figures
-
         drawn = figures.sweeps(rows) if item.name == "fig6" else figures.table(rows, item.title)
         pictures = {f"{item.name}.png": drawn}
-    steps = {row["steps"] for row in rows if "steps" in row}
-    episodes = {row["episodes"] for row in rows if "episodes" in row}
-    failed = [outcome for outcome in outcomes if outcome.kind == "failed"]
     summary = {
-        "item": item.name,
-        "title": item.title,
-        "kind": item.kind,
-        "command": _command(asked),
         "budget": asked.budget,
         "reach": items.reach(item, asked.budget, asked.steps),
-        "steps": max(steps, default=None),
-        "episodes": max(episodes, default=None),
+        **{name: max((row[name] for row in rows if name in row), default=None) for name in ("steps", "episodes")},
         "seeds": planned[0].cfg.seeds,
         "preset": planned[0].cfg.preset,
         "data": [f"{source.name} (SHA-256 {source.sha256[:8]})" for source in sources],
@@ -256,13 +224,13 @@ def _summary(
         "averages": _averages(item, planned, rows) if len(sources) > 1 else [],
         "printed": {s.name: _printed(item, s.paper_row) for s in sources if s.paper_row and item.printed},
         "notes": list(item.notes),
-        "exit_code": failed[0].exit_code if failed else 0,
+        "exit_code": next((outcome.exit_code for outcome in outcomes if outcome.kind == "failed"), 0),
     }
     return summary, pictures
 
 
 def _row(one: Planned, outcome: Outcome, root: Path) -> dict[str, Any]:
-    """Return the figures of one row, or what came of its run in their place."""
+    """Return the figures of a row, or how its run ended where it has none."""
     row: dict[str, Any] = {
         "data": one.source.name,
         "method": one.row.method,
@@ -282,9 +250,8 @@ def _beside(source: Source, row: Row) -> dict[str, Any]:
         return {}
     if source.absent:
         return {"absent": source.absent}
-    found = paper.cell(row.paper[0], source.paper_row, row.paper[1])
-    shown = _shown(found)
-    return shown | {"hours": paper.hours(*row.paper)}
+    table, column = row.paper
+    return _shown(paper.cell(table, source.paper_row, column)) | {"hours": paper.hours(table, column)}
 
 
 def _shown(found: tuple[float, float | None] | str | None) -> dict[str, Any]:
@@ -294,7 +261,7 @@ def _shown(found: tuple[float, float | None] | str | None) -> dict[str, Any]:
 
 
 def _printed(item: Item, paper_row: str | None) -> dict[str, float]:
-    """Return the columns of the paper's table that no row of the item stands beside."""
+    """Return the columns of the paper's table that none of our rows stands beside."""
     ours = {row.paper[1] for row in item.rows if row.paper}
     cells = paper.tables()[item.printed].get(paper_row, {}) if item.printed else {}
     return {column: cell[0] for column, cell in cells.items() if cell and column not in ours}
@@ -312,25 +279,20 @@ def _averages(item: Item, planned: list[Planned], rows: list[dict[str, Any]]) ->
 
 
 def _goals(planned: list[Planned], rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """Add masses and costs to the rows whose run is whole, put the data's row before them, and draw them."""
-    from gtp_fast.experiments import figures
-    from gtp_fast.policy.policy import load_policy
-
-    whole = [i for i, row in enumerate(rows) if "last" in row]
-    places = [(planned[i].trial.path, planned[i].row.acting.get("sampling_steps")) for i in whole]
-    cloud = scores.data_cloud()
-    first = {"method": "data", "status": "done", "paper": {}} | scores.masses(cloud[None])
-    clouds, drawn = {"data": cloud}, {"data": first}
-    for i, (path, k), found in zip(whole, places, scores.samplers(places), strict=True):
-        rows[i] |= found
-        name = rows[i]["method"]
-        clouds[name] = scores.cloud(load_policy(path, sampling_steps=k, candidates=1, device="cpu"))[0]
-        drawn[name] = rows[i]
+    """Add masses and costs to the rows of finished runs, put the data's row before them, and draw them."""
+    finished = [(row, one) for row, one in zip(rows, planned, strict=True) if "last" in row]
+    places = [(one.trial.path, one.row.acting.get("sampling_steps")) for _, one in finished]
+    of_data = scores.data_cloud()
+    first = {"method": "data", "status": "done", "paper": {}} | scores.masses(of_data[None])
+    clouds, drawn = {"data": of_data}, {"data": first}
+    for (row, _), found, cloud in zip(finished, *scores.samplers(places), strict=True):
+        row |= found
+        clouds[row["method"]], drawn[row["method"]] = cloud, row
     return [first, *rows], {"fig7.png": figures.goals(clouds, drawn)}
 
 
 def _command(asked: ReproduceConfig) -> str:
-    """Return the command as a reader would type it; of a data file its name alone."""
+    """Return the command as a reader would type it, a data file without its folder."""
     words = ["gtp-fast reproduce", asked.item, "--budget", asked.budget]
     for name in ("seeds", "steps", "env"):
         if getattr(asked, name) is not None:

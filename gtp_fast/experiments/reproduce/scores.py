@@ -1,12 +1,11 @@
-"""From the run directory of a trial to the figures of a row; an evaluation is made once and kept in its folder.
+"""From the run directory of a trial to the figures of its row; what is measured is kept in the run's folder.
 
-Fig. 7 in figures: the mass of every mode and off them, and what a sample costs, for policies on the four goals.
+For Fig. 7: the mass of each mode and off the modes, and the cost of a sample.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,13 @@ from gtp_fast.experiments.latency import interleaved, spread
 from gtp_fast.experiments.report import claim, interquartile_mean, stratified_interval
 from gtp_fast.files import publish_json
 from gtp_fast.policy.policy import Policy, load_policy
+from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
-from gtp_fast.runs.records import EvalResult, read_run
-
-_SPEED = re.compile(r"step [\d,]+ ([\d.]+) steps/s")
+from gtp_fast.runs.records import EvalResult, find_policy, read_run, read_speeds
 
 
 def figures(path: Path, acting: Mapping[str, Any]) -> dict[str, Any]:
-    """Return last and best of a whole run as it was trained to act, or last alone where it acts otherwise.
+    """Return the last and the best figures of a finished run; where it does not act as trained, the last alone.
 
     Args: acting holds sampling_steps, candidates and select where they are not the run's.
     """
@@ -51,27 +49,27 @@ def figures(path: Path, acting: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluated(path: Path, acting: Mapping[str, Any], episodes: int, env_seed: int) -> EvalResult:
-    """Return the evaluation of a run's last policy, made on the episodes that training was scored on, or read again."""
-    step = max(int(file.name[5:]) for file in RunDir(path).checkpoints.glob("step-*"))
+    """Return the evaluation of a run's last policy on the episodes of training's evaluations; it is made once."""
+    step = checkpoint.steps(RunDir(path))[-1]
     k, candidates, select = acting["sampling_steps"], acting["candidates"], acting["select"]
     file = path / "acting" / f"step-{step:08d}-k{k}-c{candidates}-{select}-e{episodes}.json"
-    if file.exists():
-        return EvalResult.from_json(json.loads(file.read_text()))
-    asked = EvalConfig(episodes, k, candidates, select, env_seed=env_seed)
-    found = eval_run(path, asked)
+    if not file.exists():
+        found = eval_run(path, EvalConfig(episodes, k, candidates, select, env_seed=env_seed))
+        _keep(file, found.result.to_json())
+    return EvalResult.from_json(json.loads(file.read_text()))
+
+
+def _keep(file: Path, values: dict[str, Any]) -> None:
     file.parent.mkdir(exist_ok=True)
-    publish_json(file, found.result.to_json())
-    return found.result
+    publish_json(file, values)
 
 
 def speed(path: Path, steps: int) -> dict[str, float | None]:
     """Return the milliseconds of a train step of all seeds together, and the hours of all steps at that speed.
 
-    It is the median of the log intervals: a pause, or the compiling of the first, has no part in it.
+    It is the median of the log intervals, so that a pause, or compiling in the first one, does not count.
     """
-    log = RunDir(path).log
-    speeds = [float(found) for found in _SPEED.findall(log.read_text(errors="replace"))] if log.exists() else []
-    speeds = [one for one in speeds if one > 0]
+    speeds = read_speeds(RunDir(path))
     if not speeds:
         return {"ms_per_step": None, "hours": None}
     each = 1.0 / float(np.median(speeds))
@@ -79,9 +77,9 @@ def speed(path: Path, steps: int) -> dict[str, float | None]:
 
 
 def over_tasks(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return what is claimed of one method over several tasks: means of tasks, IQM and interval stratified over them.
+    """Return one method's figures over several tasks: mean, and IQM with an interval stratified over the tasks.
 
-    The standard deviation is that of the average over seeds. None where a task has no figures.
+    The standard deviation is over seeds, of each seed's average over tasks. None where a task has no figures.
     """
     each = [np.array(row["last"]["each"]) for row in rows if row.get("last")]
     if len(each) < len(rows) or len({len(one) for one in each}) != 1:
@@ -107,12 +105,12 @@ def data_cloud() -> np.ndarray:
 
 
 def cloud(policy: Policy) -> np.ndarray:
-    """Return a policy's actions at the origin, (S, GOAL_SAMPLES, 2); the same ones each time."""
-    return policy.anew().act_members(np.zeros((policy.members, GOAL_SAMPLES, 2), np.float32))
+    """Return a policy's actions at the origin, (S, GOAL_SAMPLES, 2); they are the same each time."""
+    return policy.reset_noise().act_members(np.zeros((policy.members, GOAL_SAMPLES, 2), np.float32))
 
 
 def masses(actions_SB2: np.ndarray) -> dict[str, Any]:
-    """Return the mass of each mode and off the modes: means over members, and what is off for each."""
+    """Return the mass of each mode and off the modes, as means over members, and the latter of each member."""
     found = [embedded.mode_masses(actions) for actions in actions_SB2]
     return {
         "masses": np.mean([mass for mass, _ in found], axis=0).tolist(),
@@ -121,39 +119,39 @@ def masses(actions_SB2: np.ndarray) -> dict[str, Any]:
     }
 
 
-def samplers(places: list[tuple[Path, int | None]]) -> list[dict[str, Any]]:
-    """Return masses and costs of each (run, K or None for its own); measured once and kept in the run's folder.
+def samplers(places: list[tuple[Path, int | None]]) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Return masses and costs of each (run, K or None for its own), and a cloud (N, 2) of its first member.
 
-    Costs are network evaluations and the median microseconds of one action for one observation on the CPU: by the
-    fastest way of this version, and by the algorithm's formulas in torch, which is the same footing for all. They are
-    timed in turn, so that a slow moment of the machine does not favour one.
+    Masses and costs are measured once and kept in the run's folder. Costs are network evaluations and the median
+    microseconds of one action for one observation on the CPU: by the fastest way of this version, and by the
+    algorithm's formulas in torch, which are comparable between algorithms.
     """
-    policies = [load_policy(path, sampling_steps=k, candidates=1, device="cpu") for path, k in places]
-    files = [
-        path / "acting" / f"goals-{_step(path)}-k{policy.config.sampling_steps}.json"
-        for (path, _), policy in zip(places, policies, strict=True)
+    saved = [find_policy(path) for path, _ in places]
+    policies = [
+        load_policy(one, sampling_steps=k, candidates=1, device="cpu")
+        for one, (_, k) in zip(saved, places, strict=True)
     ]
+    files = [
+        path / "acting" / f"goals-{one.path.name}-k{policy.config.sampling_steps}.json"
+        for (path, _), one, policy in zip(places, saved, policies, strict=True)
+    ]
+    clouds = [cloud(policy) for policy in policies]
     if not all(file.exists() for file in files):
-        times = _times(places)
+        times = _times(policies)
         for i, (file, policy) in enumerate(zip(files, policies, strict=True)):
             k = policy.config.sampling_steps
             cost = {"sampling_steps": k, "network_evaluations": k, "us": times[i, "own"], "us_torch": times[i, "torch"]}
-            file.parent.mkdir(exist_ok=True)
-            publish_json(file, masses(cloud(policy)) | cost)
-    return [json.loads(file.read_text()) for file in files]
+            _keep(file, masses(clouds[i]) | cost)
+    return [json.loads(file.read_text()) for file in files], [actions[0] for actions in clouds]
 
 
-def _step(path: Path) -> str:
-    return max(file.name for file in (path / "ckpt").glob("step-*"))
-
-
-def _times(places: list[tuple[Path, int | None]]) -> dict[tuple[int, str], dict[str, Any]]:
+def _times(policies: list[Policy]) -> dict[tuple[int, str], dict[str, Any]]:
+    """Time the first member of each policy, in turn: a slow moment of the machine slows all of them alike."""
     origin, calls = np.zeros((1, 2), np.float32), {}
-    for i, (path, k) in enumerate(places):
-        first = load_policy(path, device="cpu").config.seeds[0]
-        own = load_policy(path, first, sampling_steps=k, candidates=1, device="cpu")
-        for way, policy in (("own", own), ("torch", own.plain())):
-            calls[i, way] = lambda policy=policy: policy.act(origin)
+    for i, policy in enumerate(policies):
+        own = policy.member(policy.config.seeds[0])
+        for way, acting in (("own", own), ("torch", own.reference())):
+            calls[i, way] = lambda acting=acting: acting.act(origin)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a batch of one: more threads only wait for each other
     try:

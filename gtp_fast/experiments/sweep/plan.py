@@ -1,10 +1,8 @@
-"""What a sweep asks for: from the words of the command, from a YAML file, or both; flags stand above the file.
+"""From a sweep's flags and YAML file to its trials: every combination is validated before any of them starts.
 
-From what is asked to the runs: every combination validated before any of them starts, each in its own directory.
-
-A directory is named by what the run is, so that the sweep typed again finds its runs, and a larger one those of a
-smaller one. Seeds are members of one process first; they are spread over processes where there are more places than
-settings, and a sweep that has begun in one way goes on in it.
+A directory is named by the run's settings: the same sweep finds its runs again, and a larger sweep those of a smaller
+one. Seeds are members of one process. They are spread over several where jobs would have nothing to do, but a sweep
+that has begun keeps its split.
 """
 
 from __future__ import annotations
@@ -14,12 +12,12 @@ import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gtp_fast.config import TrainConfig, check_range, hash6, shown, validate
+from gtp_fast.config import TrainConfig, check_range, hash6, member_seeds, shown, validate
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
@@ -29,19 +27,20 @@ from gtp_fast.presets import read_mapping, setting
 from gtp_fast.runs.directory import RunDir
 
 KEYS = {"envs": list, "seeds": int, "seeds_per_trial": int, "grid": dict, "set": dict}
-# Settings that a sweep decides itself, and what to write in their place.
+# Settings that a sweep decides itself, and what to write instead.
 DECIDED = {
     "env": "name data sets with --env (envs in a file)",
     "seeds": "their number is --seeds",
     "run_dir": "the folder of all runs is --out",
-    "resume": "every trial goes on where it was",
+    "resume": "every trial continues its own run",
 }
+Pairs = Iterable[tuple[Any, Any]]  # of a setting and its value
 SEED = "give --seeds N, and --set seed=FIRST for another first one"
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """What is asked. `grid` holds the values of each setting that is varied, `set` one value for every run.
+    """The flags of a sweep. `grid` holds the values of each setting that is varied, `set` one value for every run.
 
     jobs: trials at a time, None for 1, or with Ray for as many as there is room for. gpus_per_trial: with Ray, None
     for one each where there are GPUs.
@@ -59,16 +58,16 @@ class SweepConfig:
 
 
 def read(file: Path | None, typed: Mapping[str, Any]) -> SweepConfig:
-    """Return what is asked by a file and by flags above it.
+    """Return the sweep of a file and of flags, which stand above the file.
 
-    Args: typed holds fields of SweepConfig; its grid and set are sequences of NAME=VALUE words, its None are not typed.
+    Args: typed holds fields of SweepConfig, None for what was not typed; grid and set are words NAME=VALUE.
     Raises: UsageError for unknown keys and settings, with the nearest match, and for values of another type.
     """
     given: dict[str, Any] = {name: value for name, value in typed.items() if value not in (None, [], ())}
     below = _read_file(file) if file else {}
-    grid, fixed = _level(below.pop("grid", {}), below.pop("set", {}), f"{file}, grid", f"{file}, set")
-    words = [_words(given.pop(name, ()), f"--{name}") for name in ("grid", "set")]
-    own_grid, own_fixed = _level(words[0], words[1], "--grid", "--set")
+    grid, fixed = _level(below.pop("grid", {}).items(), below.pop("set", {}).items(), f"{file}, ")
+    words = (_words(given.pop(name, ()), f"--{name}") for name in ("grid", "set"))
+    own_grid, own_fixed = _level(next(words), next(words), "--")
     grid = {name: values for name, values in grid.items() if name not in own_fixed} | own_grid
     fixed = {name: value for name, value in fixed.items() if name not in own_grid} | own_fixed
     both = below | given
@@ -88,49 +87,50 @@ def read(file: Path | None, typed: Mapping[str, Any]) -> SweepConfig:
     return asked
 
 
-def _level(
-    grid: Mapping[Any, Any], fixed: Mapping[Any, Any], grid_place: str, fixed_place: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the grid and the fixed settings of the file, or of the flags; none stands in both."""
-    found = _settings(grid, grid_place, listed=True), _settings(fixed, fixed_place)
-    for name in found[0]:
-        if name in found[1]:
-            raise UsageError(f"{name} stands in {grid_place} and in {fixed_place}; leave it out of one of them")
-    return found
+def _level(grid: Pairs, fixed: Pairs, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the grid and the fixed settings of the file, or of the flags. Raises: UsageError for one in both."""
+    varied = _settings(grid, f"{where}grid", DECIDED | {"seed": SEED}, listed=True)
+    same = _settings(fixed, f"{where}set", DECIDED)
+    for name in varied.keys() & same.keys():
+        raise UsageError(f"{name} stands in {where}grid and in {where}set; leave it out of one of them")
+    return varied, same
 
 
-def _words(words: Sequence[str], where: str) -> dict[str, str]:
-    """Return NAME=VALUE words as a mapping."""
-    found: dict[str, str] = {}
-    for word in words:
-        name, sign, value = word.partition("=")
-        if not sign or not name or not value:
+def read_set(words: Sequence[str], decided: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings of `--set NAME=VALUE` words.
+
+    Args: decided holds the settings that have a flag of their own, and what to write instead.
+    Raises: UsageError for those, for what is no setting of train, and for values of another type.
+    """
+    return _settings(_words(words, "--set"), "--set", decided)
+
+
+def _words(words: Sequence[str], where: str) -> list[tuple[str, str]]:
+    """Return NAME=VALUE words as pairs."""
+    pairs = [(name, value) for name, _, value in (word.partition("=") for word in words)]
+    for word, (name, value) in zip(words, pairs, strict=True):
+        if not name or not value:
             values = "VALUE,VALUE,..." if where == "--grid" else "VALUE"
             raise UsageError(f"{where} {word}: write {where} NAME={values} with a setting of train")
-        if name in found:
-            raise UsageError(f"{where} {name} stands twice; write it once")
-        found[name] = value
-    return found
+    return pairs
 
 
-def _settings(values: Mapping[Any, Any], where: str, listed: bool = False) -> dict[str, Any]:
+def _settings(pairs: Pairs, where: str, decided: Mapping[str, str], listed: bool = False) -> dict[str, Any]:
     """Return settings of train under their own names; where listed, a tuple of values each, none of them twice."""
     found: dict[str, Any] = {}
-    for typed, value in values.items():
-        if not listed:
-            name, found_value = setting(typed, value, where)
-        else:
-            several = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
-            if not several:
-                raise UsageError(f"{where}: {shown(typed)} has no values; list some, or leave it out")
-            named = [setting(typed, one, where) for one in several]
-            name, found_value = named[0][0], tuple(dict.fromkeys(one for _, one in named))
-        instead = DECIDED | ({"seed": SEED} if listed else {})
-        if name in instead:
-            raise UsageError(f"{where}: {name} is the sweep's to decide; {instead[name]}")
+    for typed, value in pairs:
+        several = [value]
+        if listed and isinstance(value, (str, list)):
+            several = value.split(",") if isinstance(value, str) else value
+        if not several:
+            raise UsageError(f"{where}: {shown(typed)} has no values; list some, or leave it out")
+        named = [setting(typed, one, where) for one in several]
+        name = named[0][0]
+        if name in decided:
+            raise UsageError(f"{where}: {name} cannot be set here; {decided[name]}")
         if name in found:
             raise UsageError(f"{where}: {name} stands twice; write it once")
-        found[name] = found_value
+        found[name] = tuple(dict.fromkeys(one for _, one in named)) if listed else named[0][1]
     return found
 
 
@@ -160,17 +160,13 @@ NAME_LENGTH = 120  # of a directory, before its digits; file systems end at 255
 
 @dataclass(frozen=True)
 class Planned:
-    """One trial: its settings, the values that set it apart, and what its directory says before the sweep."""
+    """One trial: its settings, its values of the grid, and how its directory stands before the sweep."""
 
     trial: Trial
     cfg: TrainConfig
     point: dict[str, Any]
     before: Outcome | None
     state: str
-
-    @property
-    def seeds(self) -> list[int]:
-        return [self.cfg.seed + i for i in range(self.cfg.seeds)]
 
 
 @dataclass(frozen=True)
@@ -207,13 +203,13 @@ def plan(asked: SweepConfig, jobs: int) -> Plan:
     """Return the trials of a sweep that runs `jobs` at a time. Raises: UsageError as `points` does."""
     settings = points(asked)
     size = _seeds_per_trial(asked, [cfg for _, cfg in settings], jobs)
-    split = [(one, first) for one in settings for first in range(0, asked.seeds, size)]
-    jobs = max(1, min(jobs, len(split)))
+    parts = [(typed, part) for typed, cfg in settings for part in _parts(cfg, size)]
+    jobs = max(1, min(jobs, len(parts)))
     threads = {"threads": max(1, cores() // jobs)} if jobs > 1 else {}
-    trials = []
-    for (typed, cfg), first in split:
-        seeds = {"seed": cfg.seed + first, "seeds": min(size, asked.seeds - first)}
-        trials.append(_planned(asked, threads | typed | seeds, validate(replace(cfg, **seeds))))
+    trials = [
+        _planned(asked, threads | typed | {"seed": part.seed, "seeds": part.seeds}, validate(part))
+        for typed, part in parts
+    ]
     combinations = len(asked.envs) * math.prod(map(len, asked.grid.values()))
     return Plan(asked, trials, jobs, size, combinations - len(settings))
 
@@ -224,18 +220,18 @@ def _planned(asked: SweepConfig, settings: dict[str, Any], cfg: TrainConfig) -> 
     shown = [f"{name}={_text(value)}" for name, value in point.items()]
     seeds = f"seed {cfg.seed}" + (f"-{cfg.seed + cfg.seeds - 1}" if cfg.seeds > 1 else "")
     trial = Trial(" ".join([cfg.env, *shown, seeds]), settings, path, cfg.steps)
-    before = outcome_of(trial) if path.is_dir() else None
+    before = outcome_of(trial)
     if before is not None:
-        state = "complete" if before.kind == "done" else before.kind
+        state = before.state
     else:
-        state = "held" if holder(RunDir(path).lock) else "begun" if RunDir(path).checkpoints.is_dir() else "new"
+        state = "held" if holder(trial.run.lock) else "begun" if trial.run.checkpoints.is_dir() else "new"
     return Planned(trial, cfg, point, before, state)
 
 
 def _path(asked: SweepConfig, cfg: TrainConfig) -> Path:
-    """Name a run's directory by what is varied and its seeds; digits stand for everything that decides the result.
+    """Name a run's directory by its values of the grid and its seeds; the digits hash every setting of its result.
 
-    Varied settings that decide no result (--grid log_every=...) and the data file are among them: their runs lie apart.
+    They also hash the grid's other settings (--grid log_every=...) and the data file, so that these runs lie apart.
     """
     point = sorted((name, getattr(cfg, name)) for name in asked.grid)
     digits = hashlib.sha256(repr((hash6(cfg), cfg.dataset, point)).encode()).hexdigest()[:8]
@@ -249,7 +245,7 @@ def _text(value: Any) -> str:
 
 
 def _seeds_per_trial(asked: SweepConfig, configs: Sequence[TrainConfig], jobs: int) -> int:
-    """Return how many seeds a process trains: all, unless there are more places than settings."""
+    """Return how many seeds a process trains: all, unless there are more jobs than combinations."""
     if asked.seeds_per_trial is not None:
         return min(asked.seeds_per_trial, asked.seeds)
     if any(cfg.etas is not None or cfg.lrs is not None for cfg in configs):
@@ -258,17 +254,19 @@ def _seeds_per_trial(asked: SweepConfig, configs: Sequence[TrainConfig], jobs: i
     if not asked.out.is_dir():
         return usual
     sizes = {math.ceil(asked.seeds / parts) for parts in range(1, asked.seeds + 1)}
-    return max(sorted(sizes), key=lambda size: (_begun(asked, configs, size), size == usual))
+
+    def begun(size: int) -> int:
+        """Return how many seeds have a directory if a process trains `size` of them."""
+        parts = [part for cfg in configs for part in _parts(cfg, size)]
+        return sum(part.seeds for part in parts if RunDir(_path(asked, part)).checkpoints.is_dir())
+
+    return max(sorted(sizes), key=lambda size: (begun(size), size == usual))
 
 
-def _begun(asked: SweepConfig, configs: Sequence[TrainConfig], size: int) -> int:
-    """Return how many seeds have a directory where a process trains so many."""
-    chunks = [
-        replace(cfg, seed=cfg.seed + first, seeds=min(size, asked.seeds - first))
-        for cfg in configs
-        for first in range(0, asked.seeds, size)
-    ]
-    return sum(chunk.seeds for chunk in chunks if RunDir(_path(asked, chunk)).checkpoints.is_dir())
+def _parts(cfg: TrainConfig, size: int) -> list[TrainConfig]:
+    """Return the settings of processes that train up to `size` of a combination's seeds each."""
+    firsts = range(0, cfg.seeds, size)
+    return [replace(cfg, seed=cfg.seed + first, seeds=min(size, cfg.seeds - first)) for first in firsts]
 
 
 def rows(planned: Plan) -> list[dict[str, Any]]:
@@ -278,7 +276,7 @@ def rows(planned: Plan) -> list[dict[str, Any]]:
             "name": one.trial.name,
             "env": one.cfg.env,
             "settings": one.point,
-            "seeds": one.seeds,
+            "seeds": member_seeds(one.cfg),
             "steps": one.cfg.steps,
             "run": str(one.trial.path),
             "state": one.state,

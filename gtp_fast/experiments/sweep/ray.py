@@ -1,4 +1,4 @@
-"""Ray Core as the place where trials' commands run; which trial runs when, and what its end means, stays in trials.py.
+"""Run the commands of trials as tasks of Ray Core; trials.py decides which trial runs when, and judges how it ended.
 
 Without RAY_ADDRESS a Ray of this machine is started on loopback, without dashboard, and ends with the sweep. With it a
 cluster is joined: there the package is installed on every node, and the folder of runs lies on a disk that all share.
@@ -18,11 +18,11 @@ from typing import Any
 
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
-from gtp_fast.experiments.trials import PATIENCE_SECONDS, POLL_SECONDS, Process, Trial, launch
+from gtp_fast.experiments.trials import POLL_SECONDS, Process, Trial, launch, stop
 
 CONNECT_SECONDS = 5.0
 DIED = 1  # the code of a task whose worker or node was lost
-OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray takes; an exit code is all that passes through it
+OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray accepts; only exit codes pass through it
 
 
 def room(gpus_per_trial: float | None, any_gpu: bool) -> tuple[int, float]:
@@ -120,22 +120,18 @@ def _join(ray: Any) -> None:
 
 
 def _work(words: list[str], console: str, folder: str) -> int:
-    """Run one command where Ray placed it, and return its exit code; a task that is cancelled lets it save first."""
+    """Run one command where Ray placed it, and return its exit code. A cancelled task waits until the command saved."""
     child = launch(words, Path(console), folder)
     try:
         while child.poll() is None:
             time.sleep(POLL_SECONDS)
     finally:  # ray.cancel raises KeyboardInterrupt here
-        child.terminate()
-        try:
-            child.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
+        stop([child])
     return child.wait()
 
 
 class _Task:
-    """A task of Ray as the process that it runs."""
+    """A task of Ray, with the methods of a process."""
 
     def __init__(self, ray: Any, reference: Any):
         self._ray, self._reference, self._code = ray, reference, None

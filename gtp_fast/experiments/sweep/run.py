@@ -1,4 +1,4 @@
-"""A sweep from its plan to its report: OUT/sweep.json (the plan, then what came of it) and OUT/report."""
+"""A sweep from its plan to its report: OUT/sweep.json (the plan, then the results) and OUT/report."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from gtp_fast.experiments.sweep import ray
 from gtp_fast.experiments.sweep.plan import Plan, SweepConfig, plan, points, rows
 from gtp_fast.experiments.sweep.table import Table
-from gtp_fast.experiments.trials import DIVERGED, Outcome, Process, Trial, how_far, run_trials, start
+from gtp_fast.experiments.trials import DIVERGED, Outcome, Process, Trial, run_trials, start
 from gtp_fast.files import publish_json
+from gtp_fast.runs.records import read_progress
 
 
 def prepare(asked: SweepConfig) -> tuple[Plan, float]:
@@ -20,7 +21,7 @@ def prepare(asked: SweepConfig) -> tuple[Plan, float]:
     """
     if not asked.ray:
         return plan(asked, asked.jobs or 1), 0.0
-    found = points(asked)  # a wrong setting is told before Ray is asked
+    found = points(asked)  # refuses a wrong setting before Ray starts
     places, share = ray.room(asked.gpus_per_trial, any(cfg.device != "cpu" for _, cfg in found))
     return plan(asked, asked.jobs or places), share
 
@@ -44,8 +45,7 @@ def sweep(planned: Plan, gpus_per_trial: float, table: Table) -> dict[str, Any]:
     finally:
         table.close()
     for row, trial, outcome in zip(found, trials, outcomes, strict=True):
-        row["state"] = "complete" if outcome.kind == "done" else outcome.kind
-        row["text"], row["figure"] = outcome.text, how_far(trial.path).figure
+        row["state"], row["text"], row["figure"] = outcome.state, outcome.text, read_progress(trial.run).figure
     summary = about | {
         "trials": found,
         "complete": sum(outcome.kind == "done" for outcome in outcomes),
@@ -61,7 +61,7 @@ def _place(planned: Plan, gpus_per_trial: float) -> AbstractContextManager[Calla
 
 
 def _report(planned: Plan, outcomes: list[Outcome]) -> str | None:
-    """Draw one report over the complete trials; those that are not are named in it."""
+    """Draw one report over the complete trials; it names the others."""
     trials = [one.trial for one in planned.trials]
     whole = [trial.path for trial, outcome in zip(trials, outcomes, strict=True) if outcome.kind == "done"]
     if not whole:
@@ -73,6 +73,6 @@ def _report(planned: Plan, outcomes: list[Outcome]) -> str | None:
 
 
 def exit_code(outcomes: list[Outcome]) -> int:
-    """Return 0 where all are complete, the largest code of those that failed, or else the code of divergence."""
+    """Return the largest code of the trials that failed, or 4 where others diverged, or 0."""
     failed = [outcome.exit_code for outcome in outcomes if outcome.kind == "failed"]
     return max(failed) if failed else DIVERGED if any(outcome.kind == "diverged" for outcome in outcomes) else 0

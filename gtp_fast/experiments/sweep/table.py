@@ -1,4 +1,4 @@
-"""How a sweep looks while it runs: on a terminal one table, drawn again each second; elsewhere a line a change."""
+"""Show a running sweep: on a terminal a table, drawn again each second; elsewhere a line for each change."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from gtp_fast.experiments.trials import HowFar, Standing, how_far
+from gtp_fast.experiments.trials import Standing
+from gtp_fast.runs.records import Progress, read_progress
 
 REDRAW_SECONDS = 1.0
-ORDER = ("running", "failed", "diverged", "held", "done", "waiting")  # which trials a low screen shows first
+ORDER = ("running", "failed", "diverged", "held", "done", "waiting")  # which trials a small screen shows first
 HEAD = ("trial", "state", "step", "steps/s", "score", "tries")
 
 
@@ -22,24 +23,24 @@ class Table:
     def __init__(self, stream: TextIO):
         self._stream, self._terminal = stream, stream.isatty()
         self._drawn, self._next = 0, 0.0  # lines on the screen, and when to draw again
-        self._ended: dict[Path, HowFar] = {}
+        self._ended: dict[Path, Progress] = {}
         self._last: list[Standing] = []
 
     def say(self, line: str) -> None:
-        """Write a line of what changed; on a terminal the table shows it."""
+        """Write a line about a change; on a terminal the table shows it instead."""
         if not self._terminal:
             self._stream.write(line + "\n")
             self._stream.flush()
 
     def watch(self, standings: list[Standing]) -> None:
-        """Draw the table where a second has passed."""
+        """Draw the table once a second."""
         self._last = standings
         if self._terminal and time.monotonic() >= self._next:
             self._draw()
             self._next = time.monotonic() + REDRAW_SECONDS
 
     def close(self) -> None:
-        """Draw how everything ended."""
+        """Draw the table for the last time."""
         if self._terminal and self._last:
             self._draw()
 
@@ -51,16 +52,18 @@ class Table:
         self._stream.flush()
         self._drawn = len(shown)
 
-    def _far(self, standing: Standing) -> HowFar:
-        path = standing.trial.path
+    def _far(self, standing: Standing) -> Progress:
+        run = standing.trial.run
         if standing.state == "waiting":
-            return HowFar()
+            return Progress()
         if standing.state in ("running", "held"):
-            return how_far(path)
-        return self._ended.setdefault(path, how_far(path)) if path not in self._ended else self._ended[path]
+            return read_progress(run)
+        if run.path not in self._ended:
+            self._ended[run.path] = read_progress(run)
+        return self._ended[run.path]
 
 
-def lines(standings: Sequence[Standing], far: Sequence[HowFar], room: int) -> list[str]:
+def lines(standings: Sequence[Standing], far: Sequence[Progress], room: int) -> list[str]:
     """Return the table's lines: a head, the trials that `room` lines hold, and how many are in each state."""
     places = sorted(range(len(standings)), key=lambda i: ORDER.index(standings[i].state))[: room - 2]
     rows = [HEAD, *(_cells(standings[i], far[i]) for i in sorted(places))]
@@ -78,7 +81,7 @@ def lines(standings: Sequence[Standing], far: Sequence[HowFar], room: int) -> li
     return [*table, states + (f" ({hidden} not shown)" if hidden else "")]
 
 
-def _cells(standing: Standing, far: HowFar) -> tuple[str, ...]:
+def _cells(standing: Standing, far: Progress) -> tuple[str, ...]:
     trial = standing.trial
     step = trial.steps if standing.state == "done" else far.step
     speed = far.steps_per_second if standing.state == "running" else None

@@ -1,11 +1,13 @@
-"""One step of a published trainer, for bench.beside: `python bench/official.py NAME CHECKOUT`, of its own code alone.
+"""Time the step of a published trainer, using only its own code: `python bench/published.py NAME CHECKOUT`.
 
-Nothing of this project is imported, so that the interpreter may be one that holds what the checkout needs. Speaks on
-standard output: `ready`, then for each line with a number n the CPU milliseconds of a step over n steps.
+`python -m bench.runs beside` starts it. Nothing of this project is imported, so that the interpreter may be one that
+holds what the checkout needs. It prints `ready`, then for each line with a number n the CPU milliseconds of a step over
+n steps.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -34,48 +36,41 @@ def data() -> dict[str, Any]:
 
 
 def without_logger() -> None:
-    """Let agents import a logger that they do not call here: theirs wants packages that no step needs."""
+    """Replace the agents' logger, which no step calls and which needs further packages."""
     logger = types.ModuleType("utils.logger")
     logger.__dict__["logger"] = None
     sys.modules["utils.logger"] = logger
 
 
-def diffusion_ql() -> Run:
-    """Diffusion-QL with the settings of its HalfCheetah tasks: five steps, eta 1, gradient norm 9."""
+def torch_agent(module: str, name: str, device: Callable[[str], Any], **settings: Any) -> Run:
+    """Return the steps of an agent in torch, with the settings of its HalfCheetah tasks: eta 1, gradient norm 9."""
     import torch
 
     torch.set_num_threads(1)
     without_logger()
-    from agents.ql_diffusion import Diffusion_QL  # pyright: ignore[reportMissingImports]
+    agents = importlib.import_module(module)
     from utils.data_sampler import Data_Sampler  # pyright: ignore[reportMissingImports]
 
-    agent = Diffusion_QL(
-        *(OBS_DIM, ACTION_DIM, 1.0, "cpu", 0.99, 0.005),
-        eta=1.0, beta_schedule="vp", n_timesteps=5, lr=3e-4, grad_norm=9.0,
-    )  # fmt: skip
+    same = (OBS_DIM, ACTION_DIM, 1.0, device("cpu"), 0.99, 0.005)
+    agent = getattr(agents, name)(*same, eta=1.0, lr=3e-4, grad_norm=9.0, **settings)
     replay = Data_Sampler(data(), "cpu")
     return lambda n: agent.train(replay, n, BATCH)
+
+
+def diffusion_ql() -> Run:
+    """Return the steps of Diffusion-QL, of five denoising steps."""
+    return torch_agent("agents.ql_diffusion", "Diffusion_QL", str, beta_schedule="vp", n_timesteps=5)
 
 
 def consistency_ac() -> Run:
-    """Consistency-AC with the settings of its HalfCheetah tasks: two steps, eta 1, gradient norm 9."""
+    """Return the steps of Consistency-AC, of two denoising steps."""
     import torch
 
-    torch.set_num_threads(1)
-    without_logger()
-    from agents.ql_consistency import Consistency_QL  # pyright: ignore[reportMissingImports]
-    from utils.data_sampler import Data_Sampler  # pyright: ignore[reportMissingImports]
-
-    agent = Consistency_QL(
-        *(OBS_DIM, ACTION_DIM, 1.0, torch.device("cpu"), 0.99, 0.005),
-        n_timesteps=2, eta=1.0, lr=3e-4, grad_norm=9.0,
-    )  # fmt: skip
-    replay = Data_Sampler(data(), "cpu")
-    return lambda n: agent.train(replay, n, BATCH)
+    return torch_agent("agents.ql_consistency", "Consistency_QL", torch.device, n_timesteps=2)
 
 
 def fql(hidden: int, layers: int) -> Run:
-    """Flow Q-learning in jax, compiled as published, one thread; the batch is drawn on the host as its loop does."""
+    """Return the steps of Flow Q-learning in jax, compiled as published, on one thread."""
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     import jax  # pyright: ignore[reportMissingImports]
     import numpy as np

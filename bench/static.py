@@ -1,4 +1,4 @@
-"""What each kernel of the fused step takes on each architecture, without a GPU: `python -m bench.resources`.
+"""Registers, shared memory and traffic of each kernel of the fused step, without a GPU: `python -m bench.static`.
 
 Compiles the launches of a step (obs 17, action 6, batch 256, width 256, K = 5) and the choice among 50 candidates ahead
 of time for every architecture, by the installed Triton and by the oldest one that is supported, and counts their bytes
@@ -11,19 +11,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from bench.clock import apart
+from bench.tables import ROOT, Row, fill, grid
 
 if TYPE_CHECKING:
     from gtp_kernels.launch import Launch
 
-ROOT = Path(__file__).parent.parent
 README = ROOT / "kernels" / "README.md"
-START, END = "<!-- resources: python -m bench.resources --write -->", "<!-- end of resources -->"
 ARCHITECTURES = (80, 86, 89, 90, 100)
 # The oldest Triton of pyproject.toml, which `make` lays beside the installed packages: PYTHONPATH puts it before them.
 OLDEST = Path(sys.prefix) / "triton-3.6.0"
@@ -61,20 +63,15 @@ def acting_launches(precision: str, capability: int, **changes: Any) -> list[Lau
     launches = sampler.launches(_Call(sampler, 1))  # on a CPU nothing is captured, and shapes are a small card's
     shapes = tuned_for(described.hidden, 1, aot.SHARED_MEMORY[capability])
     own = {"KEEP": shapes.keep, "STAGES": shapes.stages}
-    return [
-        replace(
-            x,
-            args=x.args | {n: v for n, v in own.items() if n in x.args},
-            warps=shapes.forward_warps,
-            stages=shapes.stages,
-        )
-        if "STAGES" in x.args
-        else x
-        for x in launches
-    ]
+
+    def of_card(launch: Launch) -> Launch:
+        args = launch.args | {name: value for name, value in own.items() if name in launch.args}
+        return replace(launch, args=args, warps=shapes.forward_warps, stages=shapes.stages)
+
+    return [of_card(launch) if "STAGES" in launch.args else launch for launch in launches]
 
 
-def compiled(precision: str, capability: int, acting: bool = False) -> list[dict[str, Any]]:
+def compiled(precision: str, capability: int, acting: bool = False) -> list[Row]:
     """Return the resources of each different kernel of a step, in the order of the step, and of the choice.
 
     acting: of every launch that acts instead, with one candidate and with many, of both processes.
@@ -85,12 +82,9 @@ def compiled(precision: str, capability: int, acting: bool = False) -> list[dict
     if acting:
         kinds = [{}, {"select": "softmax"}, {"candidates": 1}, {"process": "flow"}]
         launches = [x for changes in kinds for x in acting_launches(precision, capability, **changes)]
-    rows, seen = [], set()
-    for launch in launches:
-        identity = launch.name, tuple(sorted((n, v) for n, v in launch.args.items() if n.isupper()))
-        if identity in seen:
-            continue
-        seen.add(identity)
+    different = {(x.name, *sorted((n, v) for n, v in x.args.items() if n.isupper())): x for x in reversed(launches)}
+    rows = []
+    for launch in reversed(different.values()):
         kernel = aot.compile_for(launch, capability)
         found = aot.resources(kernel, capability)
         rows.append(
@@ -103,78 +97,94 @@ def compiled(precision: str, capability: int, acting: bool = False) -> list[dict
     return rows
 
 
-def measure(precisions: list[str], architectures: list[int], processes: int, acting: bool) -> list[dict[str, Any]]:
+def measure(
+    precisions: list[str],
+    architectures: Sequence[int] = ARCHITECTURES,
+    processes: int = os.cpu_count() or 1,
+    acting: bool = False,
+) -> list[Row]:
     """Compile every combination, on several cores."""
     pairs = [(precision, capability, acting) for precision in precisions for capability in architectures]
     with ProcessPoolExecutor(processes) as pool:
         return [row for rows in pool.map(compiled, *zip(*pairs, strict=True)) for row in rows]
 
 
-def measured_apart(*flags: str, triton: Path | None = None) -> list[dict[str, Any]]:
-    """Return the rows of `--json` with these flags, from a process in which kernels are compiled.
+def measured_apart(*args: Any, triton: Path | None = None) -> list[Row]:
+    """Return what `measure` gives in a process in which kernels are compiled.
 
     triton: a folder that holds another Triton than the installed one.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    path = [*([str(triton)] if triton else []), str(ROOT), str(ROOT / "kernels")]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.resources", "--json", *flags],
-        cwd=ROOT, env=environment | {"PYTHONPATH": os.pathsep.join(path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return json.loads(done.stdout)
+    return apart("bench.static", "measure", *args, first=triton, TRITON_INTERPRET="0")
 
 
-def traffic(precision: str, sampling_steps: int) -> list[dict[str, Any]]:
-    """Return `bench.traffic`'s count, from a process in which kernels are interpreted."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.traffic", precision, str(sampling_steps)],
-        cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout)
+def traffic(precision: str, sampling_steps: int) -> list[Row]:
+    """Return the bytes that each launch of one step asks for, counted load by load: obs 17, action 6, batch, width 256.
+
+    Only in a process with TRITON_INTERPRET=1: the interpreter executes every load and store of every block, so that the
+    count is of the kernel itself, with the shapes that a GPU would run. It is what the multiprocessors ask of the
+    caches, not what reaches memory.
+    """
+    from gtp_kernels.launch import Tuning
+    from triton.runtime import interpreter
+
+    from bench.training import config, fused_step
+
+    step = fused_step(config(precision=precision, sampling_steps=sampling_steps, backend="fused"), Tuning())
+    builder, rows = interpreter.InterpreterBuilder, []
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def counted_load(this: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        found = load(this, pointers, mask, *rest)
+        rows[-1]["loaded"] += int(mask.data.sum()) * found.data.itemsize
+        return found
+
+    def counted_store(this: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        rows[-1]["stored"] += int(mask.data.sum()) * value.data.itemsize
+        return store(this, pointers, value, mask, *rest)
+
+    # Every access goes through these two primitives of the interpreter.
+    with mock.patch.multiple(builder, create_masked_load=counted_load, create_masked_store=counted_store):
+        for launch in step.launches:
+            rows.append({"phase": launch.phase, "kernel": launch.name, "loaded": 0, "stored": 0})
+            launch()
+    return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return a Markdown table: registers, spilled bytes where there are any, and shared memory of each kernel."""
-    architectures = sorted({row["capability"] for row in rows})
-    lines = ["| kernel | operands | grid x warps | " + " | ".join(f"sm_{a}" for a in architectures) + " |"]
-    lines.append("|---" * (3 + len(architectures)) + "|")
+def table(rows: list[Row]) -> str:
+    """Return a table of registers, spilled bytes where there are any, and shared memory of each kernel."""
+    architectures, lines = sorted({row["capability"] for row in rows}), []
     for key in dict.fromkeys((row["kernel"], row["phase"], row["precision"]) for row in rows):
         own = {r["capability"]: r for r in rows if (r["kernel"], r["phase"], r["precision"]) == key}
-        first = next(iter(own.values()))
-        grid = " x ".join(map(str, first["grid"]))
-        cells = [_cell(own[a]) for a in architectures]
-        lines.append(f"| `{key[0]}` ({key[1]}) | {key[2]} | {grid} x {first['warps']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        first = own[min(own)]
+        shape = " x ".join(map(str, (*first["grid"], first["warps"])))
+        lines.append([f"`{key[0]}` ({key[1]})", key[2], shape, *(_cell(own[a]) for a in architectures)])
+    heads = ("kernel", "operands", "grid x warps", *(f"sm_{a}" for a in architectures))
+    return "\n".join(grid(heads, lines))
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _cell(row: Row) -> str:
     spilled = f", spills {row['spilled']} B" if row["spilled"] else ""
     return f"{row['registers']} / {row['shared'] / 1024:.0f} KB{spilled}{'' if row['fits'] else ' (too much)'}"
 
 
-def traffic_table(counts: dict[str, list[dict[str, Any]]]) -> str:
-    """Return a Markdown table: kilobytes loaded and stored by each launch, for each precision."""
-    lines = ["| launch | " + " | ".join(f"{name}: loaded, stored KB" for name in counts) + " |"]
-    lines.append("|---" * (1 + len(counts)) + "|")
-    for launches in zip(*counts.values(), strict=True):
-        cells = [f"{x['loaded'] / 1e3:,.0f}, {x['stored'] / 1e3:,.0f}" for x in launches]
-        lines.append(f"| `{launches[0]['kernel']}` ({launches[0]['phase']}) | " + " | ".join(cells) + " |")
-    sums = [
-        f"{sum(x['loaded'] for x in c) / 1e3:,.0f}, {sum(x['stored'] for x in c) / 1e3:,.0f}" for c in counts.values()
+def traffic_table(counts: dict[str, list[Row]]) -> str:
+    """Return a table of kilobytes loaded and stored by each launch, for each precision."""
+
+    def kilobytes(launches: list[Row]) -> str:
+        loaded, stored = (sum(x[name] for x in launches) / 1e3 for name in ("loaded", "stored"))
+        return f"{loaded:,.0f}, {stored:,.0f}"
+
+    rows = [
+        [f"`{launches[0]['kernel']}` ({launches[0]['phase']})", *(kilobytes([x]) for x in launches)]
+        for launches in zip(*counts.values(), strict=True)
     ]
-    return "\n".join([*lines, "| all | " + " | ".join(sums) + " |"])
-
-
-def _write(text: str) -> None:
-    before, rest = README.read_text().split(START)
-    README.write_text(f"{before}{START}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+    rows.append(["all", *map(kilobytes, counts.values())])
+    return "\n".join(grid(("launch", *(f"{name}: loaded, stored KB" for name in counts)), rows))
 
 
 def main() -> None:
     """Compile, count, and print or write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.static", description=__doc__)
     parser.add_argument("--precision", nargs="+", default=["tf32", "bf16", "fp32"])
     parser.add_argument("--architecture", nargs="+", type=int, default=list(ARCHITECTURES))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -182,20 +192,22 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print what was compiled, one JSON list")
     parser.add_argument("--write", action="store_true", help="put the tables into kernels/README.md")
     asked = parser.parse_args()
+    args = asked.precision, asked.architecture, asked.processes, asked.acting
     if asked.json:
-        print(json.dumps(measure(asked.precision, asked.architecture, asked.processes, asked.acting)))
+        print(json.dumps(measured_apart(*args)))
         return
-    flags = ["--precision", *asked.precision, "--architecture", *map(str, asked.architecture)]
-    flags += ["--processes", str(asked.processes), *["--acting"] * asked.acting]
-    all_rows = [measured_apart(*flags)]
-    if OLDEST.is_dir():
-        all_rows.append(measured_apart(*flags, triton=OLDEST))
+    compiled_by = [None, *([OLDEST] if OLDEST.is_dir() else [])]
+    all_rows = [measured_apart(*args, triton=triton) for triton in compiled_by]
     tables = [f"Triton {rows[0]['triton']}:\n\n{table(rows)}" for rows in all_rows]
-    counts = {f"{precision}, K = {k}": traffic(precision, k) for precision in asked.precision[:2] for k in (5, 2)}
+    counts = {
+        f"{precision}, K = {k}": apart("bench.static", "traffic", precision, k, TRITON_INTERPRET="1")
+        for precision in asked.precision[:2]
+        for k in (5, 2)
+    }
     text = "\n\n".join([*tables, traffic_table(counts)])
     print(text)
     if asked.write:
-        _write(text)
+        README.write_text(fill(README.read_text(), {"resources": f"{text}\n"}))
 
 
 if __name__ == "__main__":
