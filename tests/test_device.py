@@ -113,28 +113,6 @@ def test_bfloat16_products_would_be_seen(monkeypatch):
     assert device._worst_product() > 100 * device.FLOAT32_PRODUCT
 
 
-<<<<<<< HEAD
-PEAK = """
-import resource, sys
-import torch
-from dataclasses import replace
-from learn_cases import OBS_DIM, ACTION_DIM, buffer_of, small_config
-from gtp_fast import algorithms, device; from gtp_fast.training import memory
-torch.set_num_threads(1)
-cfg = replace(small_config(), seeds=1, batch_size=8192, hidden=128, **eval(sys.argv[1]))
-state = algorithms.of(cfg).init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
-step = algorithms.of(cfg).make_step(replace(cfg, batch_size=8), state, buffer_of(cfg))
-step()  # libraries take their share before the peak is counted
-before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-algorithms.of(cfg).make_step(cfg, state, buffer_of(cfg))()
-lines = open("/proc/self/status").read().splitlines()  # not ru_maxrss, which a child inherits from who started it
-taken = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 - before
-print(taken / (memory.widths_a_row(cfg) * cfg.batch_size * cfg.hidden * 4))
-"""
-
-
-=======
->>>>>>> d1e4f13a1fb0da109f6df61a419463c4f7b4616d
 @pytest.mark.skipif(sys.platform != "linux", reason="reads memory as Linux tells it")
 def test_the_memory_of_a_step_is_estimated_within_a_factor_of_two():
     cases = ({}, {"algo": "dql", "sampling_steps": 8}, {"algo": "fql", "layers": 8})

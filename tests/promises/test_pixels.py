@@ -139,30 +139,6 @@ def test_the_step_of_bc_learns_what_a_picture_says():
     assert losses[1] < losses[0]
 
 
-<<<<<<< HEAD
-PEAK = """
-import resource, sys
-import torch
-from frame_cases import arrays, frame_config, frame_transitions
-from gtp_fast import algorithms, device; from gtp_fast.training import memory
-from gtp_fast.data.frames import FrameBuffer
-torch.set_num_threads(1)
-cfg = frame_config(batch_size=96, frame_stack=3, **eval(sys.argv[1]))
-data, algorithm = frame_transitions(arrays([60, 60], shape=(64, 64, 3))), algorithms.of(cfg)
-small = frame_config(frame_stack=3, **eval(sys.argv[1]))
-buffer = FrameBuffer.from_transitions(data, small, "cpu")
-state = algorithm.init_state(cfg, buffer.obs_shape, 2, "cpu")
-algorithm.make_step(small, state, buffer)()  # libraries and gradients take their share before the peak is counted
-before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-algorithm.make_step(cfg, state, FrameBuffer.from_transitions(data, cfg, "cpu"))()
-lines = open("/proc/self/status").read().splitlines()
-taken = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 - before
-print(taken / (memory.encoder_floats(cfg, buffer.obs_shape) * cfg.batch_size * 4))
-"""
-
-
-=======
->>>>>>> d1e4f13a1fb0da109f6df61a419463c4f7b4616d
 @pytest.mark.skipif(sys.platform != "linux", reason="reads memory as Linux tells it")
 def test_the_memory_of_an_encoder_is_estimated_to_a_half():
     names = ("gtp", "fql")
