@@ -31,5 +31,5 @@ def test_both_heads_are_climbed_over_the_steps():
 
 def test_a_diffusion_acts_in_the_steps_that_it_was_trained_with(tmp_path: Path):
     run = train(tiny(tmp_path, algo="dql", sampling_steps=3)).run_dir
-    with pytest.raises(UsageError, match="acts in the 3 steps of its training, not in --sampling-steps 5"):
+    with pytest.raises(UsageError, match="in the 3 steps of its training, not in --sampling-steps 5"):
         gtp_fast.load_policy(run, sampling_steps=5)
