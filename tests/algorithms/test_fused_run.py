@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the card's ow
 
 
 def _train(folder: Path, **changes) -> gtp_fast.Result:
-    settings = {"env": "multigoal-v0", "bc": False, "eta": 2.0, "steps": 4, "batch_size": 16, "hidden": 16}
+    settings = {"env": "multigoal-v0", "bc": False, "eta": 2.0, "steps": 4, "batch_size": 16, "hidden": 32}
     settings |= {"log_every": 2, "save_every": 2, "eval_every": 0, "seeds": 1, "backend": "fused", "threads": 1}
     return gtp_fast.train(run_dir=str(folder), **(settings | changes))
 
