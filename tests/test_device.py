@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+import peak_memory
 import pytest
 import torch
 from gtp_kernels.launch import tuned_for
-from places import SUPPORT
 from run_cases import tiny
 
 from gtp_fast import device, profiling
@@ -115,30 +113,8 @@ def test_bfloat16_products_would_be_seen(monkeypatch):
     assert device._worst_product() > 100 * device.FLOAT32_PRODUCT
 
 
-PEAK = """
-import resource, sys
-import torch
-from dataclasses import replace
-from learn_cases import OBS_DIM, ACTION_DIM, buffer_of, small_config
-from gtp_fast import algorithms, device; from gtp_fast.training import memory
-torch.set_num_threads(1)
-cfg = replace(small_config(), seeds=1, batch_size=8192, hidden=128, **eval(sys.argv[1]))
-state = algorithms.of(cfg).init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
-step = algorithms.of(cfg).make_step(replace(cfg, batch_size=8), state, buffer_of(cfg))
-step()  # libraries take their share before the peak is counted
-before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-algorithms.of(cfg).make_step(cfg, state, buffer_of(cfg))()
-lines = open("/proc/self/status").read().splitlines()  # not ru_maxrss, which a child inherits from who started it
-taken = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 - before
-print(taken / (memory.widths_a_row(cfg) * cfg.batch_size * cfg.hidden * 4))
-"""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads memory as Linux tells it")
-@pytest.mark.parametrize("changes", [{}, {"algo": "dql", "sampling_steps": 8}, {"algo": "fql", "layers": 8}], ids=str)
-def test_the_memory_of_a_step_is_estimated_within_a_factor_of_two(changes):
-    command = [sys.executable, "-c", PEAK, repr(changes)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert 0.5 < float(done.stdout) < 2.0
+def test_the_memory_of_a_step_is_estimated_within_a_factor_of_two():
+    cases = ({}, {"algo": "dql", "sampling_steps": 8}, {"algo": "fql", "layers": 8})
+    found = peak_memory.shares([("numbers", changes) for changes in cases])
+    assert all(0.5 < share < 2.0 for share in found), found

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpu_memory import fill_free_memory
+from capture_safety import fill_free_memory
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config
 
 from gtp_fast.algorithms import gtp

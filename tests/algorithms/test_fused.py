@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fused_cases import STABLE, Guarded, fused_config, prepared, trained, trained_eagerly, way_apart
+from fused_cases import Guarded, fused_config, prepared, trained, trained_eagerly, way_apart
 from gtp_kernels.launch import INTERPRETED, Launch, Tuning
-from learn_cases import ACTION_DIM, OBS_DIM
+from learn_cases import ACTION_DIM, OBS_DIM, STABLE
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gtp_fast.algorithms import gtp
@@ -47,16 +47,16 @@ def _start(cfg):
     return gtp.init_state(replace(cfg, device="cpu"), OBS_DIM, ACTION_DIM, "cpu")
 
 
-def test_twenty_steps_follow_the_eager_step():
-    cfg = fused_config(steps=40, seeds=1)  # several stages of N(k), several updates of the EMA
-    shares = way_apart(trained(cfg, 20), trained_eagerly(cfg, 20), _start(cfg))
+def test_steps_through_several_stages_follow_the_eager_step():
+    cfg = fused_config(steps=16, seeds=1, ema_start=1, ema_every=2)  # two steps a stage, three updates of the EMA
+    shares = way_apart(trained(cfg, 7), trained_eagerly(cfg, 7), _start(cfg))
     assert astray(shares) == {}
     assert shares["step"] == 0.0 and shares["first_bad"] == 0.0
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_every_variant_follows_the_eager_step(changes):
-    cfg = fused_config(**changes)
+    cfg = fused_config(**({"seeds": 1} | changes))  # members are held to each other below
     assert astray(way_apart(trained(cfg, 2), trained_eagerly(cfg, 2), _start(cfg))) == {}
 
 
@@ -71,12 +71,12 @@ def test_rounded_operands_stay_near_the_eager_step(precision, share):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_seed_among_others_is_bitwise_the_seed_alone(precision):
-    together = trained(fused_config(seed=3, seeds=3, precision=precision), 2)
-    for i in range(3):
+    together = trained(fused_config(seed=3, seeds=2, precision=precision), 2)
+    for i in range(2):
         alone = trained(fused_config(seed=3 + i, seeds=1, precision=precision), 2)
         for name, tensor in alone.tensors().items():
             whole = together.tensors()[name]
-            rows = len(whole) // 3 if whole.dim() else 0
+            rows = len(whole) // 2 if whole.dim() else 0
             own = whole[i * rows : (i + 1) * rows] if whole.dim() else whole
             assert torch.equal(own, tensor), (i, name)
 

@@ -15,8 +15,8 @@ import test_fused
 import test_mlp
 import test_update
 import torch
+from capture_safety import fill_free_memory
 from fused_cases import STABLE, fused_config
-from gpu_memory import fill_free_memory
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of
 
 from gtp_fast.algorithms import gtp

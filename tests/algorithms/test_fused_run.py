@@ -16,13 +16,13 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the card's ow
 
 
 def _train(folder: Path, **changes) -> gtp_fast.Result:
-    settings = {"env": "multigoal-v0", "bc": False, "eta": 2.0, "steps": 4, "batch_size": 32, "hidden": 32}
-    settings |= {"log_every": 2, "save_every": 2, "eval_every": 0, "seeds": 2, "backend": "fused", "threads": 1}
+    settings = {"env": "multigoal-v0", "bc": False, "eta": 2.0, "steps": 4, "batch_size": 16, "hidden": 32}
+    settings |= {"log_every": 2, "save_every": 2, "eval_every": 0, "seeds": 1, "backend": "fused", "threads": 1}
     return gtp_fast.train(run_dir=str(folder), **(settings | changes))
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.crash)])
-def test_promise_2_a_fused_run_resumed_from_a_checkpoint_ends_bitwise_equal(tmp_path: Path, precision):
+def test_promise_2_a_fused_run_resumed_from_a_checkpoint_ends_bitwise_equal_and_acts(tmp_path: Path, precision):
     whole = _train(tmp_path / "whole", precision=precision)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(RunDir(tmp_path / "cut").checkpoint(4))
@@ -32,8 +32,4 @@ def test_promise_2_a_fused_run_resumed_from_a_checkpoint_ends_bitwise_equal(tmp_
     states = [(run.checkpoint(4) / checkpoint.STATE).read_bytes() for run in (first, second)]
     assert states[0] == states[1]
     assert first.metrics.read_bytes() == second.metrics.read_bytes()
-
-
-def test_the_policy_of_a_fused_run_acts(tmp_path: Path):
-    run = _train(tmp_path / "run", seeds=1)
-    assert abs(gtp_fast.load_policy(run.run_dir).act([0.0, 0.0])).max() <= 1.0
+    assert abs(gtp_fast.load_policy(whole.run_dir).act([0.0, 0.0])).max() <= 1.0

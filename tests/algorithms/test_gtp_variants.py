@@ -1,4 +1,4 @@
-"""GTP's variants: whole steps against a slow second implementation, their properties, and who refuses them."""
+"""GTP's variants: the properties of each, and who refuses them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from capture_safety import problems_of
-from gtp_oracle import flatten
-from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config, transitions
+from learn_cases import ACTION_DIM, FLOW, OBS_DIM, buffer_of, case, small_config
 from run_cases import tiny
-from variants_oracle import VariantTrainer
 
 from gtp_fast import device
 from gtp_fast.algorithms import equations, gtp, gtp_variants, networks
-from gtp_fast.algorithms.backends import stepper
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.config import TrainConfig, validate
 from gtp_fast.data.catalog import run_settings
@@ -25,63 +21,6 @@ from gtp_fast.policy import policy
 from gtp_fast.policy.policy import load_policy
 from gtp_fast.policy.samplers import AlgorithmSampler, CpuSampler
 from gtp_fast.training.train import train
-
-FLOW = {"process": "flow", "sigma_max": 1.0, "rho": 1.0}
-VARIANTS = {
-    "consistency": {"actor_loss": "consistency"},
-    "denoiser": {"actor_loss": "denoiser", "weighting": "stable"},
-    "heun": {"actor_loss": "solver"},
-    "euler": {"actor_loss": "solver", "solver": "euler", "solver_steps": 2, "weighting": "stable", "sigma_max": 10.0},
-    "linear-q": {"actor_loss": "linear-q", "lambda_q": 0.5},
-    "shortcut": {"actor_loss": "shortcut"},
-    "meanflow": {"actor_loss": "meanflow"},
-    "flow": {**FLOW, "weighting": "stable"},
-    "flow-meanflow": {**FLOW, "actor_loss": "meanflow"},
-    "at-zero": {"compare_at_zero": True},
-    "batch-mean": {"value": "behaviour", "weight_norm": True},
-    "expectile": {"value": "expectile"},
-    "lognormal": {"times": "lognormal", "steps_schedule": "fixed:40"},
-}
-
-
-def config(**changes) -> TrainConfig:
-    """Return the small configuration of one member, with changes."""
-    return validate(replace(small_config(), seeds=1, **changes))
-
-
-def trained(cfg: TrainConfig, steps: int, data=None):
-    state = gtp_variants.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
-    stepper(cfg, state, buffer_of(cfg, data))(steps)
-    return state
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_steps_follow_the_slow_implementation(name):
-    cfg, data = config(**VARIANTS[name]), transitions()
-    state, fresh = trained(cfg, 6, data), gtp_variants.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
-    slow = VariantTrainer(cfg, data, OBS_DIM, ACTION_DIM, cfg.seed)
-    for _ in range(6):
-        slow.train_step()
-    pairs: list[tuple] = [(state.actor, fresh.actor, slow.actor, slow.ACTOR, slow.actor_layout)]
-    if state.value is not None and fresh.value is not None:
-        pairs.append((state.value, fresh.value, slow.value, slow.CRITIC, slow.value_layout))
-    assert (len(pairs) == 2) == (cfg.value == "expectile")
-    for ours, start, module, prefixes, layout in pairs:
-        expected = flatten(module, prefixes, layout)
-        # Of the way that six steps went, float32 may lose 1e-3: Adam divides small gradients by their size.
-        assert (ours.param[0].double() - expected).norm() < 1e-3 * (expected - start.param[0].double()).norm()
-    assert (state.first_bad_SQ == -1).all()
-    assert len(gtp_variants.metric_names(cfg)) == state.metric_sums_SQ.shape[1]
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_promise_9_the_step_stays_on_the_device(name):
-    cfg = config(**VARIANTS[name])
-    state = gtp_variants.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
-    state.step.fill_(3)  # the EMA starts at 4 and is due every fifth step
-    assert problems_of(gtp_variants.make_step(cfg, state, buffer_of(cfg)), state.tensors) == []
-    on_meta = gtp_variants.init_state(cfg, OBS_DIM, ACTION_DIM, "meta")
-    assert problems_of(gtp_variants.make_step(cfg, on_meta, buffer_of(cfg, device="meta")), dict, steps=1) == []
 
 
 def _normal(*shape, seed=0):
@@ -127,7 +66,7 @@ def test_a_solver_has_the_order_of_its_method(heun, order):
 
 @pytest.mark.parametrize("changes", [{}, FLOW], ids=["edm", "flow"])
 def test_meanflow_takes_the_derivative_along_the_path(changes):
-    given, params = drawn(config(actor_loss="meanflow", **changes))
+    given, params = drawn(case("gtp", actor_loss="meanflow", **changes))
     traj_S, inst_S = gtp_variants.meanflow(given, params)
     t, s = given.t_SB, given.s_SB
     with torch.no_grad():
@@ -153,7 +92,7 @@ def test_the_average_map_of_one_data_point_is_its_own_target():
 def test_losses_compared_at_zero_are_the_plain_ones_where_s_is_zero():
     changes = {"compare_at_zero": True}
     for j, same in ((0, True), (None, False)):
-        (carried, _), (plain, _) = (gtp_variants.published(*drawn(config(**c), j=j)) for c in (changes, {}))
+        (carried, _), (plain, _) = (gtp_variants.published(*drawn(case("gtp", **c), j=j)) for c in (changes, {}))
         assert torch.equal(carried, plain) == same
 
 
@@ -202,7 +141,7 @@ def test_s_lies_at_or_below_u_and_reaches_it(back):
 
 
 def test_a_fixed_schedule_has_one_stage_and_keeps_its_points():
-    cfg = config(steps_schedule="fixed:40")
+    cfg = case("gtp", steps_schedule="fixed:40")
     table = gtp_variants._constants(cfg, gtp.layouts(cfg, OBS_DIM, ACTION_DIM), buffer_of(cfg)).schedule
     assert table.points.tolist() == [41] and table.width == 41
     assert torch.equal(table.grid, equations.karras_grid(41, 0.002, 80.0, 7.0).float())

@@ -11,10 +11,10 @@ import pytest
 import torch
 from capture_safety import problems_of
 from gtp_kernels.primitives import integer_below
-from learn_cases import ACTION_DIM, OBS_DIM, small_config, transitions
+from learn_cases import ALGORITHMS, case, fresh, small_config, transitions
 from run_cases import tiny
 
-from gtp_fast import algorithms, device, rng
+from gtp_fast import device, rng
 from gtp_fast.algorithms import gtp
 from gtp_fast.algorithms.backends import stepper
 from gtp_fast.algorithms.state import TrainState
@@ -27,18 +27,7 @@ from gtp_fast.training import memory
 from gtp_fast.training.train import train
 
 STEPS = 11
-SETTINGS: dict[str, dict[str, Any]] = {
-    "gtp": {},
-    "one member": {"seeds": 1},
-    "bc": {"bc": True},
-    "meanflow": {"actor_loss": "meanflow", "times": "lognormal", "value": "expectile"},
-    "shortcut": {"actor_loss": "shortcut", "value": "behaviour"},
-    "cac": {"algo": "cac", "sampling_steps": 2, "eta": 1.0},
-    "dql": {"algo": "dql", "sampling_steps": 4, "eta": 0.7},
-    "fql": {"algo": "fql", "layers": 2, "alpha": 3.0},
-    "iql": {"algo": "iql", "sampling_steps": 1},
-    "td3bc": {"algo": "td3bc", "sampling_steps": 1, "alpha": 2.5},
-}
+SETTINGS = ("gtp", "gtp-bc", "gtp-expectile", "gtp-meanflow", "gtp-lognormal", "gtp-shortcut", *ALGORITHMS[1:])
 
 
 @pytest.fixture(autouse=True)
@@ -47,22 +36,19 @@ def windows_of_three_steps(monkeypatch):
     monkeypatch.setattr(streaming, "LONGEST_WINDOW", 3)
 
 
-def fresh(cfg: TrainConfig) -> TrainState:
-    return algorithms.of(cfg).init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
-
-
 def trained(cfg: TrainConfig, *chunks: int, state: TrainState | None = None) -> str:
     """Train a state, a fresh one unless given, in chunks of steps; return the digest of all of it."""
-    state = state or fresh(cfg)
+    state = state or fresh(cfg, cfg.device)
     run = stepper(cfg, state, streaming.make_buffer(transitions(), cfg, state.step))  # pyright: ignore[reportArgumentType]
     for chunk in chunks:
         run(chunk)
     return state.digest()
 
 
-@pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS.keys())
-def test_streamed_rows_train_to_the_bits_of_resident_ones(changes: dict[str, Any]):
-    cfg = replace(small_config(), **changes)
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_streamed_rows_train_to_the_bits_of_resident_ones(name: str, seeds: int):
+    cfg = case(name, seeds=seeds)
     assert trained(replace(cfg, buffer="host"), STEPS) == trained(cfg, STEPS)
 
 

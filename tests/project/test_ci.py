@@ -130,9 +130,9 @@ def test_a_test_that_hangs_fails_and_costs_no_other_test(tmp_path, monkeypatch):
     monkeypatch.setattr(ci, "TEST_S", 3)
     monkeypatch.delenv("TEST_FLAGS", raising=False)  # which make passes on
     (tmp_path / "test_it.py").write_text("def test_hangs(): __import__('time').sleep(600)\ndef test_passes(): pass\n")
-    flags = ["-p", "in_order", "-n", "2", *ci.test_flags(time.time() + 600).split()]
+    flags = ["-p", "in_order", "-p", "xdist", "-n", "2", *ci.test_flags(time.time() + 600).split()]
     environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
-    environment["PYTHONPATH"] = str(SUPPORT)
+    environment |= {"PYTHONPATH": str(SUPPORT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-q", *flags, str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -34,11 +34,11 @@ def _pytest(folder: Path, *flags: str, **more: str) -> tuple[int, str]:
         (folder / name).write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\naddopts = -ra\nmarkers =\n  slow: so\n")
     environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
-    command = [sys.executable, "-m", "pytest", "-p", "in_order", *flags]
+    command = [sys.executable, "-m", "pytest", "-p", "in_order", *(["-p", "xdist"] if "-n" in flags else []), *flags]
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment | {"PYTHONPATH": str(SUPPORT)},
+        env=environment | {"PYTHONPATH": str(SUPPORT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -23,10 +23,10 @@ from gtp_fast.errors import CheckpointError
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
 
-STEPS = 300
+STEPS = 150
 PARTIAL = "ckpt/.partial-step-N"
 FILES = ("state.safetensors", "policy.safetensors", "state.json", "MANIFEST.json")
-SAVE = (  # every point of a save, and of the removal of an older checkpoint; see kill_points
+SAVE = (  # every point of a save, and of the removal of an older checkpoint; see run_server
     *("fsync metrics.jsonl", f"mkdir {PARTIAL}"),
     *(f"{what} {PARTIAL}/{file}" for file in FILES for what in ("open", "half", "fsync")),
     *(f"fsync {PARTIAL}", "rename ckpt/step-N", "fsync ckpt"),
@@ -39,9 +39,8 @@ class Server:
     """Starts training processes and waits for them."""
 
     def __init__(self) -> None:
-        here = SUPPORT
         self._process = subprocess.Popen(
-            [sys.executable, str(here / "run_server.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(SUPPORT / "run_server.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._read() == {"ready": True}
 
@@ -73,15 +72,17 @@ def server():
     running.close()
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    data = write(tmp_path / "data.hdf5", columns(episodes=3, length=20))
+Settings = Callable[..., dict[str, Any]]
+
+
+def _settings(folder: Path) -> Settings:
+    data = write(folder / "data.hdf5", columns(episodes=3, length=20))
 
     def make(name: str, **changes: Any) -> dict[str, Any]:
         return {
             "env": "HalfCheetah-v5",
             "dataset": str(data),
-            "run_dir": str(tmp_path / name),
+            "run_dir": str(folder / name),
             "steps": STEPS,
             "hidden": 16,
             "batch_size": 16,
@@ -99,6 +100,19 @@ def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         }
 
     return make
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return _settings(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(server, tmp_path_factory) -> Path:
+    """A run that was never killed; nothing below changes it."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert server.wait(server.start(_settings(folder)("whole"))) == 0
+    return folder / "whole"
 
 
 def outcome(run: Path) -> tuple[bytes, bytes, list[str]]:
@@ -121,7 +135,7 @@ def _wait_for_a_checkpoint(run: Path, after: int = 0, process: subprocess.Popen 
 def _killed_somewhere(server: Server, wanted: dict[str, Any], chance: random.Random, _: Path) -> bool:
     """Kill the run at a random moment; return whether it was still running."""
     pid = server.start(wanted)
-    time.sleep(chance.uniform(0.05, 0.9))
+    time.sleep(chance.uniform(0.02, 0.4))
     with contextlib.suppress(ProcessLookupError):  # it may have ended just now
         os.kill(pid, signal.SIGKILL)
     code = server.wait(pid)
@@ -143,20 +157,19 @@ def _killed_at(point: str) -> Callable[..., bool]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("rounds", "kills"), [(1, 28), pytest.param(4, 200, marks=pytest.mark.crash)])
 def test_promise_1_a_run_killed_at_any_instant_ends_bitwise_equal_to_one_never_killed(
-    server, settings, tmp_path, rounds, kills
+    server, settings, whole, tmp_path, rounds, kills
 ):
-    assert server.wait(server.start(settings("whole"))) == 0
     ways = [_killed_at(point) for point in SAVE] * rounds
     ways += [_killed_somewhere] * (kills - len(ways))
     chance, survived = random.Random(0), 0
     for kill in chance.sample(ways, len(ways)):
         while not kill(server, settings("killed"), chance, tmp_path / "met"):
             # It ended, after all the kills so far: compared, and followed by another that can be killed.
-            assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+            assert outcome(tmp_path / "killed") == outcome(whole)
             shutil.rmtree(tmp_path / "killed")
         survived += 1
     assert server.wait(server.start(settings("killed"))) == 0
-    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert outcome(tmp_path / "killed") == outcome(whole)
     assert survived == kills
 
 
@@ -180,10 +193,9 @@ def test_a_writer_that_writes_in_place_loses_the_run_by_the_same_kills(server, s
 
 
 @pytest.mark.slow
-def test_a_run_that_is_not_resumed_differs_so_the_comparison_can_fail(server, settings, tmp_path):
-    assert server.wait(server.start(settings("one"))) == 0
-    assert server.wait(server.start(settings("two", seed=5))) == 0
-    assert outcome(tmp_path / "one")[0] != outcome(tmp_path / "two")[0]
+def test_a_run_of_another_seed_differs_so_the_comparison_can_fail(server, settings, whole, tmp_path):
+    assert server.wait(server.start(settings("other", seed=5))) == 0
+    assert outcome(whole)[0] != outcome(tmp_path / "other")[0]
 
 
 @pytest.mark.crash
@@ -205,9 +217,8 @@ def test_promise_2_twice_n_steps_are_n_steps_a_kill_and_n_more(settings, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
 def test_promise_3_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(
-    server, settings, tmp_path, number, code
+    server, settings, whole, tmp_path, number, code
 ):
-    assert server.wait(server.start(settings("whole"))) == 0
     wanted = settings("stopped", save_every=100)
     pid = server.start(wanted)
     while not (tmp_path / "stopped" / "metrics.jsonl").exists() or not (tmp_path / "stopped/metrics.jsonl").read_text():
@@ -219,7 +230,7 @@ def test_promise_3_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(
     saved = checkpoint.steps(RunDir(tmp_path / "stopped"))
     assert saved and 7 <= saved[-1] < STEPS
     assert server.wait(server.start(wanted)) == 0
-    assert outcome(tmp_path / "stopped")[:2] == outcome(tmp_path / "whole")[:2]
+    assert outcome(tmp_path / "stopped")[:2] == outcome(whole)[:2]
 
 
 @pytest.mark.slow
@@ -249,14 +260,14 @@ def test_promise_6_a_second_process_is_told_who_holds_the_run(server, settings, 
 
 @pytest.mark.slow
 def test_evaluations_that_a_kill_cut_off_are_made_after_the_resume(server, settings, tmp_path):
-    wanted = {"eval_every": 100, "eval_episodes": 1, "save_every": 50}
+    wanted = {"eval_every": 50, "eval_episodes": 1, "save_every": 25}
     assert server.wait(server.start(settings("whole", **wanted))) == 0
     pid = server.start(settings("killed", **wanted))
-    _wait_for_a_checkpoint(tmp_path / "killed", after=99)
+    _wait_for_a_checkpoint(tmp_path / "killed", after=49)
     os.kill(pid, signal.SIGKILL)
     server.wait(pid)
     assert server.wait(server.start(settings("killed", **wanted))) == 0
-    for step in (100, 200, 300):
+    for step in (50, 100, 150):
         a, b = (json.loads((tmp_path / run / f"eval/step-{step:08d}.json").read_text()) for run in ("whole", "killed"))
         assert a["returns"] == b["returns"] and a["scores"] == b["scores"]
     best = [(tmp_path / run / "ckpt/best/policy.safetensors").read_bytes() for run in ("whole", "killed")]

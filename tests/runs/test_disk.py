@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from run_cases import tiny
+from run_cases import SMALLER_THAN_A_STATE, files_up_to, tiny
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import DiskError, DivergedError, UsageError
@@ -21,20 +18,6 @@ from gtp_fast.runs.events import Warned
 from gtp_fast.runs.metrics import MetricsWriter
 from gtp_fast.training import guards
 from gtp_fast.training.train import train
-
-SMALLER_THAN_A_STATE = 20_000
-
-
-@contextmanager
-def files_up_to(limit_bytes: int) -> Iterator[None]:
-    """Let the kernel refuse every larger file (EFBIG), as a full disk refuses with ENOSPC."""
-    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_metric_lines_that_still_fit_do_not_excuse_checkpoints_that_do_not(tmp_path: Path):

@@ -6,6 +6,7 @@ step to step; run it on meta tensors, which stand for the accelerator, to catch 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -72,3 +73,11 @@ def problems_of(step: Callable[[], None], state: Callable[[], dict[str, Tensor]]
         traces.append(check.trace)
     found += ["operations, shapes or scalars change from step to step" for trace in traces[1:] if trace != traces[0]]
     return sorted(set(found))
+
+
+def fill_free_memory() -> list[torch.Tensor]:
+    """Fill the GPU memory that nobody holds with NaN, in the block sizes of a small step: a stale read reads NaN."""
+    gc.collect()
+    torch.cuda.synchronize()
+    sizes = [1 << power for power in range(7, 22) for _ in range(200 if power < 18 else 8)]
+    return [torch.full((size,), float("nan"), device="cuda") for size in sizes]

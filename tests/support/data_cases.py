@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,26 @@ def write(path: Path, values: dict[str, Any]) -> Path:
     return path
 
 
-def spoiled(path: Path, **changes: Any) -> Path:
-    """Write a whole data set with some columns replaced; a function is given the column and changes it in place."""
-    values = columns()
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Replace some columns; a function is given the column and changes it in place."""
     for key, change in changes.items():
         if callable(change):
             change(values[key])
         else:
             values[key] = change
-    return write(path, values)
+    return values
+
+
+def spoiled(path: Path, **changes: Any) -> Path:
+    """Write a whole data set with some columns changed."""
+    return write(path, changed(columns(), changes))
+
+
+def loads_within_three_times_its_arrays(load: Callable[[], Any]) -> bool:
+    """Return whether the peak of memory while loading transitions is below three times that of their arrays."""
+    tracemalloc.start()
+    data = load()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    arrays = (data.obs_ND, data.action_NA, data.reward_N, data.next_obs_ND, data.terminal_N)
+    return peak < 3 * sum(array.nbytes for array in arrays)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from gtp_kernels.launch import Launch, Tuning
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config, transitions
+from learn_cases import STABLE as STABLE  # for the tests of the kernels
 from torch import Tensor
 
 from gtp_fast.algorithms import fused, gtp
@@ -17,7 +18,6 @@ from gtp_fast.config import TrainConfig
 
 GUARD = 1 << 16  # elements before and after each tensor
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-STABLE: dict[str, Any] = {"weighting": "stable", "sigma_max": 10.0, "s1": 40, "ema_every": 1, "ema_start": 0}
 
 
 def fused_config(**changes: Any) -> TrainConfig:

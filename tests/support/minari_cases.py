@@ -27,11 +27,7 @@ def filled(space: gymnasium.Space[Any], count: int) -> Any:
 
 
 def collect(
-    name: str,
-    observations: gymnasium.Space[Any],
-    actions: gymnasium.Space[Any],
-    terminal: bool = True,
-    **metadata: Any,
+    name: str, observations: gymnasium.Space[Any], actions: gymnasium.Space[Any], terminal: bool = True, **metadata: Any
 ) -> Path:
     """Write three episodes of five random actions; metadata is added to the file's own, None leaves a key out."""
     actions.seed(0)

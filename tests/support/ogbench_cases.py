@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from data_cases import changed
 from places import SHARED
 
 REAL = SHARED / "cube-single-play-v0.npz"
@@ -43,11 +44,5 @@ def write(path: Path, values: dict[str, Any] | None = None) -> Path:
 
 
 def spoiled(path: Path, **changes: Any) -> Path:
-    """Write a whole file with some columns replaced; a function is given the column and changes it in place."""
-    values = columns()
-    for key, change in changes.items():
-        if callable(change):
-            change(values[key])
-        else:
-            values[key] = change
-    return write(path, values)
+    """Write a whole file with some columns changed."""
+    return write(path, changed(columns(), changes))

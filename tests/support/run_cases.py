@@ -1,11 +1,15 @@
-"""A tiny run that trains in seconds, and commands in processes of their own."""
+"""Tiny runs that train in seconds, a disk that fills up, and commands in processes of their own."""
 
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +43,28 @@ def tiny(folder: Path, **changes: Any) -> TrainConfig:
         "threads": 1,
     }
     return run_settings(settings | changes)
+
+
+def multigoal(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return settings of a 6-step run on the embedded multigoal data, in `folder`, for `gtp_fast.train`."""
+    settings = {"env": "multigoal-v0", "run_dir": str(folder), "steps": 6, "batch_size": 32, "hidden": 32}
+    settings |= {"log_every": 2, "eval_every": 0, "eval_episodes": 2}
+    return settings | {"device": "cpu", "backend": "eager", "threads": 1} | changes
+
+
+SMALLER_THAN_A_STATE = 20_000
+
+
+@contextmanager
+def files_up_to(limit_bytes: int) -> Iterator[None]:
+    """Let the kernel refuse every larger file (EFBIG), as a full disk refuses with ENOSPC."""
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def started(typed: list[str]) -> subprocess.Popen[str]:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from data_cases import columns, write
-from run_cases import tiny
+from run_cases import SMALLER_THAN_A_STATE, files_up_to, tiny
 from safetensors.torch import load_file
 
 from gtp_fast.errors import CheckpointError, DiskError, DivergedError, OutOfMemoryError, UsageError
@@ -115,23 +112,11 @@ def test_promise_4_divergence_stops_the_run_within_an_interval_and_is_never_save
         assert all(torch.isfinite(t).all() for t in load_file(file).values() if t.is_floating_point())
 
 
-@contextmanager
-def _no_file_above(size: int):
-    """Let the kernel refuse larger files, as a full disk does."""
-    old, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, old)
-
-
 def test_promise_5_a_full_disk_warns_and_gives_up_after_three_refusals(tmp_path: Path):
     train(tiny(tmp_path, steps=30))
     cfg = replace(tiny(tmp_path), run_dir=str(tmp_path / "second"), steps=200, save_every=10, log_every=1000)
     events: list = []
-    with _no_file_above(20_000), pytest.raises(DiskError, match="3 writes") as error:  # smaller than a state
+    with files_up_to(SMALLER_THAN_A_STATE), pytest.raises(DiskError, match="3 writes") as error:
         train(cfg, events.append)
     assert error.value.exit_code == 7
     assert sum(isinstance(e, Warned) for e in events) == 3
@@ -140,7 +125,7 @@ def test_promise_5_a_full_disk_warns_and_gives_up_after_three_refusals(tmp_path:
 
 
 def test_the_log_holds_every_warning_and_what_ended_the_run(tmp_path: Path):
-    with _no_file_above(20_000), pytest.raises(DiskError):
+    with files_up_to(SMALLER_THAN_A_STATE), pytest.raises(DiskError):
         train(tiny(tmp_path, steps=200, log_every=1000))
     log = (tmp_path / "run/train.log").read_text().splitlines()
     warned = [line for line in log if line.startswith("warning: checkpoint at step ")]
@@ -150,7 +135,7 @@ def test_the_log_holds_every_warning_and_what_ended_the_run(tmp_path: Path):
 
 def test_a_last_checkpoint_that_cannot_be_written_is_no_success(tmp_path: Path):
     cfg = tiny(tmp_path, save_every=0, log_every=1000, steps=10)
-    with _no_file_above(20_000), pytest.raises(DiskError, match="the last checkpoint could not be written"):
+    with files_up_to(SMALLER_THAN_A_STATE), pytest.raises(DiskError, match="the last checkpoint could not be written"):
         train(cfg)
 
 
