@@ -1,4 +1,4 @@
-"""What every test shares: one thread a process, quicker kernels and workers, hypothesis without deadlines."""
+"""What every test shares: one thread a process, a quicker interpreter of kernels, hypothesis without deadlines."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: test processes share the cores
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more are processes, each of which imports torch
 
-from contextlib import nullcontext
-
 import pytest
 import quick_interpreter
-import quick_worker
 import torch
 from hypothesis import settings
 
@@ -29,13 +26,6 @@ pytest_plugins = ["in_order"]
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_workers(request: pytest.FixtureRequest):
-    real = request.path.name == "test_worker.py" or not hasattr(os, "fork")
-    with nullcontext() if real else quick_worker.installed():
-        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

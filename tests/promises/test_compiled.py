@@ -1,6 +1,6 @@
 """The compiled step of every algorithm and variant against its eager one, which other tests hold to a slow one.
 
-`make test` takes cloning through all of the compiler, and the algorithms through what their own code can spoil: one
+`make test` takes GTP through all of the compiler, and every algorithm through what its own code can spoil: one
 graph without breaks, gradients inside it, writes in place (aot_eager). Inductor's code for those and for the variants,
 a minute of compiling each, is `make slow`.
 """
@@ -45,20 +45,20 @@ def _agree(name: str, instead: dict | None = None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gtp-bc", pytest.param("gtp", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["gtp", pytest.param("gtp-bc", marks=pytest.mark.long)])
 def test_the_compiled_step_agrees_with_eager(name):
     _agree(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gtp", "meanflow", "cac", "dql-two-steps", "fql", "iql", "td3bc"])
+@pytest.mark.parametrize("name", ["gtp-bc", "meanflow", "cac", "dql-two-steps", "fql", "iql", "td3bc"])
 def test_the_graph_of_a_step_agrees_with_eager(name, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     _agree(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gtp-bc", "iql"])
+@pytest.mark.parametrize("name", ["gtp", "iql"])
 def test_a_step_agrees_with_eager_where_the_compiler_traces_no_leaves(name, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr(backends, "_traces_gradients", lambda: False)  # as torch 2.11

@@ -159,7 +159,7 @@ def test_pictures_are_no_work_for_the_fused_step(settings, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=pytest.mark.long)])
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
 def test_an_exported_policy_of_pictures_acts_as_the_policy(learned, tmp_path, format):
     found = export.export_run(learned, export.ExportConfig(format=format, out=tmp_path / f"p.{format}"))
     assert found["largest_difference"] <= export.TOLERANCE and found["inputs"]["obs"] == [SIDE, SIDE, 6]

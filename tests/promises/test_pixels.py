@@ -113,7 +113,7 @@ def _agree(changes: dict) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["gtp-bc", *(pytest.param(name, marks=pytest.mark.long) for name in ("gtp", "gtp-meanflow", "fql", "cac", "dql"))],
+    ["gtp", *(pytest.param(name, marks=pytest.mark.long) for name in ("gtp-meanflow", "fql", "cac", "dql"))],
 )
 def test_the_graph_of_a_step_agrees_with_eager(name, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))

@@ -216,15 +216,13 @@ def checked(folder: Path) -> Kind:
 
 
 def _run(folder: Path, eval_every: int = 0) -> Any:
-    import quick_worker
     from run_cases import tiny
 
     from gtp_fast.runs.directory import RunDir
     from gtp_fast.training.train import train
 
     cfg = tiny(folder, eval_every=eval_every)
-    with quick_worker.installed():
-        train(cfg)
+    train(cfg)
     return cfg, RunDir(Path(str(cfg.run_dir)))
 
 

@@ -1,4 +1,4 @@
-"""A small data set and a small configuration that the tests of the LEARN room share."""
+"""A small data set, and the settings of every algorithm and variant at a small size."""
 
 from __future__ import annotations
 

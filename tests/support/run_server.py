@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import quick_worker
 import torch
 from run_cases import multigoal
 from torch import Tensor
@@ -124,8 +123,7 @@ def prepare(faults: dict[str, Any], run: Path) -> None:
 def child(settings: dict) -> int:
     prepare(settings.pop("faults", {}), Path(settings["run_dir"]))
     try:
-        with quick_worker.installed():
-            train(run_settings(settings))
+        train(run_settings(settings))
     except GtpError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
