@@ -107,8 +107,8 @@ def lacking(format: str) -> list[str]:
 
 def _policy(path: Path, options: ExportConfig) -> Policy:
     wanted = {"sampling_steps": options.sampling_steps, "candidates": options.candidates, "select": options.select}
-    seed = load_policy(path, best=options.best, device="cpu").config.seeds[0] if options.seed is None else options.seed
-    return load_policy(path, seed, options.best, "cpu", **wanted)
+    policy = load_policy(path, options.seed, options.best, "cpu", **wanted)
+    return policy.member(policy.config.seeds[0])
 
 
 def drawn(policy: Policy, observations: int, seed: int = 0) -> dict[str, np.ndarray]:

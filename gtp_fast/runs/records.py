@@ -15,14 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gtp_fast.config import TrainConfig, member_seeds, shown, validate
+from gtp_fast.config import TrainConfig, shown, validate
 from gtp_fast.errors import CheckpointError, GtpError, UsageError
 from gtp_fast.presets import read_yaml, settings_file
 from gtp_fast.runs.directory import RunDir
-from gtp_fast.runs.events import Result
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+LARGEST = 1e100  # of a return or a score: a sum of squares stays within float64
+LEFT_OUT = "restore it, or remove it to leave it out"
+TAIL_BYTES = 4_096  # of a log: a few of its lines
+_LOGGED = re.compile(r"^step (\d[\d,]*) (\d+(?:\.\d+)?) steps/s", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -104,33 +109,6 @@ class EvalResult:
                 raise ValueError(f"{name[:-3]} are {shown(array.tolist())}, expected finite ones of {members} seeds")
 
 
-# Settings that a result repeats, under their own names.
-_SHOWN = ("env", "algo", "bc", "preset", "steps", "device", "backend", "graph", "precision", "sampling_steps")
-_SHOWN += ("candidates", "select")
-
-
-def of_run(cfg: TrainConfig, source: str, run: RunDir, seconds: float, steps_done: int) -> Result:
-    """Gather what `train --json` prints of a run that has ended.
-
-    Args: source of the data; seconds and steps_done of this part of the run, for its speed.
-    """
-    evaluations = read_evaluations(run)
-    scores = [r for r in evaluations if r.scores_SE is not None]
-    best = [max(column) for column in zip(*(r.figures for r in scores), strict=True)] if scores else None
-    return Result(
-        **{name: getattr(cfg, name) for name in _SHOWN},
-        run_dir=str(run.path),
-        dataset=source,
-        seeds=member_seeds(cfg),
-        steps_per_second=steps_done / seconds if seconds else 0.0,
-        seconds=seconds,
-        score_last=scores[-1].figures if scores else None,
-        score_best=best,
-        return_last=evaluations[-1].returns_SE.mean(axis=1).tolist() if evaluations else None,
-        checkpoint=str(run.checkpoint(cfg.steps)),
-    )
-
-
 def run_of(path: Path) -> RunDir:
     """Return the run that `path` names: its directory, or one of its checkpoints. Raises: UsageError for neither."""
     file = settings_file(path)
@@ -190,7 +168,7 @@ def find_policy(path: Path, best: bool = False) -> SavedPolicy:
         raise CheckpointError(f"{path} is neither a run directory nor a checkpoint; train one with gtp-fast train")
     if best:
         if not best_path.is_dir():
-            raise CheckpointError(f"{path} has no best policy, for it was never evaluated; leave out --best")
+            raise CheckpointError(f"{path} has no best policy, because it was never evaluated; leave out --best")
         return SavedPolicy(best_path, *checkpoint.load_policy(best_path))
     newest, refused = checkpoint.load_newest(run, read)
     if newest is None:
@@ -219,10 +197,6 @@ def read_failure(run: RunDir) -> str | None:
         return f"diverged at step {failure['step']:,} ({failure['quantity']} of seed {failure['seed']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "diverged" if run.failure.exists() else None
-
-
-TAIL_BYTES = 4_096  # of a log: a few of its lines
-_LOGGED = re.compile(r"^step (\d[\d,]*) (\d+(?:\.\d+)?) steps/s", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -267,10 +241,6 @@ def _last_figure(run: RunDir) -> float | None:
         return sum(episodes) / len(episodes)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
         return None
-
-
-LEFT_OUT = "restore it, or remove it to leave it out"
-LARGEST = 1e100  # of a return or a score: a sum of squares stays within float64
 
 
 def read_evaluations(run: RunDir, members: int | None = None) -> list[EvalResult]:

@@ -73,7 +73,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
                 seconds = loop.run_to_end(stepper(cfg, state, buffer), step, interrupt)
             finally:
                 loop.close()
-        return records.of_run(cfg, data.source, run, seconds, cfg.steps - step)
+        return _result(cfg, data.source, run, seconds, cfg.steps - step)
 
 
 @dataclass(frozen=True)
@@ -296,3 +296,30 @@ def _replace_best(
                     tensors[name][i * rows : (i + 1) * rows] = tensor[i * rows : (i + 1) * rows]
     best.update(tensors=tensors, figures=figures, steps=steps)
     checkpoint.save_best(run, tensors, {**meta, "step": max(steps), "figures": figures, "steps": steps})
+
+
+# Settings that a result repeats, under their own names.
+_SHOWN = ("env", "algo", "bc", "preset", "steps", "device", "backend", "graph", "precision", "sampling_steps")
+_SHOWN += ("candidates", "select")
+
+
+def _result(cfg: TrainConfig, source: str, run: RunDir, seconds: float, steps_done: int) -> Result:
+    """Gather what `train --json` prints of a run that has ended.
+
+    Args: source of the data; seconds and steps_done of this part of the run, for its speed.
+    """
+    evaluations = records.read_evaluations(run)
+    scores = [r for r in evaluations if r.scores_SE is not None]
+    best = [max(column) for column in zip(*(r.figures for r in scores), strict=True)] if scores else None
+    return Result(
+        **{name: getattr(cfg, name) for name in _SHOWN},
+        run_dir=str(run.path),
+        dataset=source,
+        seeds=member_seeds(cfg),
+        steps_per_second=steps_done / seconds if seconds else 0.0,
+        seconds=seconds,
+        score_last=scores[-1].figures if scores else None,
+        score_best=best,
+        return_last=evaluations[-1].returns_SE.mean(axis=1).tolist() if evaluations else None,
+        checkpoint=str(run.checkpoint(cfg.steps)),
+    )
