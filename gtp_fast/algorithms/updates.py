@@ -90,7 +90,9 @@ def adam_step(
     step: Tensor,
 ) -> Tensor:
     """Take one clipped Adam step on each member's loss; return the gradient norms (S,). Members share no parameter."""
-    grads = torch.autograd.grad(loss_S, list(params.values()), grad_outputs=torch.ones_like(loss_S))
+    with torch.enable_grad():
+        loss = loss_S.sum()
+    grads = torch.autograd.grad(loss, list(params.values()))
     grad_MP = flat(grads, layout)
     norm_S, scale_M1 = optimizer.clip_scale(grad_MP, cfg.seeds, cfg.grad_norm)
     lr_S = optimizer.learning_rate(lr_S, step, cfg.steps, cfg.lr_schedule)

@@ -7,6 +7,7 @@ have four modes, and a policy must keep all of them. (The other embedded data se
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Any
 
@@ -43,8 +44,12 @@ class Plane:
         return self._position.copy(), float(reached), reached, self._steps >= MAX_STEPS
 
 
+@functools.lru_cache(maxsize=1)  # a run reads its data, and its report draws them: a second of CPU time each
 def multigoal_arrays(episodes: int = EPISODES, seed: int = 0) -> Arrays:
-    """Generate expert episodes with the environment's own steps, each goal equally often; same seed, same bits."""
+    """Generate expert episodes with the environment's own steps, each goal equally often; same seed, same bits.
+
+    The arrays are shared by all who ask for them, and read-only.
+    """
     rng, plane = np.random.default_rng(seed), Plane()
     columns: dict[str, list[Any]] = {key: [] for key in ("obs", "action", "reward", "terminal", "timeout", "next")}
     for episode in range(episodes):
@@ -60,11 +65,14 @@ def multigoal_arrays(episodes: int = EPISODES, seed: int = 0) -> Arrays:
             obs, ended = following, terminal or timeout
     arrays = {key: np.asarray(values) for key, values in columns.items()}
     sha = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values()))
+    arrays["reward"] = arrays["reward"].astype(np.float32)
+    for array in arrays.values():
+        array.flags.writeable = False
     return Arrays(
         where="multigoal-v0",
         obs=arrays["obs"],
         action=arrays["action"],
-        reward=arrays["reward"].astype(np.float32),
+        reward=arrays["reward"],
         terminal=arrays["terminal"],
         timeout=arrays["timeout"],
         next_obs=arrays["next"],

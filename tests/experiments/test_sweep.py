@@ -245,7 +245,7 @@ def training(out: Path) -> list[int]:
 
 
 GRID = ("--grid", "lr=1e-3,1e-4", "--grid", "sampling_steps=2,5", "--jobs", "2")
-LONGER = {"steps": 300, "log_every": 20, "save_every": 100}
+LONGER = {"steps": 120, "log_every": 20, "save_every": 60}
 
 
 @pytest.mark.slow
@@ -256,7 +256,7 @@ def test_of_four_trials_one_is_killed_and_all_end_complete_and_typed_again_nothi
     assert process.returncode == 0 and "trying again" in err, err
     found = json.loads(out)
     assert found["complete"] == 4 and [row["state"] for row in found["trials"]] == ["complete"] * 4
-    assert all(logged_steps(Path(row["run"])) == list(range(20, 301, 20)) for row in found["trials"])
+    assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in found["trials"])
     assert len(json.loads((tmp_path / "report/summary.json").read_text())["settings"]) == 4
     again = started(words(tmp_path, *GRID, **LONGER))
     out, err = again.communicate(timeout=60)
@@ -272,7 +272,7 @@ def test_two_sweeps_share_the_trials_and_train_each_step_once_though_one_trial_i
     assert [process.returncode for process in both] == [0, 0], ended
     found = [json.loads(out) for out, _ in ended]
     assert found[0]["complete"] == found[1]["complete"] == 2
-    assert all(logged_steps(Path(row["run"])) == list(range(20, 301, 20)) for row in found[0]["trials"])
+    assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in found[0]["trials"])
 
 
 @pytest.mark.slow
@@ -283,10 +283,13 @@ def test_an_interrupted_sweep_saves_what_it_trains_and_continues_when_it_is_type
     tmp_path: Path, more: list[str], stop: signal.Signals, code: int
 ):
     more = ["--grid", "lr=1e-3,1e-4", "--jobs", "2", *more]
-    typed = words(tmp_path, *more, **LONGER | {"steps": 1200, "save_every": 10_000})
+    typed = words(tmp_path, *more, **LONGER | {"save_every": 10_000})
     process = started(typed)
+    held = wait_for(lambda: training(tmp_path))
+    os.kill(held[0], signal.SIGSTOP)  # so that it has not ended when the other trains
     pids = wait_for(lambda: len(found := training(tmp_path)) == 2 and found)
     process.send_signal(stop)
+    os.kill(held[0], signal.SIGCONT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code and "have saved what they had" in err, err
     assert len(list(tmp_path.glob("*/*/ckpt/step-*"))) == 2
@@ -294,4 +297,4 @@ def test_an_interrupted_sweep_saves_what_it_trains_and_continues_when_it_is_type
     again = started([*typed, "--json"])
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0 and "2 trials (2 begun)" in err, err
-    assert all(logged_steps(Path(row["run"])) == list(range(20, 1201, 20)) for row in json.loads(out)["trials"])
+    assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in json.loads(out)["trials"])

@@ -1,7 +1,8 @@
-"""Two changes to Triton's interpreter: it finds the language's builtins once, and it drops NaN as a GPU does.
+"""Changes to Triton's interpreter: it does what it did in half the time, and it drops NaN as a GPU does.
 
 At each of a step's thousand or so calls the interpreter lists all members of the language's modules to replace the
-builtins among them, which takes 40 % of an interpreted step. Which names are builtins does not change.
+builtins among them, which takes 40 % of an interpreted step. Which names are builtins does not change. It checks each
+sum and product of integers for overflow by ten operations of its own, which takes 14 % of the rest; NumPy's do.
 
 The interpreter's `tl.minimum`, `tl.maximum` and `tl.clamp` keep NaN. A GPU's drop it unless `propagate_nan` says not
 to.
@@ -18,6 +19,7 @@ import numpy as np
 def install() -> None:
     """Change the interpreter in this process."""
     _search_once()
+    _check_overflow_at_once()
     _drop_nan()
 
 
@@ -38,12 +40,34 @@ def _search_once() -> None:
         return tuple(name for name, member in inspect.getmembers(pkg) if core.is_builtin(member))
 
     def replace_builtins(pkg, builder, scope) -> None:
-        for name in builtins(pkg):
-            member = getattr(pkg, name)
-            if core.is_builtin(member):  # a nested call finds them replaced already
-                patch(pkg, name, member, builder, scope)
+        names = builtins(pkg)
+        if names and core.is_builtin(getattr(pkg, names[0])):  # a nested call finds all of them replaced already
+            for name in names:
+                patch(pkg, name, getattr(pkg, name), builder, scope)
 
     interpreter._patch_builtin = replace_builtins
+
+
+def _check_overflow_at_once() -> None:
+    """Fail where a sum, difference or product of integers does not fit its type, as the interpreter itself does."""
+    try:
+        from triton.language.semantic import TritonSemantic
+        from triton.runtime.interpreter import InterpreterBuilder
+
+        slow = TritonSemantic.binary_op_sanitize_overflow_impl
+    except (ImportError, AttributeError):
+        return
+    exact = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+
+    def check(self, lhs, rhs, binary_op) -> None:
+        kind = lhs.type.scalar
+        if not isinstance(self.builder, InterpreterBuilder) or kind.int_bitwidth >= 64:
+            return slow(self, lhs, rhs, binary_op)
+        wide = exact[binary_op.__name__](lhs.handle.data, rhs.handle.data, dtype=np.int64)
+        fits = wide.min() >= kind.get_int_min_value() and wide.max() <= kind.get_int_max_value()
+        assert fits, f"int{kind.int_bitwidth} overflow detected for operation {binary_op.__name__}"
+
+    TritonSemantic.binary_op_sanitize_overflow_impl = check
 
 
 def _drop_nan() -> None:
