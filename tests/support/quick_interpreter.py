@@ -62,7 +62,8 @@ def _check_overflow_at_once() -> None:
     def check(self, lhs, rhs, binary_op) -> None:
         kind = lhs.type.scalar
         if not isinstance(self.builder, InterpreterBuilder) or kind.int_bitwidth >= 64:
-            return slow(self, lhs, rhs, binary_op)
+            slow(self, lhs, rhs, binary_op)
+            return
         wide = exact[binary_op.__name__](lhs.handle.data, rhs.handle.data, dtype=np.int64)
         fits = wide.min() >= kind.get_int_min_value() and wide.max() <= kind.get_int_max_value()
         assert fits, f"int{kind.int_bitwidth} overflow detected for operation {binary_op.__name__}"
