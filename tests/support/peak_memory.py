@@ -40,7 +40,7 @@ def numbers(changes: dict[str, Any]) -> float:
     from gtp_fast import algorithms
     from gtp_fast.training import memory
 
-    cfg = replace(small_config(), seeds=1, batch_size=8192, hidden=128, **changes)
+    cfg = replace(small_config(), seeds=1, batch_size=4096, hidden=128, **changes)
     module, state = algorithms.of(cfg), fresh(cfg)
     small = module.make_step(replace(cfg, batch_size=8), state, buffer_of(cfg))
     found = taken(small, lambda: module.make_step(cfg, state, buffer_of(cfg))())
