@@ -60,7 +60,7 @@ def gtp_actor(
     weight = tl.zeros((BM,), tl.float32) + 1.0
     if STABLE:
         weight = variance / (t * t * sigma_data * sigma_data)
-        weight = tl.minimum(weight, INST_WEIGHT_CAP, propagate_nan=tl.PropagateNan.ALL)
+        weight = mlp.smaller(weight, INST_WEIGHT_CAP)
     if kind == 0:
         second, r, share = s, s / t, 1.0
         if STABLE:
@@ -110,7 +110,7 @@ def _forward(
     h, slope0 = mlp.mish_and_slope(_first_layer(x, e, source, live, w0, b0, D, A, H, PREC, INTERP))
     mlp.save(acts[:, None] + X + k, h, live[:, None], PREC, INTERP)
     tl.store(slopes[:, None] + H + k, slope0, mask=live[:, None])
-    z2 = mlp.hidden_layers_saving(h, w1, b1, w2, b2, acts + X + H, slopes, live, BN, STAGES, PREC, INTERP)
+    z2 = mlp.hidden_layers(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP, acts + X + H, slopes, live)
     h, slope2 = mlp.mish_and_slope(z2)
     mlp.save(acts[:, None] + X + 2 * H + k, h, live[:, None], PREC, INTERP)
     tl.store(slopes[:, None] + 2 * H + k, slope2, mask=live[:, None])
