@@ -8,13 +8,12 @@ names the kernel that its OpenBLAS chose, by the processor or by OPENBLAS_CORETY
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from bench.clock import in_turn, taken
 from bench.tables import Found, Kind, Row, command, page, result
@@ -45,15 +44,8 @@ def physics(env: EvalEnv, lengths: list[int], actions: np.ndarray, workers: int)
 
 def blas_kernel() -> str:
     """Return the kernel that NumPy's OpenBLAS runs here, "-" where it is another library."""
-    maps = Path("/proc/self/maps")
-    mapped = {line.split()[-1] for line in maps.read_text().splitlines() if "openblas" in line} if maps.exists() else ()
-    for library in map(ctypes.CDLL, sorted(mapped)):
-        for name in ("scipy_openblas_get_corename64_", "openblas_get_corename64_", "openblas_get_corename"):
-            if hasattr(library, name):
-                ask = getattr(library, name)
-                ask.restype = ctypes.c_char_p
-                return ask().decode()
-    return "-"
+    kernels = [library["architecture"] for library in threadpool_info() if library["internal_api"] == "openblas"]
+    return kernels[0] if kernels else "-"
 
 
 def compare(spec: DataSpec, episodes: int, sampling_steps: int, workers: int, rounds: int) -> Row:

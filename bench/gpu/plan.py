@@ -13,6 +13,7 @@ from typing import Any
 from bench.gpu import checks
 
 Rows = list[dict[str, Any]]
+STEP = ("backend", "graph", "precision", "sampling_steps", "seeds", "algo", "hidden", "layers")  # what names a step
 CALL_S = 380.0  # of a call; two of them and the machine's start are a quarter of an hour
 DRY_CALL_S = 240.0  # three times what it takes, for cores that others share
 # Trials beside the default shapes: shallower and wider networks, the weight gradients' former tiles.
