@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -76,13 +76,12 @@ def compiled(precision: str, capability: int, acting: bool = False) -> list[Row]
     rows = []
     for launch in reversed(different.values()):
         kernel = aot.compile_for(launch, capability)
-        found = aot.resources(kernel, capability)
         rows.append(
             {"precision": precision, "capability": capability, "phase": launch.phase, "kernel": launch.name}
-            | {"grid": launch.grid, "warps": launch.warps, "fits": found.fits(capability)}
+            | {"grid": launch.grid, "warps": launch.warps}
             | {"warps_of_products": sorted(set(aot.warps_of_products(kernel)))}
             | {"drops_nan": aot.drops_nan(kernel), "triton": aot.VERSION}
-            | asdict(found)
+            | aot.resources(kernel, capability)
         )
     return rows
 

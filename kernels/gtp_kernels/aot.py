@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +25,6 @@ SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_44
 VERSION: str = triton.__version__
 _BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64", torch.int32: "*i32"}
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a compiled kernel takes of a multiprocessor.
-
-    registers: per thread. stack: bytes per thread. spilled: bytes stored and loaded per thread. shared: bytes per
-    block. products: tensor-core instructions in a warp's program.
-    """
-
-    registers: int
-    stack: int
-    spilled: int
-    shared: int
-    products: int
-
-    def fits(self, capability: int) -> bool:
-        """Return whether a card of this compute capability has a block's shared memory."""
-        return self.shared <= SHARED_MEMORY[capability]
 
 
 def compile_for(launch: Launch, capability: int) -> Any:
@@ -77,15 +57,18 @@ def _aligned(name: str, args: dict[str, Any], constants: dict[str, Any]) -> bool
     return value % 16 == 0
 
 
-def resources(compiled: Any, capability: int) -> Resources:
-    """Return the resources of a compiled kernel; if it uses the stack, assemble it again for the spilled bytes.
+def resources(compiled: Any, capability: int) -> dict[str, Any]:
+    """Return what a compiled kernel takes of a multiprocessor; if it uses the stack, assemble it again for the spills.
 
-    Raises: RuntimeError if the assembler refuses the kernel.
+    registers: per thread. stack: bytes per thread. spilled: bytes stored and loaded per thread. shared: bytes per
+    block. products: tensor-core instructions in a warp's program. fits: a card of this compute capability has the
+    block's shared memory. Raises: RuntimeError if the assembler refuses the kernel.
     """
     products = len(re.findall(r"mma\.sync|wgmma\.mma_async|tcgen05\.mma", compiled.asm["ptx"]))
     registers, stack = _usage(compiled)
-    spilled = _spilled(compiled, capability) if stack else 0
-    return Resources(registers, stack, spilled, compiled.metadata.shared, products)
+    spilled, shared = _spilled(compiled, capability) if stack else 0, compiled.metadata.shared
+    found = {"registers": registers, "stack": stack, "spilled": spilled, "shared": shared, "products": products}
+    return found | {"fits": shared <= SHARED_MEMORY[capability]}
 
 
 def _usage(compiled: Any) -> tuple[int, int]:
