@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from bench.clock import in_turn, taken
-from bench.tables import Found, Kind, Row, command, page, result
+from bench.tables import Found, Kind, Row, command, result, table
 from bench.training import config, policy
 from gtp_fast.data import catalog
 from gtp_fast.data.spec import DataSpec, EvalEnv
@@ -91,14 +91,11 @@ def markdown(found: Found) -> str:
         f"device: cpu ({m['processor']}), OpenBLAS kernel {m['blas']}, commit {m['commit']}; medians of {m['rounds']} "
         "rounds, seconds"
     )
-    rows = [
-        [row["env"], row["episodes"], row["sampling_steps"], f"{row['env_steps']:,}", row["workers"]]
-        + [f"{row[name]:.2f}" for name in ("bare", "evaluation", "ratio", "ratio_cpu")]
-        for row in found["rows"]
-    ]
-    heads = ("environment", "episodes", "K", "steps", "processes", "bare physics", "evaluation", "ratio")
+    columns = {"environment": "{env}", "episodes": "{episodes}", "K": "{sampling_steps}", "steps": "{env_steps:,}"}
+    columns |= {"processes": "{workers}", "bare physics": "{bare:.2f}", "evaluation": "{evaluation:.2f}"}
+    columns |= {"ratio": "{ratio:.2f}", "ratio of CPU time": "{ratio_cpu:.2f}"}
     absent = "".join(f"\n{name} names no evaluation environment in this version.\n" for name in m["absent"])
-    return page(heading, (*heads, "ratio of CPU time"), rows) + absent
+    return table(heading, columns, found["rows"]) + absent
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from gtp_fast.files import publish
 
 Row = dict[str, Any]
 Found = dict[str, Any]
+Columns = Mapping[str, str | Callable[[Row], Any]]
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ["numpy", "triton", "gymnasium", "mujoco", "minari", "nvtx", "h5py", "safetensors", "yaml", "pytest"]
@@ -125,6 +126,16 @@ def grid(heads: Sequence[str], rows: Iterable[Sequence[object]], rule: str = "|-
 def page(heading: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a heading and the table below it."""
     return "\n".join([heading, "", *grid(heads, rows)]) + "\n"
+
+
+def shown(columns: Columns, row: Row) -> list[Any]:
+    """Return a row's cells: a column, by its title, is a format or a function of the row."""
+    return [column.format(**row) if isinstance(column, str) else column(row) for column in columns.values()]
+
+
+def table(heading: str, columns: Columns, rows: Iterable[Row]) -> str:
+    """Return a heading and the table of rows below it."""
+    return page(heading, list(columns), [shown(columns, row) for row in rows])
 
 
 def fill(text: str, blocks: dict[str, str]) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from bench.gpu.plan import STEP
 from bench.gpu.supervise import REASON, Row
-from bench.tables import STEPS_OF_PAPER, grid
+from bench.tables import STEPS_OF_PAPER, Columns, grid, shown
 
 LINES = 90  # what the terminal's table may take
 Cells = list[list[str]]
-Columns = Mapping[str, str | Callable[[Row], str]]
 
 
 @dataclass
@@ -208,11 +207,8 @@ def _counters(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
 def _plain(head: Columns, figures: Columns) -> Make:
     """Return what makes a table of columns by title, each a format or a function of a row."""
 
-    def cells(columns: Columns, row: Row) -> list[str]:
-        return [column.format(**row) if isinstance(column, str) else column(row) for column in columns.values()]
-
     def make(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
-        lines = [page.line(row, cells(head, row), partial(cells, figures), len(figures)) for row in rows]
+        lines = [page.line(row, shown(head, row), partial(shown, figures), len(figures)) for row in rows]
         return [*head, *figures], lines
 
     return make
