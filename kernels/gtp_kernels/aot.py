@@ -73,14 +73,10 @@ def resources(compiled: Any, capability: int) -> dict[str, Any]:
 
 def _usage(compiled: Any) -> tuple[int, int]:
     """Return the registers and the bytes of stack of a thread."""
-    with tempfile.TemporaryDirectory() as folder:
-        binary = Path(folder, "kernel.cubin")
-        binary.write_bytes(compiled.asm["cubin"])
-        command = [_BINARIES / "cuobjdump", "--dump-resource-usage", binary]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    used = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout)
+    said = _told([_BINARIES / "cuobjdump", "--dump-resource-usage"], compiled.asm["cubin"])
+    used = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout)
     if not used:
-        raise RuntimeError(f"cuobjdump names no registers: {done.stdout[-500:]}{done.stderr[-500:]}")
+        raise RuntimeError(f"cuobjdump names no registers: {said.stdout[-500:]}{said.stderr[-500:]}")
     return int(used[1]), int(used[2])
 
 
@@ -90,18 +86,20 @@ def _spilled(compiled: Any, capability: int) -> int:
     architecture = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
     # From 3.7 on Triton passes this flag itself.
     newer = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 7)
-    with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder, "kernel.ptx")
-        text.write_text(compiled.asm["ptx"])
-        command = [assembler, "-v", f"--gpu-name={architecture}", *["--regAllocOptLevel=2"] * newer]
-        done = subprocess.run(
-            [*command, text, "-o", Path(folder, "kernel.cubin")], capture_output=True, text=True, check=False
-        )
-    account = done.stderr + done.stdout
+    flags = ["-v", f"--gpu-name={architecture}", "-o", "kernel.cubin", *["--regAllocOptLevel=2"] * newer]
+    said = _told([assembler, *flags], compiled.asm["ptx"].encode())
+    account = said.stderr + said.stdout
     memory = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", account)
-    if done.returncode or not memory:
+    if said.returncode or not memory:
         raise RuntimeError(f"{assembler.name} could not assemble the kernel for {architecture}: {account[-500:]}")
     return int(memory[1]) + int(memory[2])
+
+
+def _told(command: list[Any], kernel: bytes) -> subprocess.CompletedProcess[str]:
+    """Run one of Triton's tools on a kernel, in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "kernel").write_bytes(kernel)
+        return subprocess.run([*command, "kernel"], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def drops_nan(compiled: Any) -> list[str]:
