@@ -31,11 +31,6 @@ def files() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in names if MARK.search(path.read_text(encoding="utf-8"))]
 
 
-def of_graphs(name: str) -> bool:
-    """Say whether a file's tests capture and compile the other backends, which the second call is for."""
-    return "backends" in name or "stream" in name
-
-
 def run_file(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     """Run pytest on row["file"] for row["limit_s"] seconds at most; count outcomes and name the failures.
 
