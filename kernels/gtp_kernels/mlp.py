@@ -175,9 +175,7 @@ def add_rows_of(acc, rows, live, weight, COUNT: tl.constexpr, PREC: tl.constexpr
 
 
 @triton.jit
-def action_output(
-    h, weight, bias, A: tl.constexpr, AP: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr
-):  # fmt: skip
+def action_output(h, weight, bias, A: tl.constexpr, AP: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
     """Return h weight + bias, (ROWS, AP); columns from A on are zero."""
     i, c = tl.arange(0, h.shape[1]), tl.arange(0, AP)
     tile = tl.load(weight + i[:, None] * A + c[None, :], mask=(c < A)[None, :], other=0.0)
