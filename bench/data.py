@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from bench.clock import Taken, apart, taken
-from bench.tables import Found, Kind, Row, command, page, result
+from bench.tables import Found, Kind, Row, command, page, result, table
 from bench.training import DEVICE, write_rows
 from gtp_fast import device, files
 from gtp_fast.config import TrainConfig
@@ -87,12 +87,9 @@ def loading_table(found: Found) -> str:
     """Return the table: seconds, and peak memory divided by the size of the arrays."""
     m = found["machine"]
     heading = f"device: {m['device']} ({m['processor']}), commit {m['commit']}; {ROWS:,} transitions 17/6, seconds"
-    rows = [
-        [row["layout"], "yes" if row["next_observations"] else "no"]
-        + [f"{row[name]:.2f}" for name in ("seconds", "cpu_seconds", *PHASES, "peak")]
-        for row in found["rows"]
-    ]
-    return page(heading, ("file", "next_observations", "all", "CPU", *PHASES, "peak memory / arrays"), rows)
+    columns = {"file": "{layout}", "next_observations": lambda row: "yes" if row["next_observations"] else "no"}
+    columns |= {"all": "{seconds:.2f}", "CPU": "{cpu_seconds:.2f}"} | {name: f"{{{name}:.2f}}" for name in PHASES}
+    return table(heading, columns | {"peak memory / arrays": "{peak:.2f}"}, found["rows"])
 
 
 def minari() -> Found:
@@ -244,12 +241,9 @@ def answered(folder: Path, number: signal.Signals) -> list[float]:
 def saves_table(found: Found) -> str:
     """Return the table, one row for each figure."""
     m = found["machine"]
-    rows = []
-    for row in found["rows"]:
-        median, largest, bar = (f"{row[name]} {row['unit']}" for name in ("median", "largest", "bar"))
-        rows.append([row["what"], median, largest, row["of"], bar if row["bar"] else "-"])
-    heading = f"{m['processor']}, {m['cores']} cores, commit {m['commit'][:7]}"
-    return page(heading, ("figure", "median", "largest", "of", "bar"), rows)
+    columns = {"figure": "{what}", "median": "{median} {unit}", "largest": "{largest} {unit}", "of": "{of}"}
+    columns |= {"bar": lambda row: f"{row['bar']} {row['unit']}" if row["bar"] else "-"}
+    return table(f"{m['processor']}, {m['cores']} cores, commit {m['commit'][:7]}", columns, found["rows"])
 
 
 if __name__ == "__main__":

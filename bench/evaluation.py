@@ -8,16 +8,15 @@ names the kernel that its OpenBLAS chose, by the processor or by OPENBLAS_CORETY
 
 from __future__ import annotations
 
-import ctypes
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from bench.clock import in_turn, taken
-from bench.tables import Found, Kind, Row, command, page, result
+from bench.tables import Found, Kind, Row, command, result, table
 from bench.training import config, policy
 from gtp_fast.data import catalog
 from gtp_fast.data.spec import DataSpec, EvalEnv
@@ -45,15 +44,8 @@ def physics(env: EvalEnv, lengths: list[int], actions: np.ndarray, workers: int)
 
 def blas_kernel() -> str:
     """Return the kernel that NumPy's OpenBLAS runs here, "-" where it is another library."""
-    maps = Path("/proc/self/maps")
-    mapped = {line.split()[-1] for line in maps.read_text().splitlines() if "openblas" in line} if maps.exists() else ()
-    for library in map(ctypes.CDLL, sorted(mapped)):
-        for name in ("scipy_openblas_get_corename64_", "openblas_get_corename64_", "openblas_get_corename"):
-            if hasattr(library, name):
-                ask = getattr(library, name)
-                ask.restype = ctypes.c_char_p
-                return ask().decode()
-    return "-"
+    kernels = [library["architecture"] for library in threadpool_info() if library["internal_api"] == "openblas"]
+    return kernels[0] if kernels else "-"
 
 
 def compare(spec: DataSpec, episodes: int, sampling_steps: int, workers: int, rounds: int) -> Row:
@@ -99,14 +91,11 @@ def markdown(found: Found) -> str:
         f"device: cpu ({m['processor']}), OpenBLAS kernel {m['blas']}, commit {m['commit']}; medians of {m['rounds']} "
         "rounds, seconds"
     )
-    rows = [
-        [row["env"], row["episodes"], row["sampling_steps"], f"{row['env_steps']:,}", row["workers"]]
-        + [f"{row[name]:.2f}" for name in ("bare", "evaluation", "ratio", "ratio_cpu")]
-        for row in found["rows"]
-    ]
-    heads = ("environment", "episodes", "K", "steps", "processes", "bare physics", "evaluation", "ratio")
+    columns = {"environment": "{env}", "episodes": "{episodes}", "K": "{sampling_steps}", "steps": "{env_steps:,}"}
+    columns |= {"processes": "{workers}", "bare physics": "{bare:.2f}", "evaluation": "{evaluation:.2f}"}
+    columns |= {"ratio": "{ratio:.2f}", "ratio of CPU time": "{ratio_cpu:.2f}"}
     absent = "".join(f"\n{name} names no evaluation environment in this version.\n" for name in m["absent"])
-    return page(heading, (*heads, "ratio of CPU time"), rows) + absent
+    return table(heading, columns, found["rows"]) + absent
 
 
 if __name__ == "__main__":

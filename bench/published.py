@@ -35,19 +35,15 @@ def data() -> dict[str, Any]:
     }
 
 
-def without_logger() -> None:
-    """Replace the agents' logger, which no step calls and which needs further packages."""
-    logger = types.ModuleType("utils.logger")
-    logger.__dict__["logger"] = None
-    sys.modules["utils.logger"] = logger
-
-
 def torch_agent(module: str, name: str, device: Callable[[str], Any], **settings: Any) -> Run:
     """Return the steps of an agent in torch, with the settings of its HalfCheetah tasks: eta 1, gradient norm 9."""
     import torch
 
     torch.set_num_threads(1)
-    without_logger()
+    # In place of their logger, which no step calls and which needs further packages.
+    logger = types.ModuleType("utils.logger")
+    logger.__dict__["logger"] = None
+    sys.modules["utils.logger"] = logger
     agents = importlib.import_module(module)
     from utils.data_sampler import Data_Sampler  # pyright: ignore[reportMissingImports]
 

@@ -21,7 +21,7 @@ import torch
 
 from bench import published
 from bench.clock import Taken, in_turn, taken
-from bench.tables import Found, Kind, Row, command, over_seeds, page, result, rounded
+from bench.tables import Found, Kind, Row, command, over_seeds, page, result, rounded, table
 from bench.training import METHODS, config, training
 from gtp_fast.device import quicken_cpu
 from gtp_fast.experiments.report import label
@@ -178,12 +178,10 @@ def beside_table(found: Found) -> str:
     m = found["machine"]
     commits = ", ".join(f"{name} {sha}" for name, sha in m["published"].items())
     heading = f"device: {m['device']} ({m['processor']}), torch {m['torch']}, commit {m['commit']}; {commits}"
-    rows = [
-        [row["name"], row["backend"], f"{row['ms']:.1f}", f"{row['p20_ms']:.1f} to {row['p80_ms']:.1f}"]
-        + ([row["beside"], f"{row['ratio']:.2f}"] if "ratio" in row else ["-", "-"])
-        for row in found["rows"]
-    ]
-    return page(heading, ("trainer", "backend", "ms a step", "p20 to p80", "beside", "ratio"), rows)
+    columns = {"trainer": "{name}", "backend": "{backend}", "ms a step": "{ms:.1f}"}
+    columns |= {"p20 to p80": "{p20_ms:.1f} to {p80_ms:.1f}", "beside": lambda row: row.get("beside", "-")}
+    columns |= {"ratio": lambda row: f"{row['ratio']:.2f}" if "ratio" in row else "-"}
+    return table(heading, columns, found["rows"])
 
 
 def returns(name: str, files: list[str]) -> Found:
@@ -216,12 +214,11 @@ def _return(file: Path) -> Row:
 
 def returns_table(found: Found) -> str:
     """Return the table: each seed's score, mean and standard deviation. What all runs share is in the heading."""
-    m, rows = found["machine"], []
-    for row in found["rows"]:
-        seeds, spread = over_seeds(row["each"])
-        rows.append([row["setting"], f"{row['eta']:g}", seeds, spread, row["commit"][:7]])
+    m = found["machine"]
+    columns = {"setting": "{setting}", "eta": "{eta:g}", "each seed": lambda row: over_seeds(row["each"])[0]}
+    columns |= {"mean (std)": lambda row: over_seeds(row["each"])[1], "commit": "{commit:.7}"}
     heading = f"{m['steps']:,} steps, {m['episodes']} episodes a seed; data: {m['data']}"
-    return page(heading, ("setting", "eta", "each seed", "mean (std)", "commit"), rows)
+    return table(heading, columns, found["rows"])
 
 
 if __name__ == "__main__":

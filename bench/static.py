@@ -14,16 +14,22 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
+
+import torch
+from gtp_kernels import aot
+from gtp_kernels.launch import Launch, Tuning, tuned_for
+from triton.runtime import interpreter
 
 from bench.clock import apart
 from bench.tables import ROOT, Row, fill, grid
-
-if TYPE_CHECKING:
-    from gtp_kernels.launch import Launch
+from bench.training import ACTION_DIM, OBS_DIM, config, fused_step
+from gtp_fast.algorithms import networks
+from gtp_fast.algorithms.policy_config import of_run
+from gtp_fast.policy.cuda_sampler import CudaSampler, _Call
 
 README = ROOT / "kernels" / "README.md"
 ARCHITECTURES = (80, 86, 89, 90, 100)
@@ -33,26 +39,12 @@ OLDEST = Path(sys.prefix) / "triton-3.6.0"
 
 def training_launches(precision: str, capability: int) -> list[Launch]:
     """Return the launches of a step, with the shapes of a card."""
-    from gtp_kernels import aot
-    from gtp_kernels.launch import tuned_for
-
-    from bench.training import config, fused_step
-
     cfg = config(precision=precision, backend="fused")
     return list(fused_step(cfg, tuned_for(cfg.hidden, cfg.batch_size, aot.SHARED_MEMORY[capability])).launches)
 
 
 def acting_launches(precision: str, capability: int, **changes: Any) -> list[Launch]:
     """Return the launches that act at one observation, with 50 candidates and the shapes of a card."""
-    import torch
-    from gtp_kernels import aot
-    from gtp_kernels.launch import tuned_for
-
-    from bench.training import ACTION_DIM, OBS_DIM, config
-    from gtp_fast.algorithms import networks
-    from gtp_fast.algorithms.policy_config import of_run
-    from gtp_fast.policy.cuda_sampler import CudaSampler, _Call
-
     described = replace(of_run(config(), OBS_DIM, ACTION_DIM), **({"candidates": 50, "select": "argmax"} | changes))
     sizes = described.obs_dim, described.action_dim, described.hidden
     tensors = {
@@ -76,8 +68,6 @@ def compiled(precision: str, capability: int, acting: bool = False) -> list[Row]
 
     acting: of every launch that acts instead, with one candidate and with many, of both processes.
     """
-    from gtp_kernels import aot
-
     launches = [*training_launches(precision, capability), acting_launches(precision, capability)[-1]]
     if acting:
         kinds = [{}, {"select": "softmax"}, {"candidates": 1}, {"process": "flow"}]
@@ -86,13 +76,12 @@ def compiled(precision: str, capability: int, acting: bool = False) -> list[Row]
     rows = []
     for launch in reversed(different.values()):
         kernel = aot.compile_for(launch, capability)
-        found = aot.resources(kernel, capability)
         rows.append(
             {"precision": precision, "capability": capability, "phase": launch.phase, "kernel": launch.name}
-            | {"grid": launch.grid, "warps": launch.warps, "fits": found.fits(capability)}
+            | {"grid": launch.grid, "warps": launch.warps}
             | {"warps_of_products": sorted(set(aot.warps_of_products(kernel)))}
             | {"drops_nan": aot.drops_nan(kernel), "triton": aot.VERSION}
-            | asdict(found)
+            | aot.resources(kernel, capability)
         )
     return rows
 
@@ -124,11 +113,6 @@ def traffic(precision: str, sampling_steps: int) -> list[Row]:
     count is of the kernel itself, with the shapes that a GPU would run. It is what the multiprocessors ask of the
     caches, not what reaches memory.
     """
-    from gtp_kernels.launch import Tuning
-    from triton.runtime import interpreter
-
-    from bench.training import config, fused_step
-
     step = fused_step(config(precision=precision, sampling_steps=sampling_steps, backend="fused"), Tuning())
     builder, rows = interpreter.InterpreterBuilder, []
     load, store = builder.create_masked_load, builder.create_masked_store

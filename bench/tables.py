@@ -15,7 +15,7 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from gtp_fast.files import publish
 
 Row = dict[str, Any]
 Found = dict[str, Any]
+Columns = Mapping[str, str | Callable[[Row], Any]]
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ["numpy", "triton", "gymnasium", "mujoco", "minari", "nvtx", "h5py", "safetensors", "yaml", "pytest"]
@@ -127,6 +128,16 @@ def page(heading: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -
     return "\n".join([heading, "", *grid(heads, rows)]) + "\n"
 
 
+def shown(columns: Columns, row: Row) -> list[Any]:
+    """Return a row's cells: a column, by its title, is a format or a function of the row."""
+    return [column.format(**row) if isinstance(column, str) else column(row) for column in columns.values()]
+
+
+def table(heading: str, columns: Columns, rows: Iterable[Row]) -> str:
+    """Return a heading and the table of rows below it."""
+    return page(heading, list(columns), [shown(columns, row) for row in rows])
+
+
 def fill(text: str, blocks: dict[str, str]) -> str:
     """Return a document with each block between `<!-- NAME -->` and `<!-- end of NAME -->` replaced.
 
@@ -190,16 +201,17 @@ def _add_flags(parser: argparse.ArgumentParser, kind: Kind) -> None:
 STEPS_OF_PAPER = 2_000_000
 KINDS = ("kernel", "step", "latency", "data", "eval")
 MACHINE = ("device", "processor", "cores", "cuda", "memory_gib", "torch", "triton", "python", "missing", "commit")
-NAMES = {
-    "gtp-k5": "GTP",
-    "gtp-k2": "GTP",
-    "gtp-bc": "GTP-BC",
-    "dql": "DQL",
-    "cac": "CAC",
-    "fql-4x512": "FQL, 4 x 512",
-    "fql-3x256": "FQL, 3 x 256",
-    "iql": "IQL",
-    "td3bc": "TD3+BC",
+# Methods of the timing table: title, settings.
+METHODS: dict[str, tuple[str, Row]] = {
+    "gtp-k5": ("GTP", {"sampling_steps": 5}),
+    "gtp-k2": ("GTP", {"sampling_steps": 2}),
+    "gtp-bc": ("GTP-BC", {"bc": True, "eta": 0.0}),
+    "dql": ("DQL", {"algo": "dql"}),
+    "cac": ("CAC", {"algo": "cac"}),
+    "fql-4x512": ("FQL, 4 x 512", {"algo": "fql"}),
+    "fql-3x256": ("FQL, 3 x 256", {"algo": "fql", "hidden": 256, "layers": 3}),
+    "iql": ("IQL", {"algo": "iql"}),
+    "td3bc": ("TD3+BC", {"algo": "td3bc"}),
 }
 HEADS = (
     *("method", "switch", "K", "batch", "ms / step", "steps / s", "hours for 2M", "paper, hours", "ratio"),
@@ -238,7 +250,7 @@ def cells(found: Found) -> list[list[str]]:
     """Return the table's rows, one for each switch, in the order of the methods."""
     steps = [row for row in found["rows"] if row["group"].startswith("step/")]
     acts = [row for row in found["rows"] if row["group"].startswith("latency/")]
-    order = list(NAMES)
+    order = list(METHODS)
     return [_cells(row, steps, acts) for row in sorted(steps, key=lambda row: order.index(row["method"]))]
 
 
@@ -250,7 +262,7 @@ def _cells(row: Row, steps: list[Row], acts: list[Row]) -> list[str]:
     action, chain = _action(row, acts, 1), "1" if row["algo"] == "fql" else str(row["sampling_steps"])
     fifty = _action(row, acts, 50)
     return [
-        *(NAMES[row["method"]], row["switch"].replace("+", " + ").replace("8seeds", "8 seeds")),
+        *(METHODS[row["method"]][0], row["switch"].replace("+", " + ").replace("8seeds", "8 seeds")),
         *("10/1" if row["algo"] == "fql" else chain, str(row["batch_size"])),
         *(f"{row['us'] / 1e3:.3g}", f"{1 / seconds:,.0f}", f"{hours:.3g}"),
         *(_or(printed, lambda p: f"{p['train_h']}"), _or(printed, lambda p: f"{hours / p['train_h']:.3g}")),

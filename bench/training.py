@@ -18,6 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import tables
 from gtp_fast import algorithms, device
 from gtp_fast.algorithms import gtp, updates
 from gtp_fast.algorithms.backends import stepper
@@ -36,20 +37,7 @@ if TYPE_CHECKING:
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 OBS_DIM, ACTION_DIM, ROWS, EPISODE = 17, 6, 10_000, 1_000
-
-
-# Methods of the timing table: bench.tables has their titles.
-METHODS: dict[str, dict[str, Any]] = {
-    "gtp-k5": {"sampling_steps": 5},
-    "gtp-k2": {"sampling_steps": 2},
-    "gtp-bc": {"bc": True, "eta": 0.0},
-    "dql": {"algo": "dql"},
-    "cac": {"algo": "cac"},
-    "fql-4x512": {"algo": "fql"},
-    "fql-3x256": {"algo": "fql", "hidden": 256, "layers": 3},
-    "iql": {"algo": "iql"},
-    "td3bc": {"algo": "td3bc"},
-}
+METHODS = {name: settings for name, (_, settings) in tables.METHODS.items()}
 COMPARED = ("actor_loss", "critic_loss")
 # Largest relative difference of the losses' mean over the first 20 steps from eager fp32, which draws the same numbers.
 # Operands rounded to 11 and 8 bits in eager's forward passes left 1.3e-4 and 1.6e-3 at most (K = 5 and 2, two seeds,

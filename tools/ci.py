@@ -17,6 +17,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import timeit
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -128,16 +129,10 @@ def made(started: float, *words: str) -> bool:
 
 def measured(what: str, work: Callable[[], object], times: int) -> float:
     """Time some work, say it, and return how many times as long as usual it took (the median)."""
-    seconds = statistics.median(_seconds(work) for _ in range(times))
+    seconds = statistics.median(timeit.repeat(work, number=1, repeat=times))
     slowness = seconds / USUAL_S[what]
     say(f"{what}: {seconds:.2f} s, {slowness:.1f} times the usual")
     return slowness
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def measured_without_torch() -> float:

@@ -20,7 +20,7 @@ from bench.tables import ROOT
 
 SHOWN_FAILURES = 12
 OUTCOMES = ("failure", "error", "skipped")
-GRACE_S = 12.0  # for the report of an interrupted run
+GRACE_S = 12.0  # for the report of an interrupted run; pytest still has time for one when a call ends
 UNTIL = "GTP_GPU_UNTIL"  # the time at which the call ends, in seconds since 1970
 MARK = re.compile(r"mark\.gpu\b")
 
@@ -31,11 +31,6 @@ def files() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in names if MARK.search(path.read_text(encoding="utf-8"))]
 
 
-def of_graphs(name: str) -> bool:
-    """Say whether a file's tests capture and compile the other backends, which the second call is for."""
-    return "backends" in name or "stream" in name
-
-
 def run_file(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     """Run pytest on row["file"] for row["limit_s"] seconds at most; count outcomes and name the failures.
 
@@ -43,7 +38,7 @@ def run_file(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     pytest answers with a report of what ran: that counts as a failure.
     Raises: RuntimeError when pytest brought no report, or collected nothing.
     """
-    started, limit_s = time.monotonic(), min(row["limit_s"], _left_s())
+    started, limit_s = time.monotonic(), min(row["limit_s"], max(1.0, left_s() - GRACE_S))
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         code, stopped = _pytest(row["file"], report, limit_s)
@@ -70,9 +65,9 @@ def run_file(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     }
 
 
-def _left_s() -> float:
-    """Return what is left of the call for pytest, which then still has time to report."""
-    return max(1.0, float(os.environ.get(UNTIL, "inf")) - time.time() - GRACE_S)
+def left_s() -> float:
+    """Return what is left of the call."""
+    return float(os.environ.get(UNTIL, "inf")) - time.time()
 
 
 def _pytest(file: str, report: Path, limit_s: float) -> tuple[int, bool]:

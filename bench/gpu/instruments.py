@@ -87,8 +87,7 @@ def _watched(tool: list[str], words: list[str], **environment: str) -> str:
 
 
 def _last(output: str) -> str:
-    lines = [line for line in output.splitlines() if line.strip()] or ["nothing"]
-    return lines[-1][:200]
+    return (output.rstrip() or "nothing").splitlines()[-1][:200]
 
 
 def read(text: str) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import tempfile
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from bench.clock import once_s
+from bench.gpu.checks import left_s
 from bench.gpu.plan import VARIABLES
 from bench.tables import over_seeds, page
 from gtp_fast import algorithms, device
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 TRAIN_S = 200.0  # of train steps; data, capture and saving come on top
 MOST_STEPS = 2_000_000  # the paper's
 PROBE_STEPS = 400
+OPEN_S = 25.0  # for opening and saving
 RULES = ((1, "none"), (50, "softmax"), (50, "argmax"))
 
 
@@ -49,7 +50,7 @@ def learn(row: dict[str, Any], dry: bool) -> dict[str, Any]:
     How many steps there are is decided before the first, for the schedules of a run depend on its length.
     """
     cfg = _settings(row, dry)
-    steps = 4 if dry else _steps_for(cfg, min(TRAIN_S, _left_s()))
+    steps = 4 if dry else _steps_for(cfg, min(TRAIN_S, left_s() - OPEN_S))
     with tempfile.TemporaryDirectory(prefix="gtp-gpu-run-") as folder:
         run = Path(folder) / "run"
         done = train(replace(cfg, steps=steps, log_every=max(1, steps // 50), run_dir=str(run)))
@@ -70,11 +71,6 @@ def _settings(row: dict[str, Any], dry: bool) -> TrainConfig:
         flags["dataset"] = data
     small = {"hidden": 32, "batch_size": 16, "threads": 1, "device": "cpu", "backend": "eager"} if dry else {}
     return device.resolve(catalog.run_settings(flags | small))[0]
-
-
-def _left_s() -> float:
-    """Return the seconds that are left for train steps, after those for opening and saving."""
-    return float(os.environ.get(VARIABLES["until"], "inf")) - time.time() - 25.0
 
 
 def fused(row: dict[str, Any], dry: bool) -> FusedStep:

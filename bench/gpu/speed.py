@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from bench.clock import captured, per_unit, repeated, taken, wall_us
+from bench.gpu.plan import STEP
+from bench.tables import Row
 from bench.training import acting, assert_finite, config, fused_step, opened
 from gtp_fast import device, presets
 from gtp_fast.config import TrainConfig
@@ -22,8 +24,6 @@ from gtp_fast.policy.policy import Policy
 if TYPE_CHECKING:
     from gtp_fast.algorithms.fused import FusedStep
 
-Row = dict[str, Any]
-NAMES = ("backend", "graph", "precision", "sampling_steps", "seeds", "algo", "hidden", "layers")
 DRY = {"hidden": 32, "batch_size": 16, "unroll": 1, "threads": 1}
 REPEATS = 20  # launches in one graph: the gap between nodes is part of what a step pays
 _open: dict[tuple[Any, ...], Any] = {}  # trainings of this process, so that a second round captures nothing anew
@@ -35,7 +35,7 @@ def settings(row: Row, dry: bool) -> TrainConfig:
     A dry run takes the backend on the CPU, where a kernel's interpreter may run it although training may not.
     Raises: UsageError for a backend or a precision that this version or this machine does not have.
     """
-    changes = {name: row[name] for name in NAMES if name in row}
+    changes = {name: row[name] for name in STEP if name in row}
     presets.checked(changes, "make gpu")
     if row["backend"] == "compiled":
         _allow_many_compilations(dry)
@@ -62,7 +62,7 @@ def step(row: Row, dry: bool) -> Row:
     Raises: ValueError when the state is not finite afterwards, beside what `opened` refuses.
     """
     cfg = settings(row, dry)
-    key = tuple(row.get(name) for name in NAMES)
+    key = tuple(row.get(name) for name in STEP)
     if key not in _open:
         (state, run, figures), ready_s, _ = taken(lambda: opened(cfg, cfg.unroll, exact=dry))
         _open[key] = (state, run, figures | {"ready_s": ready_s})

@@ -103,20 +103,15 @@ def _serve(target: str, rows: list[Row], dry: bool, pipe: Any, log: str) -> None
         os.dup2(file.fileno(), 2)
     module, _, function = target.rpartition(".")
     for row in rows:
-        _print(f"{ROW_MARK}{row}")
+        print(f"{ROW_MARK}{row}", file=sys.stderr, flush=True)
         try:
             answer, healthy = getattr(importlib.import_module(module), function)(row, dry), True
         except Exception as error:  # whatever goes wrong in a row is its answer
-            _print(traceback.format_exc())
+            traceback.print_exc()
             answer, healthy = {REASON: told(error)}, _healthy()
         pipe.send((answer, healthy))
         if not healthy:
             return
-
-
-def _print(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 def told(error: BaseException) -> str:

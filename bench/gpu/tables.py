@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from bench.gpu.plan import STEP
 from bench.gpu.supervise import REASON, Row
-from bench.tables import STEPS_OF_PAPER, grid
+from bench.tables import STEPS_OF_PAPER, Columns, grid, shown
 
-SHAPE = ("backend", "graph", "precision", "sampling_steps", "seeds", "algo", "hidden", "layers")
 LINES = 90  # what the terminal's table may take
 Cells = list[list[str]]
 
@@ -119,7 +119,7 @@ def _step(row: Row, rows: list[Row], full: bool) -> list[str]:
 
 
 def _same(row: Row, other: Row) -> bool:
-    return all(row.get(name) == other.get(name) for name in SHAPE)
+    return all(row.get(name) == other.get(name) for name in STEP)
 
 
 def _mode(row: Row) -> str:
@@ -181,21 +181,11 @@ def _latency(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
     return ["K", "candidates", "GPU", "one CPU thread", "of rival"], cells
 
 
-def _learning(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
-    def figures(row: Row) -> list[str]:
-        mode = f"{row['backend']} {row['precision']}, {row['seeds']} seeds"
-        speed = [f"{row['steps']:,}", f"{row['train_s']:.0f}", f"{row['steps_per_second']:,.0f}"]
-        return [mode, *speed, *(_over_seeds(row.get(name)) for name in ("actor_loss", "critic_loss", "q"))]
-
-    heads = ["data", "mode", "steps", "seconds", "steps / s", "actor loss", "critic loss", "Q"]
-    return heads, [page.line(row, [row.get("env", row["what"])], figures, 7) for row in rows]
-
-
-def _over_seeds(values: list[float] | float | None) -> str:
-    if values is None:
-        return ""
+def _over_seeds(name: str, row: Row) -> str:
+    """Return mean and deviation of a row's values, of one or of several seeds; nothing where it has none."""
+    values = row.get(name, [])
     values = values if isinstance(values, list) else [values]
-    return f"{statistics.mean(values):.3g} ± {statistics.pstdev(values):.2g}"
+    return f"{statistics.mean(values):.3g} ± {statistics.pstdev(values):.2g}" if values else ""
 
 
 def _counters(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
@@ -214,38 +204,37 @@ def _counters(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
     return heads, cells
 
 
-def _compiled(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
-    names = ("compiled", "late", "seconds", "core_seconds", "cores")
-
-    def figures(row: Row) -> list[str]:
-        return [*(f"{row[name]:.0f}" for name in names), "; ".join(row["slowest"][:2])]
-
-    heads = [*(name.replace("_", " ") for name in names), "slowest"]
-    return heads, [page.line(row, [], figures, len(heads)) for row in rows]
-
-
-def _plain(head: dict[str, str], figures: dict[str, str]) -> Make:
-    """Return what makes a table whose columns, by title, are formats of a row."""
-
-    def cells(columns: dict[str, str], row: Row) -> list[str]:
-        return [text.format(**row) for text in columns.values()]
+def _plain(head: Columns, figures: Columns) -> Make:
+    """Return what makes a table of columns by title, each a format or a function of a row."""
 
     def make(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
-        lines = [page.line(row, cells(head, row), partial(cells, figures), len(figures)) for row in rows]
+        lines = [page.line(row, shown(head, row), partial(shown, figures), len(figures)) for row in rows]
         return [*head, *figures], lines
 
     return make
 
 
+LEARNING = _plain(
+    {"data": lambda row: row.get("env", row["what"])},
+    {"mode": "{backend} {precision}, {seeds} seeds", "steps": "{steps:,}", "seconds": "{train_s:.0f}"}
+    | {"steps / s": "{steps_per_second:,.0f}"}
+    | {name.replace("_", " "): partial(_over_seeds, name) for name in ("actor_loss", "critic_loss")}
+    | {"Q": partial(_over_seeds, "q")},
+)
+COMPILED = _plain(
+    {},
+    {name.replace("_", " "): f"{{{name}:.0f}}" for name in ("compiled", "late", "seconds", "core_seconds", "cores")}
+    | {"slowest": lambda row: "; ".join(row["slowest"][:2])},
+)
 SANITIZER = _plain({"tool": "{tool}", "operands": "{precision}"}, {"errors": "{errors}", "seconds": "{seconds:.0f}"})
 TABLES: tuple[tuple[str, Make, tuple[str, ...]], ...] = (
     ("tests that need the card", _tests, ("tests", "tests-graph")),
     ("train steps", _steps, ("steps",)),
     ("us of each launch by itself, K = 5", _kernels, ("kernels",)),
     ("us from observation to action", _latency, ("latency",)),
-    ("a training, mean and deviation over seeds", _learning, ("learning",)),
+    ("a training, mean and deviation over seeds", LEARNING, ("learning",)),
     ("compute-sanitizer, one small step", SANITIZER, ("sanitizer",)),
     ("counters of one step, by ncu", _counters, ("counters",)),
     ("floor", _plain({"constant": "{what}"}, {"us": "{us:.2f}"}), ("floor",)),
-    ("compiling, all cores", _compiled, ("compile",)),
+    ("compiling, all cores", COMPILED, ("compile",)),
 )

@@ -60,7 +60,7 @@ def gtp_actor(
     weight = tl.zeros((BM,), tl.float32) + 1.0
     if STABLE:
         weight = variance / (t * t * sigma_data * sigma_data)
-        weight = tl.minimum(weight, INST_WEIGHT_CAP, propagate_nan=tl.PropagateNan.ALL)
+        weight = mlp.smaller(weight, INST_WEIGHT_CAP)
     if kind == 0:
         second, r, share = s, s / t, 1.0
         if STABLE:
@@ -87,9 +87,7 @@ def gtp_actor(
     loss = tl.sum(error * error, axis=1) * (weight / A)
     tl.store(loss_ptr + (2 * member + kind) * BATCH + b, loss, mask=live)
     df = (share * (2.0 / (A * BATCH))) * (weight * (1.0 - r) * c_out)[:, None] * error
-    _backward(
-        df, slope_t, slope_s, live, param, w1, w2, acts, slopes, X, D, A, AP, H, BN, STAGES, PREC, INTERP
-    )  # fmt: skip
+    _backward(df, slope_t, slope_s, live, param, w1, w2, acts, slopes, X, D, A, AP, H, BN, STAGES, PREC, INTERP)
 
 
 @triton.jit
@@ -110,7 +108,7 @@ def _forward(
     h, slope0 = mlp.mish_and_slope(_first_layer(x, e, source, live, w0, b0, D, A, H, PREC, INTERP))
     mlp.save(acts[:, None] + X + k, h, live[:, None], PREC, INTERP)
     tl.store(slopes[:, None] + H + k, slope0, mask=live[:, None])
-    z2 = mlp.hidden_layers_saving(h, w1, b1, w2, b2, acts + X + H, slopes, live, BN, STAGES, PREC, INTERP)
+    z2 = mlp.hidden_layers(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP, acts + X + H, slopes, live)
     h, slope2 = mlp.mish_and_slope(z2)
     mlp.save(acts[:, None] + X + 2 * H + k, h, live[:, None], PREC, INTERP)
     tl.store(slopes[:, None] + 2 * H + k, slope2, mask=live[:, None])
@@ -173,9 +171,7 @@ def _first_layer(
 
 
 @triton.jit
-def _save_input(
-    acts, x, e, source, live, D: tl.constexpr, A: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr
-):  # fmt: skip
+def _save_input(acts, x, e, source, live, D: tl.constexpr, A: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
     """Store [x, e_t, e_s, o], the first layer's input, in the order of its weight's rows."""
     column, i = tl.arange(0, x.shape[1])[None, :], tl.arange(0, mlp.EMBEDDINGS)[None, :]
     mlp.save(acts[:, None] + column, x, live[:, None] & (column < A), PREC, INTERP)
@@ -204,7 +200,7 @@ def _time_saving(net, time, sigma_min, saved, S: tl.constexpr, live, PREC: tl.co
 @triton.jit
 def _time_backward(
     nets, weight, dz0, slope_t, slope_s, saved, live, H: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr
-):  # fmt: skip
+):
     """Carry dL/dz0 back through both embeddings; `weight` points at their rows of the first layer's weight."""
     i, j, k = tl.arange(0, mlp.EMBEDDINGS), tl.arange(0, mlp.TIME_HIDDEN), tl.arange(0, H)
     tile = tl.load(weight + i[None, :] * H + k[:, None])

@@ -8,6 +8,8 @@ transition and 11 metrics a member.
 import triton
 import triton.language as tl
 
+from gtp_kernels import mlp
+
 
 @triton.jit
 def gtp_advantage(
@@ -42,13 +44,13 @@ def gtp_advantage(
         w = tl.where(live, 1.0, 0.0)
         if not BC:
             gain = _advantage(q_ptr, member, b, live, BATCH, SAMPLES)
-            gain = _larger(gain, 0.0)
+            gain = mlp.larger(gain, 0.0)
             w = tl.exp(eta * gain / (std + EPS))
             w = tl.where(live, tl.where((cap > 0.0) & (w > cap), cap, w), 0.0)
             tl.store(weight_ptr + member * BATCH + b, w, mask=live)
         w_sum += w
         w_square += w * w
-        w_max = _larger(w_max, w)
+        w_max = mlp.larger(w_max, w)
         map_sum += w * tl.load(loss_ptr + 2 * member * BATCH + b, mask=live, other=0.0)
         inst_sum += w * tl.load(loss_ptr + (2 * member + 1) * BATCH + b, mask=live, other=0.0)
     traj, inst = tl.sum(map_sum) / BATCH, tl.sum(inst_sum) / BATCH
@@ -58,7 +60,7 @@ def gtp_advantage(
     if not BC:
         w_mean = tl.sum(w_sum) / BATCH
         tl.store(metric + WEIGHT, w_mean)
-        tl.store(metric + WEIGHT_MAX, tl.reduce(w_max, 0, _larger))
+        tl.store(metric + WEIGHT_MAX, tl.reduce(w_max, 0, mlp.larger))
         tl.store(metric + EFFECTIVE_SHARE, w_mean * w_mean / (tl.sum(w_square) / BATCH))
 
 
@@ -103,24 +105,14 @@ def _advantage(q_ptr, member, b, live, BATCH: tl.constexpr, SAMPLES: tl.constexp
     """Return Qmin(o, a) - mean_m Qmin(o, a_m) of transitions b; 0 where not live."""
     rows: tl.constexpr = (1 + SAMPLES) * BATCH
     first, second = q_ptr + 2 * member * rows + b, q_ptr + (2 * member + 1) * rows + b
-    own = _smaller(tl.load(first, mask=live, other=0.0), tl.load(second, mask=live, other=0.0))
+    own = mlp.smaller(tl.load(first, mask=live, other=0.0), tl.load(second, mask=live, other=0.0))
     value = tl.zeros_like(own)
     for m in tl.static_range(1, SAMPLES + 1):
         q0 = tl.load(first + m * BATCH, mask=live, other=0.0)
-        value += _smaller(q0, tl.load(second + m * BATCH, mask=live, other=0.0))
+        value += mlp.smaller(q0, tl.load(second + m * BATCH, mask=live, other=0.0))
     return own - value / SAMPLES
 
 
 @triton.jit
 def _zero(CHUNK: tl.constexpr):
     return tl.zeros((CHUNK,), tl.float32)
-
-
-@triton.jit
-def _larger(x, y):  # tl.max over a block would drop NaN
-    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-def _smaller(x, y):
-    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)

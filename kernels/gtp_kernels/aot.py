@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +25,6 @@ SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_44
 VERSION: str = triton.__version__
 _BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int64: "*i64", torch.int32: "*i32"}
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a compiled kernel takes of a multiprocessor.
-
-    registers: per thread. stack: bytes per thread. spilled: bytes stored and loaded per thread. shared: bytes per
-    block. products: tensor-core instructions in a warp's program.
-    """
-
-    registers: int
-    stack: int
-    spilled: int
-    shared: int
-    products: int
-
-    def fits(self, capability: int) -> bool:
-        """Return whether a card of this compute capability has a block's shared memory."""
-        return self.shared <= SHARED_MEMORY[capability]
 
 
 def compile_for(launch: Launch, capability: int) -> Any:
@@ -77,27 +57,26 @@ def _aligned(name: str, args: dict[str, Any], constants: dict[str, Any]) -> bool
     return value % 16 == 0
 
 
-def resources(compiled: Any, capability: int) -> Resources:
-    """Return the resources of a compiled kernel; if it uses the stack, assemble it again for the spilled bytes.
+def resources(compiled: Any, capability: int) -> dict[str, Any]:
+    """Return what a compiled kernel takes of a multiprocessor; if it uses the stack, assemble it again for the spills.
 
-    Raises: RuntimeError if the assembler refuses the kernel.
+    registers: per thread. stack: bytes per thread. spilled: bytes stored and loaded per thread. shared: bytes per
+    block. products: tensor-core instructions in a warp's program. fits: a card of this compute capability has the
+    block's shared memory. Raises: RuntimeError if the assembler refuses the kernel.
     """
     products = len(re.findall(r"mma\.sync|wgmma\.mma_async|tcgen05\.mma", compiled.asm["ptx"]))
     registers, stack = _usage(compiled)
-    spilled = _spilled(compiled, capability) if stack else 0
-    return Resources(registers, stack, spilled, compiled.metadata.shared, products)
+    spilled, shared = _spilled(compiled, capability) if stack else 0, compiled.metadata.shared
+    found = {"registers": registers, "stack": stack, "spilled": spilled, "shared": shared, "products": products}
+    return found | {"fits": shared <= SHARED_MEMORY[capability]}
 
 
 def _usage(compiled: Any) -> tuple[int, int]:
     """Return the registers and the bytes of stack of a thread."""
-    with tempfile.TemporaryDirectory() as folder:
-        binary = Path(folder, "kernel.cubin")
-        binary.write_bytes(compiled.asm["cubin"])
-        command = [_BINARIES / "cuobjdump", "--dump-resource-usage", binary]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    used = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout)
+    said = _told([_BINARIES / "cuobjdump", "--dump-resource-usage"], compiled.asm["cubin"])
+    used = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout)
     if not used:
-        raise RuntimeError(f"cuobjdump names no registers: {done.stdout[-500:]}{done.stderr[-500:]}")
+        raise RuntimeError(f"cuobjdump names no registers: {said.stdout[-500:]}{said.stderr[-500:]}")
     return int(used[1]), int(used[2])
 
 
@@ -107,18 +86,20 @@ def _spilled(compiled: Any, capability: int) -> int:
     architecture = f"sm_{capability}a" if capability >= 90 else f"sm_{capability}"
     # From 3.7 on Triton passes this flag itself.
     newer = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 7)
-    with tempfile.TemporaryDirectory() as folder:
-        text = Path(folder, "kernel.ptx")
-        text.write_text(compiled.asm["ptx"])
-        command = [assembler, "-v", f"--gpu-name={architecture}", *["--regAllocOptLevel=2"] * newer]
-        done = subprocess.run(
-            [*command, text, "-o", Path(folder, "kernel.cubin")], capture_output=True, text=True, check=False
-        )
-    account = done.stderr + done.stdout
+    flags = ["-v", f"--gpu-name={architecture}", "-o", "kernel.cubin", *["--regAllocOptLevel=2"] * newer]
+    said = _told([assembler, *flags], compiled.asm["ptx"].encode())
+    account = said.stderr + said.stdout
     memory = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", account)
-    if done.returncode or not memory:
+    if said.returncode or not memory:
         raise RuntimeError(f"{assembler.name} could not assemble the kernel for {architecture}: {account[-500:]}")
     return int(memory[1]) + int(memory[2])
+
+
+def _told(command: list[Any], kernel: bytes) -> subprocess.CompletedProcess[str]:
+    """Run one of Triton's tools on a kernel, in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "kernel").write_bytes(kernel)
+        return subprocess.run([*command, "kernel"], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def drops_nan(compiled: Any) -> list[str]:

@@ -117,7 +117,7 @@ def gtp_choose(
     r, live = b * CANDIDATES + i, i < CANDIDATES
     q0 = tl.load(q_ptr + 2 * member * rows + r, mask=live, other=0.0)
     q1 = tl.load(q_ptr + (2 * member + 1) * rows + r, mask=live, other=0.0)
-    q = tl.minimum(q0, q1, propagate_nan=tl.PropagateNan.ALL)
+    q = mlp.smaller(q0, q1)
     if NOISY:
         q += tl.load(gumbel_ptr + member * rows + r, mask=live, other=0.0)
     # argmax compares, and every comparison with NaN is false: its result would depend on the threads' order.

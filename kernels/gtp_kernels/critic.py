@@ -47,11 +47,11 @@ def gtp_critic(
     best1 = best0
     for sample in tl.static_range(0, SAMPLES):
         place = next_q_ptr + 2 * member * SAMPLES * BATCH + sample * BATCH + b
-        best0 = _larger(best0, tl.load(place, mask=live, other=0.0))
-        best1 = _larger(best1, tl.load(place + SAMPLES * BATCH, mask=live, other=0.0))
+        best0 = mlp.larger(best0, tl.load(place, mask=live, other=0.0))
+        best1 = mlp.larger(best1, tl.load(place + SAMPLES * BATCH, mask=live, other=0.0))
     reward = tl.load(source + D + A, mask=live, other=0.0)
     bootstrap = tl.load(source + D + A + 1, mask=live, other=0.0)
-    y = reward + gamma * bootstrap * tl.minimum(best0, best1, propagate_nan=tl.PropagateNan.ALL)
+    y = reward + gamma * bootstrap * mlp.smaller(best0, best1)
 
     w0 = param_ptr + row * param_stride
     b0, b1, b2, last = mlp.pointers(w0, D + A, H)
@@ -62,7 +62,7 @@ def gtp_critic(
     h, slope0 = mlp.mish_and_slope(z)
     hidden = acts[:, None] + X + k[None, :]
     mlp.save(hidden, h, live[:, None], PREC, INTERP)
-    z = mlp.hidden_layers_saving(h, w1, b1, w2, b2, acts + X + H, slopes, live, BN, STAGES, PREC, INTERP)
+    z = mlp.hidden_layers(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP, acts + X + H, slopes, live)
     h, slope2 = mlp.mish_and_slope(z)
     mlp.save(hidden + 2 * H, h, live[:, None], PREC, INTERP)
     q = tl.sum(h * w3[None, :], axis=1) + tl.load(last + H)
@@ -111,8 +111,3 @@ def gtp_heads(
     z = mlp.hidden_layers(mlp.mish(z), w1_ptr + hidden, b1, w2_ptr + hidden, b2, BN, STAGES, PREC, INTERP)
     q = tl.sum(mlp.mish(z) * tl.load(w3 + k)[None, :], axis=1) + tl.load(w3 + H)
     tl.store(q_ptr + (2 * member + head) * ROWS + r, q, mask=live)
-
-
-@triton.jit
-def _larger(x, y):
-    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)

@@ -1,9 +1,4 @@
-"""What the host prepares for the kernels: a launch with its arguments, block shapes, weight copies, kept activations.
-
-`Launch` is a kernel with every argument bound; a train step is a short list of launches. `Tuning` holds the block
-shapes. `Operands` holds the hidden weights as the products read them: copies rounded to TF32 or bfloat16, or the
-float32 parameters themselves. `Saved` says what a network's launch keeps of each batch row for the weight gradients.
-"""
+"""What the host prepares for the kernels: launches, block shapes, copies of weights, the columns of kept rows."""
 
 from __future__ import annotations
 

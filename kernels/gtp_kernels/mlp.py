@@ -34,6 +34,16 @@ CHUNK = tl.constexpr(32)  # columns of one load where a row has any number of th
 
 
 @triton.jit
+def larger(x, y):
+    return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def smaller(x, y):
+    return tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def operand(x, PREC: tl.constexpr, INTERP: tl.constexpr):
     """Round float32 to a product's operand: bf16 to nearest even, tf32 to nearest (the hardware truncates)."""
     if PREC == "tf32":
@@ -77,7 +87,7 @@ def save(pointer, x, mask, PREC: tl.constexpr, INTERP: tl.constexpr):
 @triton.jit
 def mish(x):
     """Mish with one exponential: e = exp(min(x, 20)), n = e (e + 2), mish = x n / (n + 2)."""
-    e = tl.exp(tl.minimum(x, MISH_CLAMP, propagate_nan=tl.PropagateNan.ALL))
+    e = tl.exp(smaller(x, MISH_CLAMP))
     n = e * (e + 2.0)
     return x * (n / (n + 2.0))
 
@@ -85,7 +95,7 @@ def mish(x):
 @triton.jit
 def mish_and_slope(x):
     """Return mish(x) and its derivative: with m = 1 + e + e^2/2 it is (1 - 1/m) + x e (e + 1) / m^2."""
-    e = tl.exp(tl.minimum(x, MISH_CLAMP, propagate_nan=tl.PropagateNan.ALL))
+    e = tl.exp(smaller(x, MISH_CLAMP))
     n = 0.5 * e * e + e
     inverse = 1.0 / (n + 1.0)
     share = n * inverse
@@ -109,7 +119,7 @@ def sinusoids(time, sigma_min):
     """Return sin and cos of 0.25 ln t at eight frequencies, (ROWS, 16), with t at least sigma_min."""
     i = tl.arange(0, TIME_WIDTH)
     frequency = tl.exp((i % 8).to(tl.float32) * -1.3157629102823121)  # -ln(10000) / 7
-    time = tl.maximum(time, sigma_min, propagate_nan=tl.PropagateNan.ALL)
+    time = larger(time, sigma_min)
     angle = (0.25 * tl.log(time))[:, None] * frequency[None, :]
     cos, sin = cos_sin(angle * 0.15915494309189535)  # 1 / (2 pi)
     return tl.where((i < 8)[None, :], sin, cos)
@@ -165,9 +175,7 @@ def add_rows_of(acc, rows, live, weight, COUNT: tl.constexpr, PREC: tl.constexpr
 
 
 @triton.jit
-def action_output(
-    h, weight, bias, A: tl.constexpr, AP: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr
-):  # fmt: skip
+def action_output(h, weight, bias, A: tl.constexpr, AP: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
     """Return h weight + bias, (ROWS, AP); columns from A on are zero."""
     i, c = tl.arange(0, h.shape[1]), tl.arange(0, AP)
     tile = tl.load(weight + i[:, None] * A + c[None, :], mask=(c < A)[None, :], other=0.0)
@@ -184,27 +192,14 @@ def _units(h0, w1, b1, j, BN: tl.constexpr, PREC: tl.constexpr, INTERP: tl.const
 
 
 @triton.jit
-def hidden_layers(h0, w1, b1, w2, b2, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
-    """Return the third pre-activation (ROWS, H) from the first activation: mish(h0 W1 + b1) W2 + b2."""
-    H: tl.constexpr = h0.shape[1]
-    k, n = tl.arange(0, H), tl.arange(0, BN)
-    h0 = operand(h0, PREC, INTERP)
-    acc = tl.zeros((h0.shape[0], H), tl.float32) + tl.load(b2 + k)[None, :]
-    for j in tl.range(0, H, BN, num_stages=STAGES):
-        z = _units(h0, w1, b1, j, BN, PREC, INTERP)
-        h = operand(mish(z), PREC, INTERP)
-        acc = product(h, tl.load(w2 + (j + n)[:, None] * H + k[None, :]), acc, PREC, INTERP)
-    return acc
-
-
-@triton.jit
-def hidden_layers_saving(
-    h0, w1, b1, w2, b2, saved, slopes, live, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr,
-    INTERP: tl.constexpr,
+def hidden_layers(
+    h0, w1, b1, w2, b2, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
+    saved=None, slopes=None, live=None,
 ):  # fmt: skip
-    """Do what `hidden_layers` does, and store h1 for the weight gradients and the slope of its Mish for the way back.
+    """Return the third pre-activation (ROWS, H) from the first activation: mish(h0 W1 + b1) W2 + b2.
 
-    saved and slopes, (ROWS,) each, point at where a row keeps them.
+    Where saved and slopes, (ROWS,) each, point at what a row keeps, store h1 there for the weight gradients and the
+    slope of its Mish for the way back.
     """
     H: tl.constexpr = h0.shape[1]
     k, n = tl.arange(0, H), tl.arange(0, BN)
@@ -212,9 +207,12 @@ def hidden_layers_saving(
     acc = tl.zeros((h0.shape[0], H), tl.float32) + tl.load(b2 + k)[None, :]
     for j in tl.range(0, H, BN, num_stages=STAGES):
         z = _units(h0, w1, b1, j, BN, PREC, INTERP)
-        h, slope = mish_and_slope(z)
-        save(saved[:, None] + (j + n)[None, :], h, live[:, None], PREC, INTERP)
-        tl.store(slopes[:, None] + (j + n)[None, :], slope, mask=live[:, None])
+        if saved is None:
+            h = mish(z)
+        else:
+            h, slope = mish_and_slope(z)
+            save(saved[:, None] + (j + n)[None, :], h, live[:, None], PREC, INTERP)
+            tl.store(slopes[:, None] + (j + n)[None, :], slope, mask=live[:, None])
         h = operand(h, PREC, INTERP)
         acc = product(h, tl.load(w2 + (j + n)[:, None] * H + k[None, :]), acc, PREC, INTERP)
     return acc

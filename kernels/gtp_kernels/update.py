@@ -38,7 +38,7 @@ def gtp_update(
     squares = tl.load(square_ptr + member * PARTIALS + p, mask=p < PARTIALS, other=0.0)
     norm = tl.sqrt(tl.sum(squares))
     # A norm that is not finite must reach the metrics and the parameters, where the guard sees it.
-    scale = tl.where(largest_norm > 0.0, _clip(largest_norm, norm, CLIP_EPS), 1.0)
+    scale = tl.where(largest_norm > 0.0, mlp.smaller(largest_norm / (norm + CLIP_EPS), 1.0), 1.0)
     step = tl.load(step_ptr + member * STEP_STRIDE)
     count = (step + 1).to(tl.float32)
     correction1 = 1.0 - tl.exp2(count * LOG2_BETA1)
@@ -87,11 +87,6 @@ def _copy_operands(
     copy = row * 2 * H * H + tl.where(in_first, i, i - gap + H * H)
     mlp.save(hidden_weights_ptr + copy, param, in_first | in_second, PREC, INTERP)
     mlp.save(ema_hidden_weights_ptr + copy, ema, in_first | in_second, PREC, INTERP)
-
-
-@triton.jit
-def _clip(largest_norm, norm, CLIP_EPS: tl.constexpr):
-    return tl.minimum(largest_norm / (norm + CLIP_EPS), 1.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

@@ -240,7 +240,17 @@ def test_a_cut_file_loads_as_nothing_else_than_the_whole(site: Site):
 
 def _train(tmp_path: Path) -> subprocess.CompletedProcess[str]:
     small = ["--steps", "4", "--hidden", "16", "--batch-size", "8", "--eval-every", "0", "--threads", "1"]
-    command = [sys.executable, "-m", "gtp_fast", "train", "--env", SPEC.name, "--run-dir", str(tmp_path / "run"), *small]
+    command = [
+        sys.executable,
+        "-m",
+        "gtp_fast",
+        "train",
+        "--env",
+        SPEC.name,
+        "--run-dir",
+        str(tmp_path / "run"),
+        *small,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 

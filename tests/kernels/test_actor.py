@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from fused_cases import DEVICE, STABLE
-from kernel_cases import PRECISIONS, SIZES, TOLERANCE, UNIT, Case
+from kernel_cases import PRECISIONS, SIZES, Case
 from torch import Tensor
 
 from gtp_fast import rng
@@ -49,8 +49,7 @@ def test_the_actor_has_the_gradient_of_its_weighted_losses(sizes, changes, preci
     for name, gradient in views(expected, case.layouts[0]).items():
         found = views(case.bind.scratch["actor.grad"], case.layouts[0])[name]
         # One norm a tensor, because the small time networks would vanish in a common one.
-        share = (found.double() - gradient).norm() / gradient.norm()
-        assert share < 2 * TOLERANCE * UNIT[precision], (name, float(share))
+        case.near(found, gradient, precision, 2, name)
 
 
 def test_where_u_is_s_the_target_is_the_noisy_action_itself():

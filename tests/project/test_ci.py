@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from places import SUPPORT
 
 from tools import ci
 
@@ -123,20 +120,6 @@ def test_a_step_that_does_not_end_is_stopped_with_its_children_in_time_for_the_l
 )
 def test_tests_are_begun_for_an_hour_and_for_a_quarter_where_installing_took_the_hour(installed, until):
     assert ci.begin_until(1000.0, 1000.0 + 60 * installed) == 1000.0 + 60 * until
-
-
-@pytest.mark.slow
-def test_a_test_that_hangs_fails_and_costs_no_other_test(tmp_path, monkeypatch):
-    monkeypatch.setattr(ci, "TEST_S", 3)
-    monkeypatch.delenv("TEST_FLAGS", raising=False)  # which make passes on
-    (tmp_path / "test_it.py").write_text("def test_hangs(): __import__('time').sleep(600)\ndef test_passes(): pass\n")
-    flags = ["-p", "in_order", "-p", "xdist", "-n", "2", *ci.test_flags(time.time() + 600).split()]
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
-    environment |= {"PYTHONPATH": str(SUPPORT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", *flags, str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "1 failed, 1 passed" in done.stdout and "crashed while running 'test_it.py::test_hangs'" in done.stdout
 
 
 def test_measuring_takes_little_and_ends_near_the_usual(capfd):

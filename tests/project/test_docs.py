@@ -48,8 +48,8 @@ NAMED_TEST = re.compile(r"`([\w/]*test_\w+\.py)::(test_\w+)`")
 def test_every_test_that_a_page_names_is_there():
     named = [(page, *found) for page in ROOT.glob("docs/*.md") for found in NAMED_TEST.findall(page.read_text())]
     assert named
-    missing = [f"{page.name}: {file}::{name}" for page, file, name in named if f"def {name}(" not in _test_file(file)]
-    assert missing == []
+    tests = {file: (ROOT / "tests" / file).read_text() for _, file, _ in named}
+    assert [f"{page.name}: {file}::{name}" for page, file, name in named if f"def {name}(" not in tests[file]] == []
 
 
 @pytest.mark.parametrize("number", range(1, 10))
@@ -57,11 +57,6 @@ def test_each_promise_of_a_run_has_a_test_of_its_number_and_a_line_in_the_table(
     page = (ROOT / "docs" / "reliability.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith(f"| {number}. "))
     assert f"::test_promise_{number}_" in row
-
-
-def _test_file(name: str) -> str:
-    path = ROOT / "tests" / name
-    return path.read_text() if path.exists() else ""
 
 
 RECIPES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)

@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 import in_order
+import pytest
 from places import ROOT, SUPPORT, TESTS
+
+from tools import ci
 
 FILES = {
     "cli/test_cli.py": "import pytest\ndef test_help(): pass\n@pytest.mark.slow\ndef test_slow(): pass\n",
@@ -136,6 +139,16 @@ def test_a_test_that_fails_still_fails_the_run_and_others_that_skip_are_not_left
     code, _ = _pytest(tmp_path, f"--begin-until={time.time() + 600}", test_rng=more)
     assert code == 1
     assert _kept(tmp_path) == {"counts": {"failed": 1, "passed": 8, "skipped": 1}, "left_out": {}}
+
+
+@pytest.mark.slow
+def test_a_test_that_hangs_fails_and_costs_no_other_test(tmp_path, monkeypatch):
+    monkeypatch.setattr(ci, "TEST_S", 3)
+    monkeypatch.delenv("TEST_FLAGS", raising=False)  # which make passes on
+    flags = ci.test_flags(time.time() + 600).split()
+    code, said = _pytest(tmp_path, "-n", "2", *flags, test_it="def test_hangs(): __import__('time').sleep(600)\n")
+    assert code == 1 and "1 failed, 8 passed" in said
+    assert "crashed while running 'promises/test_it.py::test_hangs'" in said
 
 
 def test_every_folder_that_is_named_is_there():

@@ -14,8 +14,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-HOST_READS = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal"}
-DATA_SHAPES = {"aten::nonzero", "aten::masked_select", "aten::unique_dim", "aten::_unique2", "aten::bincount"}
 INDEXING = {"aten::index", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_"}  # static unless by a mask
 HOST_DATA = {"aten::lift_fresh", "aten::lift_fresh_copy"}  # torch.tensor(...) of Python numbers
 
@@ -37,9 +35,9 @@ class CaptureCheck(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def _check(self, name: str, func, args, tensors: list[Tensor]) -> None:
-        if name in HOST_READS or torch.Tag.data_dependent_output in func.tags:
+        if torch.Tag.data_dependent_output in func.tags:
             self.problems.append(f"host read: {name}")
-        elif name in DATA_SHAPES or (torch.Tag.dynamic_output_shape in func.tags and name not in INDEXING):
+        elif torch.Tag.dynamic_output_shape in func.tags and name not in INDEXING:
             self.problems.append(f"data-dependent shape: {name}")
         elif name in INDEXING and any(t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1])):
             self.problems.append(f"index by a mask: {name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import learn_cases
 import torch
 from gtp_kernels.launch import Launch, Tuning
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config, transitions
@@ -44,12 +45,7 @@ def trained(cfg: TrainConfig, steps: int, shapes: Tuning | None = None) -> Train
 
 def trained_eagerly(cfg: TrainConfig, steps: int) -> TrainState:
     """Return the state after the same steps of the eager backend in float32, on the CPU."""
-    cfg = replace(cfg, backend="eager", precision="fp32", device="cpu")
-    state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu")
-    step = gtp.make_step(cfg, state, buffer_of(cfg))
-    for _ in range(steps):
-        step()
-    return state
+    return learn_cases.trained(replace(cfg, backend="eager", precision="fp32", device="cpu"), steps)
 
 
 def way_apart(fused_state: TrainState, eager: TrainState, start: TrainState) -> dict[str, float]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 
 def measure(row, dry):
@@ -22,7 +23,6 @@ def measure(row, dry):
         os._exit(7)
     if what == "hang":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-        with open(row["pids"], "w") as file:
-            file.write(f"{os.getpid()} {child.pid}")
+        Path(row["pids"]).write_text(f"{os.getpid()} {child.pid}")
         time.sleep(600)
     return {"us": 1.0, "pid": os.getpid()}

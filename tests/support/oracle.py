@@ -7,7 +7,6 @@ the layout of the initial parameters and the random words of each step, nothing 
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,18 +22,18 @@ from gtp_fast.config import TrainConfig
 SIGMA_DATA, SIGMA_MIN = 0.5, 0.002
 
 
-def mlp(inputs: int, hidden: int, outputs: int, layers: int = 3) -> nn.Sequential:
-    """Return hidden layers with Mish, and a linear one."""
-    widths = [inputs, *[hidden] * layers]
-    pairs = [[nn.Linear(a, b), nn.Mish()] for a, b in itertools.pairwise(widths)]
-    return nn.Sequential(*itertools.chain(*pairs), nn.Linear(hidden, outputs))
-
-
-def gelu_mlp(inputs: int, hidden: int, outputs: int, layers: int, normed: bool = False) -> nn.Sequential:
-    """Return FQL's network: hidden layers with GELU, in a critic followed by a layer norm, and a linear one."""
+def mlp(
+    inputs: int,
+    hidden: int,
+    outputs: int,
+    layers: int = 3,
+    activation: Callable[[], nn.Module] = nn.Mish,
+    normed: bool = False,
+) -> nn.Sequential:
+    """Return hidden layers with their activation, and with a layer norm if `normed`, and a linear one."""
     modules: list[nn.Module] = []
     for i in range(layers):
-        modules += [nn.Linear(hidden if i else inputs, hidden), nn.GELU(approximate="tanh")]
+        modules += [nn.Linear(hidden if i else inputs, hidden), activation()]
         modules += [nn.LayerNorm(hidden, eps=1e-6)] if normed else []
     return nn.Sequential(*modules, nn.Linear(hidden, outputs))
 
@@ -48,21 +47,11 @@ def sinusoids(angle: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
-def named(net: nn.Module) -> dict[str, Tensor]:
-    """Return a network's parameters by the names of the layout, weights transposed as there.
-
-    A network with several parts says in `parts` which name stands for which.
-    """
-    found: dict[str, Tensor] = {}
-    for name, part in getattr(net, "parts", {"mlp": ""}).items():
-        modules = list(net.get_submodule(part).modules())
-        for i, linear in enumerate(m for m in modules if isinstance(m, nn.Linear)):
-            found |= {f"{name}{i}.w": linear.weight.data.T, f"{name}{i}.b": linear.bias.data[None]}
-        for i, norm in enumerate(m for m in modules if isinstance(m, nn.LayerNorm)):
-            found |= {f"norm{i}.gain": norm.weight.data[None], f"norm{i}.shift": norm.bias.data[None]}
-    if hasattr(net, "log_std"):
-        found["policy.log_std"] = net.log_std.data[None]  # pyright: ignore
-    return found
+def parameters(net: nn.Module) -> list[Tensor]:
+    """Return a network's parameters in the order and shapes of the layout: linear layers, norms, then its own."""
+    owners = [m for kind in (nn.Linear, nn.LayerNorm) for m in net.modules() if isinstance(m, kind)]
+    found = [tensor.data for owner in [*owners, net] for tensor in owner.parameters(recurse=False)]
+    return [tensor.T if tensor.ndim == 2 else tensor[None] for tensor in found]
 
 
 class Net:
@@ -72,11 +61,15 @@ class Net:
         self.layout = layout
         self.heads = nn.ModuleList([make() for _ in flat]).double()
         for head, row in zip(self.heads, flat, strict=True):
-            views = networks.views(row[None].double(), layout)
-            for name, tensor in named(head).items():
-                tensor.copy_(views[name][0])
+            for tensor, view in self._beside(head, row.double()):
+                tensor.copy_(view)
         self.slow = copy.deepcopy(self.heads)
         self.adam = torch.optim.Adam(self.heads.parameters(), lr)
+
+    def _beside(self, head: nn.Module, row: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return a head's parameters, each with its place in a flat row."""
+        places = [view[0] for view in networks.views(row[None], self.layout).values()]
+        return list(zip(parameters(head), places, strict=True))
 
     def average(self, share: float) -> None:
         """Move the slow copy towards the parameters by a share of the way."""
@@ -87,10 +80,8 @@ class Net:
         """Return the parameters in the layout, float64 (heads, size)."""
         flat = torch.zeros(len(heads), self.layout.size, dtype=torch.float64)
         for row, head in zip(flat, heads, strict=True):
-            views, tensors = networks.views(row[None], self.layout), named(head)
-            assert tensors.keys() == views.keys()
-            for name, tensor in tensors.items():
-                views[name][0].copy_(tensor)
+            for tensor, view in self._beside(head, row):
+                view.copy_(tensor)
         return flat
 
 
@@ -153,22 +144,25 @@ class Trainer:
         arrays = d.obs_ND, d.action_NA, d.reward_N, 1.0 - d.terminal_N, d.next_obs_ND
         obs, action, *rest = (torch.from_numpy(array[index]).double() for array in arrays)
         self.learn(obs, action, *rest, bits)
-        self.average()
+        if self.due():
+            self.average()
         self.step += 1
 
     def learn(self, obs: Tensor, action: Tensor, reward: Tensor, going: Tensor, next_obs: Tensor, bits: Tensor) -> None:
         """The critic, where there is one, then the actor."""
-        weight = torch.ones(len(obs), dtype=torch.float64)
         if not self.cfg.bc:
-            y = self.td_target(reward, going, next_obs)
-            self.descend(sum(mse_loss(q, y) for q in values(self.critic.heads, obs, action)), "critic")
-            weight = self.weight(obs, action)
-        self.descend(self.actor_loss(obs, action, bits, weight), "actor")
+            self.regress(obs, action, self.td_target(reward, going, next_obs))
+        if self.due():
+            self.descend(self.actor_loss(obs, action, bits), "actor")
 
-    def weight(self, obs: Tensor, action: Tensor) -> Tensor:
-        return torch.ones(len(obs), dtype=torch.float64)
+    def due(self) -> bool:
+        """Whether the actor and the averages move at this step."""
+        return True
 
-    def actor_loss(self, obs: Tensor, action: Tensor, bits: Tensor, weight: Tensor) -> Tensor:
+    def regress(self, obs: Tensor, action: Tensor, y: Tensor) -> None:
+        self.descend(sum(mse_loss(q, y) for q in values(self.critic.heads, obs, action)), "critic")
+
+    def actor_loss(self, obs: Tensor, action: Tensor, bits: Tensor) -> Tensor:
         raise NotImplementedError
 
     def sample(self, actor: Any, obs: Tensor, z: Tensor) -> Tensor:
@@ -185,6 +179,13 @@ class Trainer:
         action = self.sample(self.ema, many, self.noise(rng.TARGET_NOISE, len(many), self.noises))
         best = [q.view(samples, -1).amax(0) for q in values(self.critic.slow, many, action)]
         return reward + self.cfg.gamma * going * torch.minimum(*best)
+
+    def raised_value(self, obs: Tensor, q: Tensor) -> Tensor:
+        """Move V towards the expectile of q; return it as it is then."""
+        above = q - self.value.heads[0](obs)[:, 0]
+        weight = torch.where(above > 0, self.cfg.expectile, 1 - self.cfg.expectile)
+        self.descend((weight * above**2).mean(), "value")
+        return self.value.heads[0](obs)[:, 0]
 
     def q_gain(self, obs: Tensor, bits: Tensor) -> Tensor:
         """Return the value of one head at sampled actions, over the mean size of the other's: a coin says which."""
@@ -207,14 +208,14 @@ class Trainer:
             net.adam.step()
 
     def average(self) -> None:
-        cfg = self.cfg
-        if self.step >= cfg.ema_start and self.step % cfg.ema_every == 0:
-            self.nets["actor"].average(1 - cfg.ema_decay)
-        self.average_critic()
-
-    def average_critic(self) -> None:
+        self.nets["actor"].average(self.share())
         if not self.cfg.bc:
             self.critic.average(self.cfg.tau)
+
+    def share(self) -> float:
+        """Return how far the actor's slow copy moves at this step."""
+        cfg = self.cfg
+        return 1 - cfg.ema_decay if self.step >= cfg.ema_start and self.step % cfg.ema_every == 0 else 0.0
 
     def grid(self) -> Tensor:
         """Return the times of this step's stage, lowest first."""
@@ -222,5 +223,9 @@ class Trainer:
         count = min(cfg.s0 * 2 ** (self.step // int(cfg.steps / (math.log2(cfg.s1 // cfg.s0) + 1))), cfg.s1) + 1
         if cfg.steps_schedule != "doubling":
             count = int(cfg.steps_schedule.split(":")[1]) + 1
+        return self.times(count)
+
+    def times(self, count: int) -> Tensor:
+        cfg = self.cfg
         low, high = cfg.sigma_min ** (1 / cfg.rho), cfg.sigma_max ** (1 / cfg.rho)
         return (low + torch.arange(count).double() / (count - 1) * (high - low)) ** cfg.rho

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import torch
-from oracle import SIGMA_DATA, SIGMA_MIN, Trainer, gelu_mlp, lowest, mlp, sinusoids, time_embedding, values
+from oracle import SIGMA_DATA, SIGMA_MIN, Trainer, lowest, mlp, sinusoids, time_embedding, values
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.nn.functional import mse_loss
@@ -22,7 +23,6 @@ class GtpActor(nn.Module):
 
     def __init__(self, obs_dim: int, action_dim: int, hidden: int, process: str):
         super().__init__()
-        self.parts = {"t": "t", "s": "s", "mlp": "mlp"}
         self.t, self.s = time_embedding(), time_embedding()
         self.mlp = mlp(action_dim + 32 + obs_dim, hidden, action_dim)
         self.process = process
@@ -53,18 +53,17 @@ class Gtp(Trainer):
         return GtpActor(self.obs_dim, self.action_dim, self.cfg.hidden, self.cfg.process)
 
     def sample(self, actor: GtpActor, obs: Tensor, z: Tensor) -> Tensor:
-        cfg = self.cfg
-        low, high = cfg.sigma_min ** (1 / cfg.rho), cfg.sigma_max ** (1 / cfg.rho)
-        times = [(low + i / cfg.sampling_steps * (high - low)) ** cfg.rho for i in range(cfg.sampling_steps, 0, -1)]
-        x = cfg.sigma_max * z
-        for t, s in itertools.pairwise([*times, 0.0]):
-            x = actor.jump(x, torch.full((len(x),), t).double(), torch.full((len(x),), s).double(), obs)
+        times = self.times(self.cfg.sampling_steps + 1).flip(0)
+        times[-1] = 0.0
+        x = self.cfg.sigma_max * z
+        for t, s in itertools.pairwise(times):
+            x = actor.jump(x, t.expand(len(x)), s.expand(len(x)), obs)
         return x.clamp(-1, 1)
 
     def weight(self, obs: Tensor, action: Tensor) -> Tensor:
         cfg = self.cfg
-        if cfg.actor_loss == "linear-q":
-            return super().weight(obs, action)
+        if cfg.bc or cfg.actor_loss == "linear-q":
+            return torch.ones(len(obs), dtype=torch.float64)
         q = lowest(self.critic.heads, obs, action).detach()
         advantage = (q - self.baseline(obs, q)).detach()
         weight = (cfg.eta * advantage.clamp(min=0) / (advantage.std(correction=0) + 1e-8)).exp()
@@ -75,11 +74,7 @@ class Gtp(Trainer):
         if self.cfg.value == "behaviour":
             return q.mean()
         if self.cfg.value == "expectile":
-            above = q - self.value.heads[0](obs)[:, 0]
-            self.descend(
-                (torch.where(above > 0, self.cfg.expectile, 1 - self.cfg.expectile) * above**2).mean(), "value"
-            )
-            return self.value.heads[0](obs)[:, 0]
+            return self.raised_value(obs, q)
         with torch.no_grad():  # of the actor before its step
             return lowest(self.critic.heads, obs, self.sample(self.ema, obs, self.noise(rng.VALUE_NOISE, len(obs))))
 
@@ -92,7 +87,7 @@ class Gtp(Trainer):
         share = [(m - mass[0]) / (mass[-1] - mass[0]) for m in mass]
         return torch.tensor([max(i for i, p in enumerate(share) if p <= b / 2**32) + 1 for b in bits.tolist()])
 
-    def actor_loss(self, obs: Tensor, action: Tensor, bits: Tensor, weight: Tensor) -> Tensor:
+    def actor_loss(self, obs: Tensor, action: Tensor, bits: Tensor) -> Tensor:
         cfg, grid = self.cfg, self.grid()
         n = self.places(grid, bits[:, 1])
         below = [(n - i).clamp(min=0) for i in range(1 + (cfg.solver_steps if cfg.actor_loss == "solver" else 1))]
@@ -114,15 +109,15 @@ class Gtp(Trainer):
                 target = self.ema.jump(self.ema.jump(a_t, t, u, obs), u, s, obs)
             elif cfg.actor_loss == "meanflow":
                 target = self.average_map(a_t, t, s, action, obs)
-        loss = self.both_losses(a_t, (t, u, s), action, obs, target, weight)
+        loss = self.both_losses(a_t, (t, u, s), action, obs, target)
         if cfg.actor_loss == "linear-q":
             drawn = self.sample(self.actor, obs, self.noise(rng.VALUE_NOISE, len(obs)))
             loss = loss - cfg.lambda_q * lowest(self.critic.heads, obs, drawn).mean()
         return loss
 
-    def both_losses(self, a_t: Tensor, times: tuple[Tensor, ...], action, obs, target, weight) -> Tensor:
+    def both_losses(self, a_t: Tensor, times: tuple[Tensor, ...], action, obs, target) -> Tensor:
         """Eq. 17 and 18 with their weights, as far as the variant has them."""
-        cfg, (t, u, s) = self.cfg, times
+        cfg, (t, u, s), weight = self.cfg, times, self.weight(obs, action)
         w_traj, w_inst = torch.ones_like(t), torch.ones_like(t)
         if cfg.weighting == "stable":
             w_traj = 1 / (t - u)
@@ -166,7 +161,6 @@ class NoiseActor(nn.Module):
 
     def __init__(self, obs_dim: int, action_dim: int, hidden: int):
         super().__init__()
-        self.parts = {"t": "t", "mlp": "mlp"}
         self.t, self.mlp = time_embedding(), mlp(action_dim + 16 + obs_dim, hidden, action_dim)
 
     def forward(self, x: Tensor, angle: Tensor, obs: Tensor) -> Tensor:
@@ -197,7 +191,7 @@ class Cac(Trainer):
             x = self.consistency(actor, x, torch.full((len(x),), t).double(), obs)
         return x.clamp(-1, 1)
 
-    def actor_loss(self, obs: Tensor, action: Tensor, bits: Tensor, weight: Tensor) -> Tensor:
+    def actor_loss(self, obs: Tensor, action: Tensor, bits: Tensor) -> Tensor:
         cfg, grid = self.cfg, self.grid()
         n = 1 + ((bits[:, 1] * (len(grid) - 1)) >> 32)
         t, u, z = grid[n], grid[n - 1], self.noise(rng.ACTION_NOISE, len(obs))
@@ -228,7 +222,7 @@ class Dql(Trainer):
                 a = a + ((1 - alpha) * (1 - before) / (1 - bar)).sqrt() * draws.pop(0)
         return a.clamp(-1, 1)
 
-    def actor_loss(self, obs: Tensor, action: Tensor, bits: Tensor, weight: Tensor) -> Tensor:
+    def actor_loss(self, obs: Tensor, action: Tensor, bits: Tensor) -> Tensor:
         t = (bits[:, 1] * self.noises) >> 32
         bar, eps = self.bar[t][:, None], self.noise(rng.ACTION_NOISE, len(obs))
         loss = mse_loss(self.actor(bar.sqrt() * action + (1 - bar).sqrt() * eps, t.double(), obs), eps)
@@ -238,15 +232,16 @@ class Dql(Trainer):
 class Fql(Trainer):
     """One Adam over the sum of all losses; it acts with the parameters as they are."""
 
+    def network(self, more_inputs: int, outputs: int, normed: bool = False) -> nn.Module:
+        inputs = self.obs_dim + self.action_dim + more_inputs
+        return mlp(inputs, self.cfg.hidden, outputs, self.cfg.layers, partial(nn.GELU, approximate="tanh"), normed)
+
     def make_actor(self) -> nn.Module:
-        size, joint = (self.cfg.hidden, self.action_dim, self.cfg.layers), self.obs_dim + self.action_dim
-        nets = {"flow": gelu_mlp(joint + 1, *size)} | ({} if self.cfg.bc else {"one": gelu_mlp(joint, *size)})
-        actor = nn.ModuleDict(nets)
-        actor.parts = {f"{name}.mlp": name for name in nets}  # pyright: ignore
-        return actor
+        acts = {} if self.cfg.bc else {"one": self.network(0, self.action_dim)}
+        return nn.ModuleDict({"flow": self.network(1, self.action_dim)} | acts)
 
     def make_critic(self) -> nn.Module:
-        return gelu_mlp(self.obs_dim + self.action_dim, self.cfg.hidden, 1, self.cfg.layers, normed=True)
+        return self.network(0, 1, normed=True)
 
     def learn(self, obs: Tensor, action: Tensor, reward: Tensor, going: Tensor, next_obs: Tensor, bits: Tensor) -> None:
         x_0, t = self.noise(rng.ACTION_NOISE, len(obs)), ((bits[:, 1] >> 8).double() / 2**24)[:, None]
@@ -277,15 +272,13 @@ class Fql(Trainer):
         value = torch.stack(values(frozen, obs, action.clamp(-1, 1))).mean()
         return self.cfg.alpha * mse_loss(action, taught) - value
 
-    def average(self) -> None:
-        self.nets["actor"].average(1.0)
-        self.average_critic()
+    def share(self) -> float:
+        return 1.0
 
 
 class GaussianActor(nn.Module):
     def __init__(self, obs_dim: int, action_dim: int, hidden: int):
         super().__init__()
-        self.parts = {"mlp": "mean"}
         self.mean = nn.Sequential(mlp(obs_dim, hidden, action_dim), nn.Tanh())
         self.log_std = nn.Parameter(torch.zeros(action_dim))
 
@@ -302,19 +295,15 @@ class Iql(Trainer):
     def learn(self, obs: Tensor, action: Tensor, reward: Tensor, going: Tensor, next_obs: Tensor, bits: Tensor) -> None:
         cfg, weight = self.cfg, torch.ones_like(reward)
         if not cfg.bc:
-            value = self.value.heads[0]
             q = lowest(self.critic.slow, obs, action).detach()
-            error = q - value(obs)[:, 0]
-            self.descend(torch.where(error > 0, cfg.expectile, 1 - cfg.expectile).mul(error**2).mean(), "value")
-            weight = (cfg.eta * (q - value(obs)[:, 0])).exp().clamp(max=cfg.weight_cap).detach()
-            y = (reward + cfg.gamma * going * value(next_obs)[:, 0]).detach()
+            weight = (cfg.eta * (q - self.raised_value(obs, q))).exp().clamp(max=cfg.weight_cap).detach()
+            y = (reward + cfg.gamma * going * self.value.heads[0](next_obs)[:, 0]).detach()
         self.descend(-(weight * self.actor(obs).log_prob(action)).mean(), "actor")
         if not cfg.bc:
-            self.descend(sum(mse_loss(q, y) for q in values(self.critic.heads, obs, action)), "critic")
+            self.regress(obs, action, y)
 
-    def average(self) -> None:
-        self.nets["actor"].average(1.0)
-        self.average_critic()
+    def share(self) -> float:
+        return 1.0
 
 
 class Td3bc(Trainer):
@@ -326,25 +315,19 @@ class Td3bc(Trainer):
     def sample(self, actor: nn.Module, obs: Tensor, z: Tensor) -> Tensor:
         return (actor(obs) + (0.2 * z).clamp(-0.5, 0.5)).clamp(-1, 1)
 
-    def learn(self, obs: Tensor, action: Tensor, reward: Tensor, going: Tensor, next_obs: Tensor, bits: Tensor) -> None:
+    def actor_loss(self, obs: Tensor, action: Tensor, bits: Tensor) -> Tensor:
+        pi = self.actor(obs)
+        loss = mse_loss(pi, action)
         if not self.cfg.bc:
-            y = self.td_target(reward, going, next_obs)
-            self.descend(sum(mse_loss(q, y) for q in values(self.critic.heads, obs, action)), "critic")
-        if self.due():
-            pi = self.actor(obs)
-            loss = mse_loss(pi, action)
-            if not self.cfg.bc:
-                q = values(self.critic.heads, obs, pi)[0]
-                loss = loss - self.cfg.alpha * q.mean() / q.abs().mean().detach()
-            self.descend(loss, "actor")
+            q = values(self.critic.heads, obs, pi)[0]
+            loss = loss - self.cfg.alpha * q.mean() / q.abs().mean().detach()
+        return loss
 
     def due(self) -> bool:
         return self.cfg.bc or self.step % 2 == 1
 
-    def average(self) -> None:
-        if self.due():
-            self.nets["actor"].average(1.0 if self.cfg.bc else self.cfg.tau)
-            self.average_critic()
+    def share(self) -> float:
+        return 1.0 if self.cfg.bc else self.cfg.tau
 
 
 ORACLES = {"gtp": Gtp, "cac": Cac, "dql": Dql, "fql": Fql, "iql": Iql, "td3bc": Td3bc}

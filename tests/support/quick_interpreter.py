@@ -12,27 +12,26 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 
 
 def install() -> None:
-    """Change the interpreter in this process."""
-    _search_once()
-    _check_overflow_at_once()
-    _drop_nan()
+    """Change the interpreter in this process, where there is Triton."""
+    if find_spec("triton"):
+        _search_once()
+        _check_overflow_at_once()
+        _drop_nan()
 
 
 def _search_once() -> None:
     """Replace the search, unless this Triton's interpreter is not the one known here."""
-    try:
-        from triton.language import core
-        from triton.runtime import interpreter
+    from triton.language import core
+    from triton.runtime import interpreter
 
-        search, patch = interpreter._patch_builtin, interpreter._patch_attr
-    except (ImportError, AttributeError):
-        return
-    if list(inspect.signature(search).parameters) != ["pkg", "builder", "scope"]:
+    search, patch = (getattr(interpreter, name, None) for name in ("_patch_builtin", "_patch_attr"))
+    if not (search and patch) or list(inspect.signature(search).parameters) != ["pkg", "builder", "scope"]:
         return
 
     @cache
@@ -50,13 +49,10 @@ def _search_once() -> None:
 
 def _check_overflow_at_once() -> None:
     """Fail where a sum, difference or product of integers does not fit its type, as the interpreter itself does."""
-    try:
-        from triton.language.semantic import TritonSemantic
-        from triton.runtime.interpreter import InterpreterBuilder
+    from triton.language.semantic import TritonSemantic
+    from triton.runtime.interpreter import InterpreterBuilder
 
-        slow = TritonSemantic.binary_op_sanitize_overflow_impl
-    except (ImportError, AttributeError):
-        return
+    slow = TritonSemantic.binary_op_sanitize_overflow_impl
     exact = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
 
     def check(self, lhs, rhs, binary_op) -> None:
@@ -73,11 +69,8 @@ def _check_overflow_at_once() -> None:
 
 def _drop_nan() -> None:
     """Make minimum and maximum of x and NaN return x, as the hardware does."""
-    try:
-        from triton.language import PropagateNan
-        from triton.runtime.interpreter import InterpreterBuilder as Builder
-    except ImportError:
-        return
+    from triton.language import PropagateNan
+    from triton.runtime.interpreter import InterpreterBuilder as Builder
 
     def clamp(self, x, low, high, propagate_nan):
         if propagate_nan == PropagateNan.ALL:
