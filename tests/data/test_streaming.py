@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from capture_safety import problems_of
 from gtp_kernels.primitives import integer_below
 from learn_cases import ALGORITHMS, case, fresh, small_config, transitions
-from run_cases import tiny
+from run_cases import back_to, tiny
 
 from gtp_fast import device, rng
 from gtp_fast.algorithms import gtp
@@ -122,9 +121,7 @@ def final(folder: Path, **changes: Any) -> tuple[str, list[Event]]:
 def test_a_streamed_run_that_is_cut_off_ends_as_the_resident_one(tmp_path: Path):
     resident, _ = final(tmp_path, run_dir=str(tmp_path / "a"))
     streamed, _ = final(tmp_path, run_dir=str(tmp_path / "b"), buffer="host")
-    run = RunDir(tmp_path / "b")
-    shutil.rmtree(run.checkpoint(30))
-    shutil.rmtree(run.checkpoint(20))
+    back_to(tmp_path / "b", 10)
     resumed, _ = final(tmp_path, run_dir=str(tmp_path / "b"), buffer="host")
     assert resident == streamed == resumed
 
@@ -132,7 +129,7 @@ def test_a_streamed_run_that_is_cut_off_ends_as_the_resident_one(tmp_path: Path)
 def test_a_run_may_be_resumed_with_its_rows_elsewhere(tmp_path: Path):
     resident, _ = final(tmp_path, run_dir=str(tmp_path / "a"))
     final(tmp_path, run_dir=str(tmp_path / "b"))
-    shutil.rmtree(RunDir(tmp_path / "b").checkpoint(30))
+    back_to(tmp_path / "b", 20)
     assert final(tmp_path, run_dir=str(tmp_path / "b"), buffer="host")[0] == resident
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from run_cases import python
 
 from gtp_fast.errors import CheckpointError, GtpError
 from gtp_fast.runs import checkpoint
@@ -146,17 +145,13 @@ with ThreadPoolExecutor(1) as pool:
     before = len(os.listdir("/proc/self/task"))
     pool.submit(checkpoint.save, run, 10, {"w": large}, {"w": large}, {}, {}).result()
     print(len(os.listdir("/proc/self/task")) - before)
-    if "control" in sys.argv:
-        pool.submit(lambda: torch.isfinite(large).all()).result()
-        print(len(os.listdir("/proc/self/task")) - before)
+    pool.submit(lambda: torch.isfinite(large).all()).result()
+    print(len(os.listdir("/proc/self/task")) - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads as Linux shows them")
-def test_a_save_in_a_thread_of_its_own_starts_no_threads_that_training_would_wait_for(tmp_path: Path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment.pop("OMP_NUM_THREADS", None)
-    (tmp_path / "ckpt").mkdir()
-    words = [sys.executable, "-c", ONE_TEAM, str(tmp_path), "control"]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+def test_a_save_in_a_thread_of_its_own_starts_no_threads_that_training_would_wait_for(run, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    done = python(ONE_TEAM, str(run.path))
     assert done.stdout.split() == ["0", "1"]  # of a save, and of the loop in torch that it must not make
