@@ -86,6 +86,7 @@ PUBLISHED = {
 
 
 def test_a_baseline_has_its_published_settings_for_each_task():
+    assert {*PUBLISHED, "multigoal-v0", "hopper-demo-v0"} <= set(catalog.known_names())
     found = {task: [run_settings({"env": task, "algo": algo}) for algo in ("cac", "dql")] for task in PUBLISHED}
     assert {
         task: [(c.eta, c.sampling_steps, c.grad_norm, c.lr, c.max_q_backup) for c in both]

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from data_cases import columns, write
 from data_server import Site, serving
@@ -211,12 +210,6 @@ def test_a_second_process_waits_and_then_finds_the_file(site: Site, content: byt
     assert said in second.communicate(timeout=30)[1]
     assert first.wait(30) == second.returncode == 0 and len(site.asked) == 1
     assert download.cache_path(SPEC).read_bytes() == content
-
-
-def test_a_cut_file_loads_as_nothing_else_than_the_whole(site: Site):
-    site.cut_at = [5_000, 50_000]
-    data = dataset.load(SPEC)
-    assert np.array_equal(data.obs_ND[:, 0] + 1, data.next_obs_ND[:, 0])
 
 
 def _train(tmp_path: Path, run: str = "run") -> subprocess.CompletedProcess[str]:

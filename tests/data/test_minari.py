@@ -25,6 +25,7 @@ from gtp_fast.data.spec import DataSpec, with_references
 from gtp_fast.errors import DataError
 
 NAME = "mujoco/halfcheetah/medium-v0"
+HALFCHEETAH = Box(-100, 100, (17,), np.float32), Box(-1, 1, (6,), np.float32)
 ANY = DataSpec("any", "file")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of metadata that these sets leave out
 
@@ -36,7 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_set_is_read_by_its_name_from_minaris_own_cache(cache: Path):
-    collect(NAME, Box(-100, 100, (17,), np.float32), Box(-1, 1, (6,), np.float32), terminal=False)
+    collect(NAME, *HALFCHEETAH, terminal=False)
     data = dataset.load(resolve(NAME))
     assert (len(data.obs_ND), data.episodes, data.source, data.notes) == (15, 3, f"minari:{NAME}", ())
     assert not data.terminal_N.any() and data.obs_ND.dtype == data.action_NA.dtype == np.float32
@@ -88,8 +89,9 @@ def _at(observations: Any, t: int) -> Any:
 
 
 def test_the_order_of_parts_is_told(cache: Path):
-    data = dataset.load(ANY, collect("walk/goals-v0", PARTS["goals"], UNIT))
-    assert data.notes == ("observations are laid out as achieved_goal 2, desired_goal 2, observation 4: 8 numbers",)
+    parts = PARTS["goals"].spaces | {"left": Discrete(9)}
+    told = dataset.load(ANY, collect("walk/goals-v0", Dict(parts), UNIT)).notes
+    assert told == ("observations are laid out as achieved_goal 2, desired_goal 2, left 9, observation 4: 17 numbers",)
 
 
 def test_actions_of_wider_bounds_are_scaled_and_told(cache: Path):
@@ -174,8 +176,7 @@ def test_references_of_the_data_set_count_where_they_are_two_numbers_in_order(ca
 
 
 def test_the_catalogues_references_come_first(cache: Path):
-    sizes = Box(-100, 100, (17,), np.float32), Box(-1, 1, (6,), np.float32)
-    collect(NAME, *sizes, ref_min_score=0.0, ref_max_score=1.0)
+    collect(NAME, *HALFCHEETAH, ref_min_score=0.0, ref_max_score=1.0)
     data = dataset.load(resolve(NAME))
     assert with_references(resolve(NAME), data.references) == resolve(NAME) and data.notes == ()
 

@@ -110,27 +110,26 @@ def test_replays_with_streamed_rows_make_the_bits_of_resident_ones(backend):
 # ---- a run
 
 
-def final(folder: Path, **changes: Any) -> tuple[str, list[Event]]:
+def final(folder: Path, run: str = "run", **changes: Any) -> tuple[str, list[Event]]:
     """Train the tiny run; return its last policy and state as bytes, and what it told."""
     told: list[Event] = []
-    done = train(tiny(folder, **changes), told.append)
+    done = train(tiny(folder, run_dir=str(folder / run), **changes), told.append)
     last = RunDir(Path(done.run_dir)).checkpoint(done.steps)
     return "".join(str(p.read_bytes()) for p in sorted(last.glob("*.safetensors"))), told
 
 
 def test_a_streamed_run_that_is_cut_off_ends_as_the_resident_one(tmp_path: Path):
-    resident, _ = final(tmp_path, run_dir=str(tmp_path / "a"))
-    streamed, _ = final(tmp_path, run_dir=str(tmp_path / "b"), buffer="host")
+    resident, _ = final(tmp_path, "a")
+    streamed, _ = final(tmp_path, "b", buffer="host")
     back_to(tmp_path / "b", 10)
-    resumed, _ = final(tmp_path, run_dir=str(tmp_path / "b"), buffer="host")
+    resumed, _ = final(tmp_path, "b", buffer="host")
     assert resident == streamed == resumed
 
 
 def test_a_run_may_be_resumed_with_its_rows_elsewhere(tmp_path: Path):
-    resident, _ = final(tmp_path, run_dir=str(tmp_path / "a"))
-    final(tmp_path, run_dir=str(tmp_path / "b"))
-    back_to(tmp_path / "b", 20)
-    assert final(tmp_path, run_dir=str(tmp_path / "b"), buffer="host")[0] == resident
+    resident, _ = final(tmp_path)
+    back_to(tmp_path / "run", 20)
+    assert final(tmp_path, buffer="host")[0] == resident
 
 
 def test_what_streaming_costs_is_said_at_the_start(tmp_path: Path):
@@ -139,7 +138,7 @@ def test_what_streaming_costs_is_said_at_the_start(tmp_path: Path):
     said = next(note for note in notes if note.startswith("the rows stay in host memory"))
     # 2 members, batches of 8 rows of 2 * 17 + 6 + 2 floats, padded to 44
     assert "streamed to the cpu: 3 kB a step, 3 steps a copy, measured " in said and "--buffer device" in said
-    _, resident = final(tmp_path, run_dir=str(tmp_path / "c"))
+    _, resident = final(tmp_path, "resident")
     assert not any("host memory" in note for event in resident for note in getattr(event, "notes", ()))
 
 

@@ -76,37 +76,23 @@ def test_softmax_draws_candidates_in_proportion_to_exp_q():
     assert np.abs(share - torch.softmax(q, 0).numpy()).max() < 0.018
 
 
-@pytest.mark.parametrize(
-    ("obs", "words"),
-    [
-        (normal(5), r"shape \(5,\), expected \(4,\) or \(B, 4\)"),
-        (normal(2, 5), r"shape \(2, 5\), expected"),
-        (normal(2, 3, 4), r"shape \(2, 3, 4\), expected"),
-        (normal(0, 4), r"shape \(0, 4\), expected .* at least 1"),
-        (np.float32(1.0), r"shape \(\), expected"),
-        (np.full(4, np.nan, np.float32), "holds NaN or Inf"),
-        (np.full(4, 1e300), "holds NaN or Inf"),
-        ([[1.0, 2.0], [3.0]], "cannot be read as numbers"),
-        ("abcd", "cannot be read as numbers"),
-        (["1", "2", "3", "4"], "cannot be read as numbers .* pass a float32 NumPy array"),
-        ([None] * 4, "cannot be read as numbers"),
-        (torch.zeros(4, requires_grad=True), "cannot be read as numbers"),
-    ],
-    ids=[
-        "one-too-many",
-        "batch-of-five",
-        "three-axes",
-        "no-row",
-        "no-axis",
-        "nan",
-        "too-large",
-        "ragged",
-        "text",
-        "digits",
-        "none",
-        "on-the-tape",
-    ],
-)
+UNFIT = {
+    "one-too-many": (normal(5), r"shape \(5,\), expected \(4,\) or \(B, 4\)"),
+    "batch-of-five": (normal(2, 5), r"shape \(2, 5\), expected"),
+    "three-axes": (normal(2, 3, 4), r"shape \(2, 3, 4\), expected"),
+    "no-row": (normal(0, 4), r"shape \(0, 4\), expected .* at least 1"),
+    "no-axis": (np.float32(1.0), r"shape \(\), expected"),
+    "nan": (np.full(4, np.nan, np.float32), "holds NaN or Inf"),
+    "too-large": (np.full(4, 1e300), "holds NaN or Inf"),
+    "ragged": ([[1.0, 2.0], [3.0]], "cannot be read as numbers"),
+    "text": ("abcd", "cannot be read as numbers"),
+    "digits": (["1", "2", "3", "4"], "cannot be read as numbers .* pass a float32 NumPy array"),
+    "none": ([None] * 4, "cannot be read as numbers"),
+    "on-the-tape": (torch.zeros(4, requires_grad=True), "cannot be read as numbers"),
+}
+
+
+@pytest.mark.parametrize(("obs", "words"), UNFIT.values(), ids=UNFIT.keys())
 def test_observations_that_do_not_fit_are_refused(obs, words):
     with pytest.raises(UsageError, match=words):
         Policy(CONFIG, tensors()).act(obs)
