@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from data_cases import columns, write
+from run_cases import gtp_fast
 
 from gtp_fast.cli.main import main
 from gtp_fast.data import catalog
-
-
-def gtp_fast(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gtp_fast", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
 
 
 @pytest.mark.parametrize(

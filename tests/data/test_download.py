@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from data_cases import columns, write
 from data_server import Site, serving
-from run_cases import wait_for
+from run_cases import gtp_fast, wait_for
 
 from gtp_fast.data import catalog, dataset, download
 from gtp_fast.errors import DataError
@@ -214,8 +214,7 @@ def test_a_second_process_waits_and_then_finds_the_file(site: Site, content: byt
 
 def _train(tmp_path: Path, run: str = "run") -> subprocess.CompletedProcess[str]:
     small = ["--steps", "4", "--hidden", "16", "--batch-size", "8", "--eval-every", "0", "--threads", "1"]
-    command = [sys.executable, "-m", "gtp_fast", "train", "--env", SPEC.name, "--run-dir", str(tmp_path / run), *small]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return gtp_fast("train", "--env", SPEC.name, "--run-dir", str(tmp_path / run), *small)
 
 
 @pytest.mark.slow

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from data_server import Site, serving
 from gymnasium.spaces import Box
 from minari_cases import BOX, UNIT, collect
+from run_cases import gtp_fast
 
 COMMIT = "0" * 40
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -42,14 +42,7 @@ def _load(hub: str, folder: Path, name: str) -> subprocess.CompletedProcess[str]
     """Describe a data set in a process of its own: the client reads its settings when it is imported."""
     settings = {"HF_ENDPOINT": hub, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     local = {"MINARI_DATASETS_PATH": str(folder / "here"), "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
-    return subprocess.run(
-        [sys.executable, "-m", "gtp_fast", "data", "info", name, "--json"],
-        env=os.environ | settings | local,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    return gtp_fast("data", "info", name, "--json", env=os.environ | settings | local)
 
 
 @pytest.mark.slow
@@ -58,9 +51,8 @@ def test_an_absent_data_set_is_fetched_and_read(hub: str, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["transitions"], found["source"]) == (15, "minari:walk/box-v0")
-    assert (tmp_path / "here/walk/box-v0/data/main_data.hdf5").exists() and not (
-        tmp_path / "here/walk/wide-v0"
-    ).exists()
+    assert (tmp_path / "here/walk/box-v0/data/main_data.hdf5").exists()
+    assert not (tmp_path / "here/walk/wide-v0").exists()
 
 
 @pytest.mark.slow

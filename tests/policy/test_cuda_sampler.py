@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from fused_cases import DEVICE
 from test_samplers import LAYOUTS, A, D, H, double, flat, inputs
 
@@ -20,8 +21,6 @@ CONFIG = PolicyConfig(D, A, H, 0.002, 80.0, 0.5, 7.0, 5, 1, "none", (3,))
 
 def pair(config: PolicyConfig, precision: str = "fp32"):
     """Return the sampler under test, and its twin in float64."""
-    import torch
-
     tensors = flat(list(config.seeds))
     actor, critic = (double(networks.views(tensors[name], layout)) for name, layout in LAYOUTS.items())
     twin = AlgorithmSampler(config, actor, critic if config.candidates > 1 else None)
@@ -59,8 +58,6 @@ def test_the_best_candidate_is_chosen_on_the_device(members, batch, candidates, 
 @pytest.mark.parametrize("head", [0, 1])
 @pytest.mark.parametrize("place", [0, 5, 49])
 def test_a_value_that_is_no_number_is_chosen_as_by_the_twin(place, head):
-    import torch
-
     sampler, _ = pair(replace(CONFIG, candidates=50))
     sampler.actions(*inputs(1, 1, 50), None)
     call = sampler._calls[1]

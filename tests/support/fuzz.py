@@ -31,15 +31,8 @@ from gtp_fast.errors import GtpError
 
 SECONDS = 20  # an input that takes longer hangs
 MEMORY = 8 << 30  # bytes beyond those of an idle process
-RUNNING = (
-    "subprocess.Popen",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.fork",
-    "pickle.find_class",
-    "socket.connect",
-)
+RUNNING = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork")
+RUNNING += ("pickle.find_class", "socket.connect")
 
 
 def damage(content: bytes, chance: random.Random) -> bytes:
@@ -287,12 +280,8 @@ def report(folder: Path) -> Kind:
     from gtp_fast.experiments import report as product
 
     run = _run(folder, eval_every=10)[1].path
-    files = [
-        run / "environment.json",
-        run / "metrics.jsonl",
-        run / "config.yaml",
-        *sorted(run.glob("eval/step-*.json")),
-    ]
+    names = ("environment.json", "metrics.jsonl", "config.yaml")
+    files = [*(run / name for name in names), *sorted(run.glob("eval/step-*.json"))]
     return files, lambda _: product.draw_report([run], folder / "report")
 
 
@@ -303,24 +292,8 @@ def unsafe(folder: Path) -> Kind:
     return [file], lambda _: eval(file.read_text())  # noqa: S307 (it is there to be caught)
 
 
-KINDS = {
-    kind.__name__: kind
-    for kind in (
-        hdf5,
-        pixels,
-        npz,
-        minari,
-        shards,
-        checked,
-        altered,
-        foreign,
-        settings,
-        sweep,
-        described,
-        report,
-        unsafe,
-    )
-}
+KINDS = {kind.__name__: kind for kind in (hdf5, pixels, npz, minari, shards, checked)}
+KINDS |= {kind.__name__: kind for kind in (altered, foreign, settings, sweep, described, report, unsafe)}
 
 
 def main(kind: str, first: int, count: int, folder: Path) -> None:

@@ -77,6 +77,12 @@ def started(typed: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def gtp_fast(*typed: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Type a command of gtp-fast, and wait for its end."""
+    command = [sys.executable, "-m", "gtp_fast", *typed]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+
+
 def python(code: str, *words: str, ends_with: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a program to its end in a process of its own, which imports what this one can."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
