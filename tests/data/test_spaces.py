@@ -11,6 +11,7 @@ import minari
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.vector.utils import concatenate, create_empty_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
@@ -98,11 +99,7 @@ def test_rows_are_gymnasiums_own_flattening_of_any_space(space):
 
 
 def _stacked(space, samples):
-    if isinstance(space, Dict):
-        return {key: _stacked(space[key], [sample[key] for sample in samples]) for key in space}
-    if isinstance(space, Tuple):
-        return tuple(_stacked(part, [sample[i] for sample in samples]) for i, part in enumerate(space))
-    return np.stack([np.asarray(sample) for sample in samples])
+    return concatenate(space, samples, create_empty_array(space, len(samples)))
 
 
 @pytest.mark.parametrize(

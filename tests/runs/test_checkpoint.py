@@ -41,19 +41,13 @@ def test_everything_saved_comes_back(run):
     assert list(policy) == ["actor"] and meta["step"] == 10
 
 
-def test_only_the_newest_are_kept_and_the_best_stays(run):
+@pytest.mark.parametrize(("keep", "newest"), [(2, 30), (1, 20)], ids=["the last was saved", "one before it"])
+def test_only_the_newest_are_kept_and_the_best_and_what_was_just_saved_stay(run, keep, newest):
     checkpoint.save_best(run, {"actor": torch.zeros(1)}, {"step": 1})
     for step in (10, 20, 30):
         _save(run, step)
-    checkpoint.prune(run, keep=2, newest=30)
+    checkpoint.prune(run, keep=keep, newest=newest)
     assert checkpoint.steps(run) == [20, 30] and (run.checkpoints / "best").is_dir()
-
-
-def test_later_checkpoints_do_not_push_out_what_was_just_saved(run):
-    for step in (10, 20, 30):
-        _save(run, step)
-    checkpoint.prune(run, keep=1, newest=20)
-    assert checkpoint.steps(run) == [20, 30]
 
 
 def test_a_damaged_newest_is_passed_over_and_told(run):
