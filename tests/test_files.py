@@ -103,7 +103,8 @@ def test_the_best_policy_is_the_old_or_the_new_after_any_power_cut(root, monkeyp
     shutil.rmtree(run.checkpoints)
 
     def best(checkpoints: Path) -> int:
-        with run.claim():  # puts back what had stepped aside
+        with run.claim():  # puts back what had stepped aside, and sweeps what is left
+            assert [path.name for path in checkpoints.iterdir()] == [checkpoint.BEST]
             return checkpoint.load_policy(checkpoints / checkpoint.BEST)[1]["step"]
 
     assert found(recording, best, run.checkpoints) == {10, 20}

@@ -102,7 +102,7 @@ def test_never_takes_a_new_directory_even_within_one_second(cfg, monkeypatch):
 def test_never_refuses_a_directory_with_anything_in_it(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.tex").write_text("two years")
-    with pytest.raises(UsageError, match="is not empty"):
+    with pytest.raises(UsageError, match="is not empty; choose another --run-dir"):
         train(tiny(tmp_path, resume="never"))
 
 

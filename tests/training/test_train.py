@@ -53,8 +53,6 @@ def test_other_settings_in_the_same_directory_are_refused_by_name(tmp_path: Path
     train(tiny(tmp_path))
     with pytest.raises(UsageError, match=r"--eta 2\.0 there, 3\.0 here"):
         train(tiny(tmp_path, eta=3.0))
-    with pytest.raises(UsageError, match="choose another --run-dir"):
-        train(tiny(tmp_path, resume="never"))
 
 
 def test_a_run_with_only_damaged_checkpoints_is_not_restarted(tmp_path: Path):
