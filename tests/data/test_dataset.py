@@ -35,23 +35,20 @@ def test_time_limits_are_not_terminals(tmp_path: Path):
 
 
 def test_next_observations_keep_the_last_transition(tmp_path: Path):
-    values = columns()
-    values["next_observations"] = values["observations"] + 0.5
-    data = dataset.load(SPEC, write(tmp_path / "a.hdf5", values))
+    path = spoiled(tmp_path / "a.hdf5", next_observations=columns()["observations"] + 0.5)
+    data = dataset.load(SPEC, path)
     assert len(data.obs_ND) == 60 and (data.next_obs_ND == data.obs_ND + 0.5).all() and data.notes == ()
 
 
 def test_next_observations_that_reach_into_the_next_episode_are_left_out(tmp_path: Path):
-    values = columns()
-    values["next_observations"] = np.roll(values["observations"], -1, axis=0)
-    data = dataset.load(SPEC, write(tmp_path / "a.hdf5", values))
+    path = spoiled(tmp_path / "a.hdf5", next_observations=np.roll(columns()["observations"], -1, axis=0))
+    data = dataset.load(SPEC, path)
     assert len(data.obs_ND) == 58  # two ends lead into another episode; the last row's successor is its own
 
 
 def test_the_last_observation_of_each_episode_keeps_its_last_transition(tmp_path: Path):
-    values = columns()
-    values["infos/final_observations"] = np.full((3, 17), [[100.0], [200.0], [300.0]], dtype=np.float32)
-    data = dataset.load(SPEC, write(tmp_path / "a.hdf5", values))
+    last = np.full((3, 17), [[100.0], [200.0], [300.0]], dtype=np.float32)
+    data = dataset.load(SPEC, spoiled(tmp_path / "a.hdf5", **{"infos/final_observations": last}))
     assert len(data.obs_ND) == 60 and data.next_obs_ND[[19, 39, 59], 0].tolist() == [100.0, 200.0, 300.0]
 
 
