@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import minari
@@ -98,7 +99,7 @@ def test_rows_are_gymnasiums_own_flattening_of_any_space(space):
     assert sum(int(part.split()[-1]) for part in spaces.parts(canonical)) == spaces.size(space)
 
 
-def _stacked(space, samples):
+def _stacked(space, samples) -> Any:
     return concatenate(space, samples, create_empty_array(space, len(samples)))
 
 
