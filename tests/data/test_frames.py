@@ -151,18 +151,15 @@ def test_pictures_of_an_environment_of_numbers_are_refused(tmp_path):
         dataset.load(DataSpec("HalfCheetah", "file", obs_dim=17), write(tmp_path / "x.hdf5", values))
 
 
-@pytest.fixture
-def vectors(tmp_path):
-    return dataset.load(DataSpec("x", "file"), write(tmp_path / "x.hdf5", columns()))
-
-
 @pytest.mark.parametrize(("name", "value"), [("frame_stack", 3), ("augment", 0.1)])
-def test_settings_of_frames_are_refused_for_numbers(name, value, vectors):
+def test_settings_of_frames_are_refused_for_numbers(name, value, tmp_path):
+    data = dataset.load(DataSpec("x", "file"), write(tmp_path / "x.hdf5", columns()))
     cfg = replace(frame_config(frame_stack=1), **{name: value})
     with pytest.raises(UsageError, match=rf"--{name.replace('_', '-')} {value} is for frames"):
-        check_settings(vectors, cfg)
+        check_settings(data, cfg)
 
 
-def test_vectors_keep_their_packed_rows(vectors):
-    buffer = buffer_of(vectors, frame_config(frame_stack=1), torch.tensor(0))
-    assert buffer.nbytes == bytes_on_device(vectors, frame_config())
+def test_vectors_keep_their_packed_rows(tmp_path):
+    data = dataset.load(DataSpec("x", "file"), write(tmp_path / "x.hdf5", columns()))
+    cfg = frame_config(frame_stack=1)
+    assert buffer_of(data, cfg, torch.zeros((), dtype=torch.int64)).nbytes == bytes_on_device(data, frame_config())
