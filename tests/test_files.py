@@ -18,9 +18,9 @@ from gtp_fast.runs.directory import RunDir
 
 
 def found(recording: Recording, read: Callable[[Path], object], place: Path, after: int = 0) -> set[object]:
-    """Return what `read` finds in every state that a power cut may leave."""
+    """Return what `read` finds in `place` in every state that a power cut may leave."""
     answers = set()
-    for _, make in recording.crashes(after):
+    for make in recording.crashes(after):
         place.mkdir()
         make(place)
         answers.add(read(place))
@@ -32,19 +32,18 @@ def save(run: RunDir, step: int) -> None:
     checkpoint.save(run, step, {"w": torch.full((4,), float(step))}, {"w": torch.zeros(2)}, {"logged": step}, {})
 
 
-def newest(place: Path) -> int | str:
+def newest(checkpoints: Path) -> int | str:
     """Return the step of the newest checkpoint, as a resume finds it."""
-    run = RunDir(place)
-    (place / "ckpt").mkdir(exist_ok=True)
     try:
-        loaded, _ = checkpoint.load_newest(run)
+        loaded, _ = checkpoint.load_newest(RunDir(checkpoints.parent))
     except CheckpointError:
         return "none is usable"
     return 0 if loaded is None else loaded.step
 
 
-def first_byte(place: Path) -> bytes:
-    return (place / "file").read_bytes()
+def content(place: Path) -> bytes | None:
+    file = place / "file"
+    return file.read_bytes() if file.exists() else None
 
 
 @pytest.fixture
@@ -56,23 +55,20 @@ def root(tmp_path: Path) -> Path:
 def test_a_published_file_is_the_old_or_the_new_after_any_power_cut(root, tmp_path, monkeypatch):
     publish(root / "file", b"old")
     recording = record(root, monkeypatch, lambda: publish(root / "file", b"brand new"))
-    assert found(recording, first_byte, tmp_path / "after") == {b"old", b"brand new"}
-    assert found(recording, first_byte, tmp_path / "after", len(recording.trees) - 1) == {b"brand new"}
+    assert found(recording, content, tmp_path / "after") == {b"old", b"brand new"}
+    assert found(recording, content, tmp_path / "after", len(recording.trees) - 1) == {b"brand new"}
 
 
-def without_fsync(path: Path, data: bytes) -> None:
+def without_fsync(path: Path, data: bytes, fsync: Callable[[int], None] = lambda descriptor: None) -> None:
     part = path.with_name("part")
     part.write_bytes(data)
+    with part.open("rb") as file:
+        fsync(file.fileno())
     os.replace(part, path)
 
 
 def without_fsync_of_the_directory(path: Path, data: bytes) -> None:
-    part = path.with_name("part")
-    part.write_bytes(data)
-    descriptor = os.open(part, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-    os.replace(part, path)
+    without_fsync(path, data, os.fsync)
 
 
 @pytest.mark.parametrize(
@@ -83,34 +79,21 @@ def without_fsync_of_the_directory(path: Path, data: bytes) -> None:
 def test_a_writer_that_skips_a_part_of_it_is_caught(root, tmp_path, monkeypatch, write, wrong):
     publish(root / "file", b"old")
     recording = record(root, monkeypatch, lambda: write(root / "file", b"brand new"))
-    answers = found(
-        recording,
-        lambda place: (place / "file").exists() and first_byte(place),
-        tmp_path / "after",
-        len(recording.trees) - 1,
-    )
-    assert wrong in answers
+    assert wrong in found(recording, content, tmp_path / "after", len(recording.trees) - 1)
 
 
-def test_a_resume_finds_the_last_checkpoint_or_the_one_before_after_any_power_cut(root, tmp_path, monkeypatch):
+def test_a_resume_finds_the_last_checkpoint_or_the_one_before_after_any_power_cut(root, monkeypatch):
     run = RunDir(root)
     run.checkpoints.mkdir()
     save(run, 10)
     recording = record(run.checkpoints, monkeypatch, lambda: save(run, 20))
     shutil.rmtree(run.checkpoints)
 
-    def resumed(place: Path) -> int | str:
-        os.rename(place, root / "ckpt")
-        try:
-            return newest(root)
-        finally:
-            os.rename(root / "ckpt", place)
-
-    assert found(recording, resumed, tmp_path / "after") == {10, 20}
-    assert found(recording, resumed, tmp_path / "after", len(recording.trees) - 1) == {20}
+    assert found(recording, newest, run.checkpoints) == {10, 20}
+    assert found(recording, newest, run.checkpoints, len(recording.trees) - 1) == {20}
 
 
-def test_the_best_policy_is_the_old_or_the_new_after_any_power_cut(root, tmp_path, monkeypatch):
+def test_the_best_policy_is_the_old_or_the_new_after_any_power_cut(root, monkeypatch):
     run = RunDir(root)
     with run.claim():
         checkpoint.save_best(run, {"w": torch.ones(2)}, {"step": 10})
@@ -119,13 +102,10 @@ def test_the_best_policy_is_the_old_or_the_new_after_any_power_cut(root, tmp_pat
     )
     shutil.rmtree(run.checkpoints)
 
-    def best(place: Path) -> int:
-        os.rename(place, run.checkpoints)
-        try:
-            with run.claim():  # puts back what had stepped aside
-                return checkpoint.load_policy(run.checkpoints / checkpoint.BEST)[1]["step"]
-        finally:
-            os.rename(run.checkpoints, place)
+    def best(checkpoints: Path) -> int:
+        with run.claim():  # puts back what had stepped aside, and sweeps what is left
+            assert [path.name for path in checkpoints.iterdir()] == [checkpoint.BEST]
+            return checkpoint.load_policy(checkpoints / checkpoint.BEST)[1]["step"]
 
-    assert found(recording, best, tmp_path / "after") == {10, 20}
-    assert found(recording, best, tmp_path / "after", len(recording.trees) - 1) == {20}
+    assert found(recording, best, run.checkpoints) == {10, 20}
+    assert found(recording, best, run.checkpoints, len(recording.trees) - 1) == {20}

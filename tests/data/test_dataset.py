@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from data_cases import columns, loads_within_three_times_its_arrays, spoiled, write
+from data_cases import FIELDS, columns, loads_within_three_times_its_arrays, put, refusal, spoiled, write
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from places import SHARED
 
 from gtp_fast.data import dataset
 from gtp_fast.data.catalog import resolve
-from gtp_fast.data.spec import DataSpec
 from gtp_fast.errors import DataError, UsageError
 
 SPEC = resolve("HalfCheetah-v5")
-
-
-def put(row: Any, value: float) -> Callable[[np.ndarray], None]:
-    def change(array: np.ndarray) -> None:
-        array[row] = value
-
-    return change
-
-
-def refusal(path: Path, spec: DataSpec = SPEC) -> str:
-    """Return the message with which a file is refused, with FILE for its path."""
-    with pytest.raises(DataError) as error:
-        dataset.load(spec, path)
-    assert error.value.exit_code == 3
-    return str(error.value).replace(str(path), "FILE")
 
 
 # ---- what becomes a transition
@@ -52,23 +35,20 @@ def test_time_limits_are_not_terminals(tmp_path: Path):
 
 
 def test_next_observations_keep_the_last_transition(tmp_path: Path):
-    values = columns()
-    values["next_observations"] = values["observations"] + 0.5
-    data = dataset.load(SPEC, write(tmp_path / "a.hdf5", values))
+    path = spoiled(tmp_path / "a.hdf5", next_observations=columns()["observations"] + 0.5)
+    data = dataset.load(SPEC, path)
     assert len(data.obs_ND) == 60 and (data.next_obs_ND == data.obs_ND + 0.5).all() and data.notes == ()
 
 
 def test_next_observations_that_reach_into_the_next_episode_are_left_out(tmp_path: Path):
-    values = columns()
-    values["next_observations"] = np.roll(values["observations"], -1, axis=0)
-    data = dataset.load(SPEC, write(tmp_path / "a.hdf5", values))
+    path = spoiled(tmp_path / "a.hdf5", next_observations=np.roll(columns()["observations"], -1, axis=0))
+    data = dataset.load(SPEC, path)
     assert len(data.obs_ND) == 58  # two ends lead into another episode; the last row's successor is its own
 
 
 def test_the_last_observation_of_each_episode_keeps_its_last_transition(tmp_path: Path):
-    values = columns()
-    values["infos/final_observations"] = np.full((3, 17), [[100.0], [200.0], [300.0]], dtype=np.float32)
-    data = dataset.load(SPEC, write(tmp_path / "a.hdf5", values))
+    last = np.full((3, 17), [[100.0], [200.0], [300.0]], dtype=np.float32)
+    data = dataset.load(SPEC, spoiled(tmp_path / "a.hdf5", **{"infos/final_observations": last}))
     assert len(data.obs_ND) == 60 and data.next_obs_ND[[19, 39, 59], 0].tolist() == [100.0, 200.0, 300.0]
 
 
@@ -93,7 +73,7 @@ def test_columns_of_one_and_other_number_types_are_accepted(tmp_path: Path):
     }
     a = dataset.load(SPEC, write(tmp_path / "a.hdf5", values))
     b = dataset.load(SPEC, write(tmp_path / "b.hdf5", changed))
-    for key in ("obs_ND", "action_NA", "reward_N", "next_obs_ND", "terminal_N"):
+    for key in FIELDS:
         assert np.array_equal(getattr(a, key), getattr(b, key)) and getattr(a, key).dtype == getattr(b, key).dtype
 
 
@@ -236,12 +216,17 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "FILE: infos/final_observations has shape (7, 17), but 3 rows end an episode and observations have 17 numbers; "
         "write one row per episode, or leave the key out",
     ),
+    "no transition left": (
+        {"timeouts": np.ones(60, bool)},
+        "FILE: no transition is left: each of the 60 rows ends an episode and has no successor; check terminals and "
+        "timeouts",
+    ),
 }
 
 
 @pytest.mark.parametrize("value", [1.0, np.nan])
 def test_a_single_number_for_last_observations_is_refused(tmp_path: Path, value: float):
-    said = refusal(spoiled(tmp_path / "a.hdf5", **{"infos/final_observations": np.float32(value)}))
+    said = refusal(spoiled(tmp_path / "a.hdf5", **{"infos/final_observations": np.float32(value)}), SPEC)
     assert said.startswith("FILE: infos/final_observations " + ("in row 0 holds nan" if value != 1 else "has shape ()"))
 
 
@@ -252,31 +237,28 @@ def test_a_last_observation_of_no_episode_is_refused(tmp_path: Path):
     unfinished[-1] = False
     path = spoiled(tmp_path / "a.hdf5", **{"infos/final_observations": last[:3], "timeouts": unfinished})
     assert dataset.load(SPEC, path).episodes == 2
-    said = refusal(spoiled(tmp_path / "a.hdf5", **{"infos/final_observations": last}))
+    said = refusal(spoiled(tmp_path / "a.hdf5", **{"infos/final_observations": last}), SPEC)
     assert said.startswith("FILE: infos/final_observations has shape (4, 17), but 3 rows end an episode")
 
 
 @pytest.mark.parametrize(("changes", "message"), CASES.values(), ids=CASES.keys())
 def test_a_wrong_column_is_refused(tmp_path: Path, changes: dict[str, Any], message: str):
-    assert refusal(spoiled(tmp_path / "a.hdf5", **changes)) == message
+    assert refusal(spoiled(tmp_path / "a.hdf5", **changes), SPEC) == message
 
 
-def test_an_absent_file_is_refused(tmp_path: Path):
-    expected = "FILE does not exist; check the path, or leave --dataset out to use the named data set"
-    assert refusal(tmp_path / "a.hdf5") == expected
-
-
-def test_an_empty_file_is_refused(tmp_path: Path):
-    path = tmp_path / "a.hdf5"
-    path.touch()
-    assert refusal(path) == "FILE is empty (0 bytes); delete it and fetch or write it again"
-
-
-def test_a_file_that_is_not_hdf5_is_refused(tmp_path: Path):
-    path = tmp_path / "a.hdf5"
-    path.write_text("<html>404</html>")
-    expected = "FILE is not an HDF5 file (it begins with b'<html>40'); name a D4RL-layout .hdf5 file"
-    assert refusal(path) == expected
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "FILE does not exist; check the path, or leave --dataset out to use the named data set"),
+        (b"", "FILE is empty (0 bytes); delete it and fetch or write it again"),
+        (b"<html>404", "FILE is not an HDF5 file (it begins with b'<html>40'); name a D4RL-layout .hdf5 file"),
+    ],
+    ids=["absent", "empty", "no HDF5"],
+)
+def test_what_is_no_file_of_data_is_refused(tmp_path: Path, content: bytes | None, message: str):
+    if content is not None:
+        (tmp_path / "a.hdf5").write_bytes(content)
+    assert refusal(tmp_path / "a.hdf5", SPEC) == message
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
@@ -284,7 +266,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float):
     path = write(tmp_path / "a.hdf5", columns())
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    message = refusal(path)
+    message = refusal(path, SPEC)
     assert message.startswith("FILE is truncated or damaged: it cannot be read to its end (")
     assert message.endswith("delete it and fetch or write it again")
 
@@ -298,14 +280,14 @@ def test_a_damaged_block_is_refused(tmp_path: Path):
     content = bytearray(path.read_bytes())
     content[where + 10 : where + 30] = bytes(20)
     path.write_bytes(content)
-    assert refusal(path).startswith("FILE is truncated or damaged")
+    assert refusal(path, SPEC).startswith("FILE is truncated or damaged")
 
 
 def test_a_file_that_declares_more_than_the_memory_is_refused_before_any_is_taken(tmp_path: Path):
     path = write(tmp_path / "a.hdf5", columns() | {"observations": None})
     with h5py.File(path, "a") as file:
         file.create_dataset("observations", shape=(10**13, 17), dtype="f4", chunks=(1000, 17))
-    assert "observations declares shape (10000000000000, 17), 680,000 GB in memory" in refusal(path)
+    assert "observations declares shape (10000000000000, 17), 680,000 GB in memory" in refusal(path, SPEC)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -331,8 +313,3 @@ def test_an_environment_without_data_asks_for_them():
 def test_reading_a_large_file_takes_less_than_three_times_its_arrays(tmp_path: Path):
     path = write(tmp_path / "a.hdf5", columns(episodes=100, length=1000))
     assert loads_within_three_times_its_arrays(lambda: dataset.load(SPEC, path))
-
-
-def test_a_file_of_which_no_transition_is_left_is_refused(tmp_path: Path):
-    words = refusal(spoiled(tmp_path / "a.hdf5", timeouts=np.ones(60, bool)))
-    assert words.startswith("FILE: no transition is left: each of the 60 rows ends an episode and has no successor")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -13,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from data_cases import columns, write
 from data_server import Site, serving
+from run_cases import gtp_fast, wait_for
 
 from gtp_fast.data import catalog, dataset, download
 from gtp_fast.errors import DataError
@@ -36,6 +35,11 @@ def site(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         monkeypatch.setenv("GTP_FAST_D4RL_URL", found.url + "/")
         monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
         yield found
+
+
+def part() -> Path:
+    """Return where what has come of the file is kept."""
+    return download.cache_path(SPEC).with_name(f"{SPEC.filename}.part")
 
 
 def left_over() -> list[str]:
@@ -79,17 +83,11 @@ def test_a_transfer_cut_off_twice_is_completed(site: Site, content: bytes, range
     assert len(site.asked) == 3 and site.asked[1][1] == f"bytes={len(content) // 2}-"
 
 
-def test_a_server_that_always_breaks_off_is_given_up_with_the_part_kept(site: Site, content: bytes):
-    site.cut_at = [1000] * 50
+def test_a_server_that_always_breaks_off_is_given_up_and_a_later_call_continues(site: Site, content: bytes):
+    site.cut_at = [1000] * 10
     with pytest.raises(DataError, match=r"broke 10 times.*10,000 bytes are kept and will be continued"):
         download.fetch(SPEC)
-    assert f"{SPEC.filename}.part" in left_over() and SPEC.filename not in left_over()
-
-
-def test_a_later_call_continues_an_earlier_one(site: Site, content: bytes):
-    site.cut_at = [1000] * 10
-    with pytest.raises(DataError):
-        download.fetch(SPEC)
+    assert part().name in left_over() and SPEC.filename not in left_over()
     assert download.fetch(SPEC).read_bytes() == content and site.asked[-1][1] == "bytes=10000-"
 
 
@@ -101,27 +99,16 @@ def test_a_part_of_a_file_that_has_changed_is_not_continued(site: Site, content:
     assert download.fetch(SPEC).read_bytes() == content[::-1]
 
 
-def test_a_part_from_another_address_is_not_continued(site: Site, content: bytes):
-    part = download.cache_path(SPEC).with_name(f"{SPEC.filename}.part")
-    part.parent.mkdir()
-    part.write_bytes(b"x" * 100)
-    part.with_name(part.name + ".json").write_text('{"url": "http://other/file", "version": null}')
-    assert download.fetch(SPEC).read_bytes() == content
-
-
-def test_a_part_that_is_the_whole_is_taken(site: Site, content: bytes):
-    part = download.cache_path(SPEC).with_name(f"{SPEC.filename}.part")
-    part.parent.mkdir()
-    part.write_bytes(content)
-    part.with_name(part.name + ".json").write_text(f'{{"url": "{site.url}{PLACE}", "version": null}}')
-    assert download.fetch(SPEC).read_bytes() == content
-
-
-def test_a_part_longer_than_the_file_is_thrown_away(site: Site, content: bytes):
-    part = download.cache_path(SPEC).with_name(f"{SPEC.filename}.part")
-    part.parent.mkdir()
-    part.write_bytes(content + b"more")
-    part.with_name(part.name + ".json").write_text(f'{{"url": "{site.url}{PLACE}", "version": null}}')
+@pytest.mark.parametrize(
+    ("change", "address"),
+    [(lambda whole: b"x" * 100, "http://other/file"), (lambda whole: whole, ""), (lambda whole: whole + b"more", "")],
+    ids=["from another address", "the whole", "longer than the file"],
+)
+def test_a_part_of_another_process_ends_as_the_file(site: Site, content: bytes, change, address: str):
+    part().parent.mkdir()
+    part().write_bytes(change(content))
+    about = {"url": address or site.url + PLACE, "version": None}
+    part().with_name(part().name + ".json").write_text(json.dumps(about))
     assert download.fetch(SPEC).read_bytes() == content
 
 
@@ -200,21 +187,14 @@ FETCH = "from gtp_fast.data import catalog, download; download.fetch(catalog.res
 
 
 def fetch_in_a_process() -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", FETCH], stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-
-
-def wait_for_part(smallest: int) -> None:
-    part = download.cache_path(SPEC).with_name(f"{SPEC.filename}.part")
-    until = time.monotonic() + 20
-    while not (part.exists() and part.stat().st_size >= smallest) and time.monotonic() < until:
-        time.sleep(0.01)
+    return subprocess.Popen([sys.executable, "-c", FETCH], stderr=subprocess.PIPE, text=True)
 
 
 def test_a_killed_download_is_continued_where_it_was(site: Site, content: bytes):
     site.pause = 0.1
     process = fetch_in_a_process()
-    wait_for_part(2 << 16)
-    process.send_signal(signal.SIGKILL)
+    wait_for(lambda: part().exists() and part().stat().st_size >= 2 << 16)
+    process.kill()
     process.communicate()
     site.pause = 0.0
     assert download.fetch(SPEC).read_bytes() == content
@@ -224,7 +204,7 @@ def test_a_killed_download_is_continued_where_it_was(site: Site, content: bytes)
 def test_a_second_process_waits_and_then_finds_the_file(site: Site, content: bytes):
     site.pause = 0.1
     first = fetch_in_a_process()
-    wait_for_part(1)
+    wait_for(lambda: part().exists() and part().stat().st_size)
     second = fetch_in_a_process()
     said = f"{download.cache_path(SPEC)} is in use by process {first.pid} on "
     assert said in second.communicate(timeout=30)[1]
@@ -232,26 +212,9 @@ def test_a_second_process_waits_and_then_finds_the_file(site: Site, content: byt
     assert download.cache_path(SPEC).read_bytes() == content
 
 
-def test_a_cut_file_loads_as_nothing_else_than_the_whole(site: Site):
-    site.cut_at = [5_000, 50_000]
-    data = dataset.load(SPEC)
-    assert np.array_equal(data.obs_ND[:, 0] + 1, data.next_obs_ND[:, 0])
-
-
 def _train(tmp_path: Path) -> subprocess.CompletedProcess[str]:
     small = ["--steps", "4", "--hidden", "16", "--batch-size", "8", "--eval-every", "0", "--threads", "1"]
-    command = [
-        sys.executable,
-        "-m",
-        "gtp_fast",
-        "train",
-        "--env",
-        SPEC.name,
-        "--run-dir",
-        str(tmp_path / "run"),
-        *small,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return gtp_fast("train", "--env", SPEC.name, "--run-dir", str(tmp_path / "run"), *small)
 
 
 @pytest.mark.slow

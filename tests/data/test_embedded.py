@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from places import ROOT
+from places import ROOT, SHARED
 
 from gtp_fast.data import embedded
 from gtp_fast.data.catalog import resolve
@@ -19,8 +19,7 @@ from gtp_fast.data.dataset import Transitions, load
 from gtp_fast.data.embedded import GOALS, MODE_CENTRES, MODE_RADIUS
 from gtp_fast.evaluation.multigoal import MultiGoalEnv
 
-SHARED = ROOT.parent / "shared" / "data"
-DEMO = files("gtp_fast") / "data" / "hopper-demo-v0.hdf5"
+DEMO = str(files("gtp_fast") / "data" / "hopper-demo-v0.hdf5")
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +36,16 @@ def test_the_four_goal_environment_keeps_gymnasiums_contract():
     check_env(gymnasium.make("gtp_fast.evaluation.multigoal:gtp_fast/MultiGoal-v0").unwrapped, skip_render_check=True)
 
 
-def test_a_goal_ends_the_episode_with_a_reward():
+@pytest.mark.parametrize(
+    ("action", "steps", "end"),
+    [(0.7, 3, (1.0, True, False)), (0.0, embedded.MAX_STEPS, (0.0, False, True))],
+    ids=["at a goal with a reward", "by the time limit without one"],
+)
+def test_an_episode_among_the_goals_ends(action, steps, end):
     env = MultiGoalEnv()
     env.reset(seed=0)
-    steps = [env.step(np.array([0.7, 0.7], np.float32)) for _ in range(3)]
-    assert [(reward, terminal) for _, reward, terminal, *_ in steps][-1] == (1.0, True)
-    assert not any(terminal for *_, terminal, _, _ in steps[:-1])
-
-
-def test_standing_still_ends_by_the_time_limit_without_a_reward():
-    env = MultiGoalEnv()
-    env.reset(seed=0)
-    *before, last = [env.step(np.zeros(2, np.float32))[1:4] for _ in range(embedded.MAX_STEPS)]
-    assert last == (0.0, False, True) and set(before) == {(0.0, False, False)}
+    *before, last = [env.step(np.full(2, action, np.float32))[1:4] for _ in range(steps)]
+    assert last == end and set(before) == {(0.0, False, False)}
 
 
 def test_the_generator_gives_the_same_bits_for_a_seed():
@@ -58,20 +54,20 @@ def test_the_generator_gives_the_same_bits_for_a_seed():
     assert np.array_equal(one.action, same.action)
 
 
+def nearest_goal(place_ND: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(place_ND[:, None] - GOALS[None], axis=-1).argmin(axis=1)
+
+
 def test_the_observation_does_not_tell_the_goal(goals: Transitions):
     ends = np.flatnonzero(goals.terminal_N)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    reached, nearest_at_start = (
-        np.linalg.norm(place[:, None] - GOALS[None], axis=-1).argmin(axis=1)
-        for place in (goals.next_obs_ND[ends], goals.obs_ND[starts])
-    )
-    assert goals.obs_ND.shape[1] == 2 and abs((reached == nearest_at_start).mean() - 0.25) < 0.04
+    alike = nearest_goal(goals.next_obs_ND[ends]) == nearest_goal(goals.obs_ND[starts])
+    assert goals.obs_ND.shape[1] == 2 and abs(alike.mean() - 0.25) < 0.04
 
 
 def test_every_expert_episode_reaches_its_goal_and_every_goal_is_reached_equally_often(goals: Transitions):
-    reached = goals.next_obs_ND[goals.terminal_N]
-    nearest = np.linalg.norm(reached[:, None] - GOALS[None], axis=-1).argmin(axis=1)
-    assert goals.return_mean == 1.0 and np.bincount(nearest).tolist() == [1000] * 4
+    reached = nearest_goal(goals.next_obs_ND[goals.terminal_N])
+    assert goals.return_mean == 1.0 and np.bincount(reached).tolist() == [1000] * 4
 
 
 def test_at_the_origin_the_experts_actions_have_four_separate_modes(goals: Transitions):
@@ -92,15 +88,13 @@ def test_the_experts_actions_stay_inside_the_bounds(goals: Transitions):
 
 
 def test_the_hopper_file_is_small_enough_to_ship():
-    assert Path(str(DEMO)).stat().st_size <= 6_000_000
+    assert Path(DEMO).stat().st_size <= 6_000_000
 
 
 def test_the_hopper_file_says_where_it_is_from():
-    with h5py.File(str(DEMO)) as file:
-        assert (file.attrs["environment"], file.attrs["source"]) == (
-            "Hopper-v5",
-            "generated for gtp-fast; not D4RL data",
-        )
+    with h5py.File(DEMO) as file:
+        assert file.attrs["environment"] == "Hopper-v5"
+        assert file.attrs["source"] == "generated for gtp-fast; not D4RL data"
 
 
 def test_the_hopper_data_are_whole_episodes(hopper: Transitions):
@@ -126,6 +120,6 @@ def test_the_hopper_file_is_what_its_tool_makes(tmp_path: Path):
     out = tmp_path / "again.hdf5"
     main = runpy.run_path(str(ROOT / "tools" / "make_hopper_demo.py"))["main"]
     main(str(SHARED / "hopper_medium_replay.hdf5"), str(SHARED / "hopper_medium.hdf5"), str(out))
-    with h5py.File(out) as made, h5py.File(str(DEMO)) as shipped:
+    with h5py.File(out) as made, h5py.File(DEMO) as shipped:
         for key in ("observations", "actions", "rewards", "terminals", "timeouts", "infos/final_observations"):
             assert np.array_equal(made[key][()], shipped[key][()])

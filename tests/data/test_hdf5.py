@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from data_cases import columns, spoiled, write
+from data_cases import FIELDS, columns, put, refusal, spoiled, write
 
 from gtp_fast.data import dataset
 from gtp_fast.data.catalog import resolve
-from gtp_fast.errors import DataError
 
 SPEC = resolve("HalfCheetah-v5")
-FIELDS = ("obs_ND", "action_NA", "reward_N", "next_obs_ND", "terminal_N")
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(DataError) as error:
-        dataset.load(SPEC, path)
-    return str(error.value).replace(str(path), "DIR")
 
 
 def test_shards_are_the_file_that_was_cut_between_episodes(tmp_path: Path):
@@ -66,27 +57,27 @@ def test_the_rows_after_a_shards_last_end_are_left_out_and_said(tmp_path: Path, 
 
 def test_a_fault_names_the_shard_and_the_row_in_it(tmp_path: Path):
     write(tmp_path / "a.hdf5", columns())
-    spoiled(tmp_path / "b.hdf5", rewards=lambda array: array.__setitem__(41, np.nan))
-    assert refusal(tmp_path).startswith("DIR/b.hdf5: rewards in row 41 holds nan; ")
+    spoiled(tmp_path / "b.hdf5", rewards=put(41, np.nan))
+    assert refusal(tmp_path, SPEC).startswith("FILE/b.hdf5: rewards in row 41 holds nan; ")
 
 
 def test_a_shard_of_another_width_is_refused(tmp_path: Path):
     write(tmp_path / "a.hdf5", columns(sizes=(4, 2)))
     write(tmp_path / "b.hdf5", columns(sizes=(5, 2)))
-    with pytest.raises(DataError, match=re.escape("b.hdf5: observations have 5 numbers, but 4 in the first shard")):
-        dataset.load(resolve("my_module:MyEnv-v0"), tmp_path)
+    message = refusal(tmp_path, resolve("my_module:MyEnv-v0"))
+    assert "b.hdf5: observations have 5 numbers, but 4 in the first shard" in message
 
 
 def test_a_shard_with_other_keys_is_refused(tmp_path: Path):
     write(tmp_path / "a.hdf5", columns())
     write(tmp_path / "b.hdf5", columns() | {"next_observations": columns()["observations"]})
-    assert refusal(tmp_path).startswith("DIR/b.hdf5 has next_observations, unlike the first shard; ")
+    assert refusal(tmp_path, SPEC).startswith("FILE/b.hdf5 has next_observations, unlike the first shard; ")
 
 
 def test_shards_beside_other_data_are_refused(tmp_path: Path):
     write(tmp_path / "a.hdf5", columns())
     (tmp_path / "b.npz").touch()
-    assert refusal(tmp_path) == "DIR holds *.hdf5 shards and b.npz; move one of them to another directory"
+    assert refusal(tmp_path, SPEC) == "FILE holds *.hdf5 shards and b.npz; move one of them to another directory"
 
 
 def test_shards_in_a_minari_directory_are_refused(tmp_path: Path):
@@ -94,8 +85,8 @@ def test_shards_in_a_minari_directory_are_refused(tmp_path: Path):
     (tmp_path / "data").mkdir()
     with h5py.File(tmp_path / "data/main_data.hdf5", "w"):
         pass
-    assert "data/main_data.hdf5, which is Minari's" in refusal(tmp_path)
+    assert "data/main_data.hdf5, which is Minari's" in refusal(tmp_path, SPEC)
 
 
 def test_an_empty_directory_is_refused(tmp_path: Path):
-    assert refusal(tmp_path).startswith("DIR is not a Minari data set")
+    assert refusal(tmp_path, SPEC).startswith("FILE is not a Minari data set")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from run_cases import python
 
 ROWS = 500_000  # fewer, and what every process takes once would count
 MEASURE = """
@@ -51,9 +50,6 @@ def test_a_file_is_loaded_and_packed_within_a_few_times_its_arrays(file: Path, s
         if not successors:
             del held["next_observations"]
         arrays = sum(4 * data.size if data.dtype.kind == "f" else data.size for data in held.values())
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    code = [sys.executable, "-c", MEASURE, str(file)]
-    done = subprocess.run(code, env=environ, capture_output=True, text=True, check=True)
-    loaded, most, size = map(int, done.stdout.split())
+    loaded, most, size = map(int, python(MEASURE, str(file)).stdout.split())
     assert size == (ROWS if successors else ROWS - ROWS // 1000)
     assert loaded < load * arrays and most < all_in_all * arrays

@@ -15,6 +15,7 @@ import minari
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
+from gymnasium.vector.utils import batch_space, iterate
 from minari.data_collector import EpisodeBuffer
 from minari_cases import BOX, UNIT, collect
 
@@ -25,6 +26,7 @@ from gtp_fast.data.spec import DataSpec, with_references
 from gtp_fast.errors import DataError
 
 NAME = "mujoco/halfcheetah/medium-v0"
+HALFCHEETAH = Box(-100, 100, (17,), np.float32), Box(-1, 1, (6,), np.float32)
 ANY = DataSpec("any", "file")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of metadata that these sets leave out
 
@@ -36,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_set_is_read_by_its_name_from_minaris_own_cache(cache: Path):
-    collect(NAME, Box(-100, 100, (17,), np.float32), Box(-1, 1, (6,), np.float32), terminal=False)
+    collect(NAME, *HALFCHEETAH, terminal=False)
     data = dataset.load(resolve(NAME))
     assert (len(data.obs_ND), data.episodes, data.source, data.notes) == (15, 3, f"minari:{NAME}", ())
     assert not data.terminal_N.any() and data.obs_ND.dtype == data.action_NA.dtype == np.float32
@@ -74,22 +76,17 @@ def test_observations_are_laid_out_as_gymnasium_flattens_them(cache: Path, space
     data = dataset.load(ANY, collect("walk/parts-v0", space, UNIT))
     kept = minari.load_dataset("walk/parts-v0")
     first = next(iter(kept.iterate_episodes()))
-    one = [_at(first.observations, t) for t in range(6)]
+    one = iterate(batch_space(kept.observation_space, 6), first.observations)
     # The data's space has its keys in alphabetical order: JSON keeps no other.
     expected = np.stack([gymnasium.spaces.flatten(kept.observation_space, obs) for obs in one])
     assert np.array_equal(data.obs_ND[:5], expected[:-1].astype(np.float32))
     assert np.array_equal(data.next_obs_ND[4], expected[-1].astype(np.float32))
 
 
-def _at(observations: Any, t: int) -> Any:
-    if isinstance(observations, dict):
-        return {key: _at(value, t) for key, value in observations.items()}
-    return tuple(_at(part, t) for part in observations) if isinstance(observations, tuple) else observations[t]
-
-
 def test_the_order_of_parts_is_told(cache: Path):
-    data = dataset.load(ANY, collect("walk/goals-v0", PARTS["goals"], UNIT))
-    assert data.notes == ("observations are laid out as achieved_goal 2, desired_goal 2, observation 4: 8 numbers",)
+    parts = PARTS["goals"].spaces | {"left": Discrete(9)}
+    told = dataset.load(ANY, collect("walk/goals-v0", Dict(parts), UNIT)).notes
+    assert told == ("observations are laid out as achieved_goal 2, desired_goal 2, left 9, observation 4: 17 numbers",)
 
 
 def test_actions_of_wider_bounds_are_scaled_and_told(cache: Path):
@@ -174,8 +171,7 @@ def test_references_of_the_data_set_count_where_they_are_two_numbers_in_order(ca
 
 
 def test_the_catalogues_references_come_first(cache: Path):
-    sizes = Box(-100, 100, (17,), np.float32), Box(-1, 1, (6,), np.float32)
-    collect(NAME, *sizes, ref_min_score=0.0, ref_max_score=1.0)
+    collect(NAME, *HALFCHEETAH, ref_min_score=0.0, ref_max_score=1.0)
     data = dataset.load(resolve(NAME))
     assert with_references(resolve(NAME), data.references) == resolve(NAME) and data.notes == ()
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from learn_cases import ACTION_DIM, OBS_DIM, transitions
-from run_cases import tiny
+from run_cases import back_to, tiny
 
 from gtp_fast.algorithms import networks
 from gtp_fast.config import TrainConfig, hash6
 from gtp_fast.data import replay
 from gtp_fast.data.replay import ReplayBuffer
-from gtp_fast.errors import CheckpointError, UsageError
+from gtp_fast.errors import UsageError
 from gtp_fast.experiments.report import draw_report
 from gtp_fast.policy import export
 from gtp_fast.policy.policy import Policy, PolicyConfig, load_policy
@@ -24,24 +24,23 @@ from gtp_fast.runs import checkpoint
 from gtp_fast.training.train import train
 
 MEAN, STD = (3.0, -20.0, 0.5, 100.0, 0.0), (0.5, 4.0, 1.5, 10.0, 1.0)
-CONFIG = PolicyConfig(OBS_DIM, ACTION_DIM, 16, 0.002, 10.0, 0.5, 7.0, 3, 4, "argmax", (0, 1))
+SIZES = OBS_DIM, ACTION_DIM, 16
+LAYOUTS = {"actor": networks.actor_layout(*SIZES), "critic": networks.critic_layout(*SIZES)}
+CONFIG = PolicyConfig(*SIZES, 0.002, 10.0, 0.5, 7.0, 3, 4, "argmax", (0, 1))
 NORMALISED = replace(CONFIG, obs_mean=MEAN, obs_std=STD)
 
 
 def _tensors() -> dict[str, torch.Tensor]:
-    sizes = OBS_DIM, ACTION_DIM, 16
-    actor, critic = networks.actor_layout(*sizes), networks.critic_layout(*sizes)
-    return {"actor": networks.init_flat(actor, [0, 1]), "critic": networks.init_flat(critic, [2, 3, 4, 5])}
+    seeds = {"actor": [0, 1], "critic": [2, 3, 4, 5]}
+    return {name: networks.init_flat(layout, seeds[name]) for name, layout in LAYOUTS.items()}
 
 
 def _folded(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Put the normalisation into the first layers' weights, in float64: the oracle of what a policy does."""
     mean, std = torch.tensor(MEAN).double(), torch.tensor(STD).double()
-    sizes, found = (OBS_DIM, ACTION_DIM, 16), {}
     rows = {"actor": slice(-OBS_DIM, None), "critic": slice(0, OBS_DIM)}
-    layouts = {"actor": networks.actor_layout(*sizes), "critic": networks.critic_layout(*sizes)}
-    for name, layout in layouts.items():
-        found[name] = tensors[name].clone()
+    found = {name: tensor.clone() for name, tensor in tensors.items()}
+    for name, layout in LAYOUTS.items():
         p = networks.views(found[name], layout)
         weight = p["mlp0.w"][:, rows[name]].double() / std[:, None]
         p["mlp0.b"] -= (mean @ weight).float()[:, None]
@@ -83,10 +82,8 @@ def test_acting_on_raw_observations_is_acting_with_folded_weights(way):
     # Float32 of observations near 100 and weights of 0.1 cancels to a few 1e-6 in the first layer.
     assert np.abs(ours - theirs).max() < 1e-4
     assert np.abs(ours - way(Policy(CONFIG, tensors)).act_members(obs)).max() > 0.1
-    paths = Policy(NORMALISED, tensors).paths(obs)
-    assert (
-        np.abs(paths - Policy(CONFIG, _folded(tensors)).paths(obs)).max() < 1e-3
-    )  # they begin at 10 and are unclamped
+    paths, expected = Policy(NORMALISED, tensors).paths(obs), Policy(CONFIG, _folded(tensors)).paths(obs)
+    assert np.abs(paths - expected).max() < 1e-3  # they begin at 10 and are unclamped
 
 
 def test_a_description_keeps_every_bit_and_older_ones_have_no_normalisation():
@@ -95,23 +92,6 @@ def test_a_description_keeps_every_bit_and_older_ones_have_no_normalisation():
     older = {name: value for name, value in CONFIG.to_json().items() if not name.startswith("obs_m")}
     del older["obs_std"]
     assert PolicyConfig.from_json(older) == CONFIG
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"obs_std": None},
-        {"obs_mean": [0.0]},
-        {"obs_std": [1.0, 1.0, 0.0, 1.0, 1.0]},
-        {"obs_mean": [0.0, float("nan"), 0.0, 0.0, 0.0]},
-        {"obs_mean": ["0", 0.0, 0.0, 0.0, 0.0]},
-        {"obs_mean": 3},
-    ],
-    ids=str,
-)
-def test_a_normalisation_that_cannot_be_one_is_refused(changes):
-    with pytest.raises(CheckpointError):
-        PolicyConfig.from_json(NORMALISED.to_json() | changes)
 
 
 def test_a_run_saves_what_it_was_normalised_by_and_says_so(tmp_path: Path):
@@ -135,10 +115,7 @@ def test_a_run_that_went_on_equals_one_that_never_stopped_to_the_bit(tmp_path: P
     changes = {"normalise_obs": True, "save_every": 6, "lr_schedule": "constant", "steps_schedule": "fixed:8"}
     whole = Path(train(tiny(tmp_path, steps=12, run_dir=str(tmp_path / "whole"), **changes)).run_dir)
     part = Path(train(tiny(tmp_path, steps=12, run_dir=str(tmp_path / "part"), **changes)).run_dir)
-    for folder in part.glob("ckpt/step-*12"):
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+    back_to(part, 6)
     train(tiny(tmp_path, steps=12, run_dir=str(part), **changes))
     ours, theirs = (checkpoint.load(next(run.glob("ckpt/step-*12"))) for run in (part, whole))
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in theirs.tensors)

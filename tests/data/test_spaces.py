@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import minari
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.vector.utils import concatenate, create_empty_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
@@ -41,6 +43,8 @@ def collect(env_id: str, name: str, episodes: int = 3) -> list[np.ndarray]:
 
     Its DataCollector would do the same, and needs jax.
     """
+    if env_id == MAZE:
+        pytest.importorskip("gymnasium_robotics", reason="gymnasium-robotics is the extra maze")
     env, seen, buffers = gymnasium.make(env_id), [], []
     env.action_space.seed(0)
     space = spaces.ordered(env.observation_space)
@@ -95,12 +99,8 @@ def test_rows_are_gymnasiums_own_flattening_of_any_space(space):
     assert sum(int(part.split()[-1]) for part in spaces.parts(canonical)) == spaces.size(space)
 
 
-def _stacked(space, samples):
-    if isinstance(space, Dict):
-        return {key: _stacked(space[key], [sample[key] for sample in samples]) for key in space}
-    if isinstance(space, Tuple):
-        return tuple(_stacked(part, [sample[i] for sample in samples]) for i, part in enumerate(space))
-    return np.stack([np.asarray(sample) for sample in samples])
+def _stacked(space, samples) -> Any:
+    return concatenate(space, samples, create_empty_array(space, len(samples)))
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,6 @@ def test_values_that_are_not_of_the_space_are_refused(values, words):
 
 @pytest.mark.parametrize("env_id", [REACHING, MAZE], ids=["toy", "PointMaze"])
 def test_what_an_environment_gives_is_what_its_data_hold(cache: Path, env_id: str):
-    if env_id == MAZE:
-        pytest.importorskip("gymnasium_robotics", reason="gymnasium-robotics is the extra maze")
     seen = collect(env_id, "toy/seen-v0")
     data = dataset.load(resolve("toy/seen-v0"))
     assert np.array_equal(data.obs_ND, np.stack(seen).astype(np.float32))
@@ -126,18 +124,9 @@ def test_what_an_environment_gives_is_what_its_data_hold(cache: Path, env_id: st
     env.close()
 
 
-def test_goals_come_before_the_observation(cache: Path):
-    collect(REACHING, "toy/reaching-v0")
-    assert dataset.load(resolve("toy/reaching-v0")).notes[0] == (
-        "observations are laid out as achieved_goal 2, desired_goal 2, left 9, observation 2: 15 numbers"
-    )
-
-
 @pytest.mark.parametrize("normalise", [False, True], ids=["raw", "normalised"])
 @pytest.mark.parametrize("env_id", [REACHING, pytest.param(MAZE, marks=pytest.mark.slow)], ids=["toy", "PointMaze"])
 def test_a_policy_is_trained_scored_and_used_on_goals(cache: Path, env_id: str, normalise: bool):
-    if env_id == MAZE:
-        pytest.importorskip("gymnasium_robotics", reason="gymnasium-robotics is the extra maze")
     collect(env_id, "toy/goals-v0")
     about = cache / "minari/toy/goals-v0/data/metadata.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"ref_min_score": -100.0, "ref_max_score": 0.0}))
@@ -154,11 +143,7 @@ def test_a_policy_is_trained_scored_and_used_on_goals(cache: Path, env_id: str, 
     raw.close()
 
 
-def test_forces_of_a_wider_box_reach_the_environment_as_they_were(cache: Path):
-    collect(REACHING, "toy/reaching-v0")
-    data = dataset.load(resolve("toy/reaching-v0"))
-    raw = np.concatenate([e.actions for e in minari.load_dataset("toy/reaching-v0").iterate_episodes()])
-    assert np.abs(raw).max() > 1.5 and np.allclose(data.action_NA * 2, raw, atol=1e-6)
+def test_forces_of_a_wider_box_reach_the_environment_as_they_were():
     env = make_env(EvalEnv(REACHING))
     env.reset(seed=0)
     env.step(np.float32([1.0, -0.5]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from capture_safety import problems_of
 from gtp_kernels.primitives import integer_below
 from learn_cases import ALGORITHMS, case, fresh, small_config, transitions
-from run_cases import tiny
+from run_cases import back_to, tiny
 
 from gtp_fast import device, rng
 from gtp_fast.algorithms import gtp
@@ -27,6 +26,7 @@ from gtp_fast.training import memory
 from gtp_fast.training.train import train
 
 STEPS = 11
+HOST = replace(small_config(), buffer="host")
 SETTINGS = ("gtp", "gtp-bc", "gtp-expectile", "gtp-meanflow", "gtp-lognormal", "gtp-shortcut", *ALGORITHMS[1:])
 
 
@@ -53,27 +53,24 @@ def test_streamed_rows_train_to_the_bits_of_resident_ones(name: str, seeds: int)
 
 
 def test_another_seed_reads_other_rows():
-    cfg = replace(small_config(), buffer="host")
-    assert trained(cfg, 1) != trained(replace(cfg, seed=2), 1)
+    assert trained(HOST, 1) != trained(replace(HOST, seed=2), 1)
 
 
 @pytest.mark.parametrize("chunks", [(1, 6, 0, 4), (3, 3, 3, 2), (10, 1)], ids=str)
 def test_chunks_of_steps_make_the_bits_of_one_run(chunks: tuple[int, ...]):
-    cfg = replace(small_config(), buffer="host")
-    assert trained(cfg, *chunks) == trained(cfg, STEPS)
+    assert trained(HOST, *chunks) == trained(HOST, STEPS)
 
 
 @pytest.mark.parametrize("at", [1, 3, 4, 8])
 def test_a_state_loaded_from_another_step_goes_on_with_that_steps_rows(at: int):
-    cfg = replace(small_config(), buffer="host")
-    saved = fresh(cfg)
-    trained(cfg, at, state=saved)
-    state = fresh(cfg)
-    run = stepper(cfg, state, streaming.make_buffer(transitions(), cfg, state.step))  # pyright: ignore[reportArgumentType]
+    saved = fresh(HOST)
+    trained(HOST, at, state=saved)
+    state = fresh(HOST)
+    run = stepper(HOST, state, streaming.make_buffer(transitions(), HOST, state.step))  # pyright: ignore[reportArgumentType]
     run(7)
     state.load_(saved.tensors())
     run(STEPS - at)
-    assert state.digest() == trained(cfg, STEPS)
+    assert state.digest() == trained(HOST, STEPS)
 
 
 def test_the_host_draws_the_indices_of_the_step(monkeypatch):
@@ -87,10 +84,9 @@ def test_the_host_draws_the_indices_of_the_step(monkeypatch):
 
 
 def test_a_graph_can_hold_the_step_with_streamed_rows():
-    cfg = replace(small_config(), buffer="host")
-    state = fresh(cfg)
-    buffer = streaming.make_buffer(transitions(), cfg, state.step)  # pyright: ignore[reportArgumentType]
-    assert problems_of(gtp.make_step(cfg, state, buffer), state.tensors) == []
+    state = fresh(HOST)
+    buffer = streaming.make_buffer(transitions(), HOST, state.step)  # pyright: ignore[reportArgumentType]
+    assert problems_of(gtp.make_step(HOST, state, buffer), state.tensors) == []
 
 
 @pytest.mark.long
@@ -111,29 +107,26 @@ def test_replays_with_streamed_rows_make_the_bits_of_resident_ones(backend):
 # ---- a run
 
 
-def final(folder: Path, **changes: Any) -> tuple[str, list[Event]]:
+def final(folder: Path, run: str = "run", **changes: Any) -> tuple[str, list[Event]]:
     """Train the tiny run; return its last policy and state as bytes, and what it told."""
     told: list[Event] = []
-    done = train(tiny(folder, **changes), told.append)
+    done = train(tiny(folder, run_dir=str(folder / run), **changes), told.append)
     last = RunDir(Path(done.run_dir)).checkpoint(done.steps)
     return "".join(str(p.read_bytes()) for p in sorted(last.glob("*.safetensors"))), told
 
 
 def test_a_streamed_run_that_is_cut_off_ends_as_the_resident_one(tmp_path: Path):
-    resident, _ = final(tmp_path, run_dir=str(tmp_path / "a"))
-    streamed, _ = final(tmp_path, run_dir=str(tmp_path / "b"), buffer="host")
-    run = RunDir(tmp_path / "b")
-    shutil.rmtree(run.checkpoint(30))
-    shutil.rmtree(run.checkpoint(20))
-    resumed, _ = final(tmp_path, run_dir=str(tmp_path / "b"), buffer="host")
+    resident, _ = final(tmp_path, "a")
+    streamed, _ = final(tmp_path, "b", buffer="host")
+    back_to(tmp_path / "b", 10)
+    resumed, _ = final(tmp_path, "b", buffer="host")
     assert resident == streamed == resumed
 
 
 def test_a_run_may_be_resumed_with_its_rows_elsewhere(tmp_path: Path):
-    resident, _ = final(tmp_path, run_dir=str(tmp_path / "a"))
-    final(tmp_path, run_dir=str(tmp_path / "b"))
-    shutil.rmtree(RunDir(tmp_path / "b").checkpoint(30))
-    assert final(tmp_path, run_dir=str(tmp_path / "b"), buffer="host")[0] == resident
+    resident, _ = final(tmp_path)
+    back_to(tmp_path / "run", 20)
+    assert final(tmp_path, buffer="host")[0] == resident
 
 
 def test_what_streaming_costs_is_said_at_the_start(tmp_path: Path):
@@ -142,7 +135,7 @@ def test_what_streaming_costs_is_said_at_the_start(tmp_path: Path):
     said = next(note for note in notes if note.startswith("the rows stay in host memory"))
     # 2 members, batches of 8 rows of 2 * 17 + 6 + 2 floats, padded to 44
     assert "streamed to the cpu: 3 kB a step, 3 steps a copy, measured " in said and "--buffer device" in said
-    _, resident = final(tmp_path, run_dir=str(tmp_path / "c"))
+    _, resident = final(tmp_path, "resident")
     assert not any("host memory" in note for event in resident for note in getattr(event, "notes", ()))
 
 
@@ -173,9 +166,8 @@ def test_the_fused_step_refuses_streamed_rows_and_says_why(monkeypatch):
 
 
 def test_streamed_rows_take_the_staged_windows_of_the_device():
-    data, cfg = transitions(size=10**5), replace(small_config(), buffer="host")
+    data = transitions(size=10**5)
     staged = 2 * 3 * 2 * 16 * 16 * 4  # two windows of 3 steps of 2 members, 16 rows of 16 floats
     assert streaming.row_bytes(data) == 10**5 * 16 * 4  # pyright: ignore[reportArgumentType]
-    on_gpu, on_cpu = replace(cfg, device="cuda"), cfg
-    assert streaming.device_bytes(on_gpu, data) == staged  # pyright: ignore[reportArgumentType]
-    assert streaming.device_bytes(on_cpu, data) == staged + 10**5 * 64  # pyright: ignore[reportArgumentType]
+    assert streaming.device_bytes(replace(HOST, device="cuda"), data) == staged  # pyright: ignore[reportArgumentType]
+    assert streaming.device_bytes(HOST, data) == staged + 10**5 * 64  # pyright: ignore[reportArgumentType]

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from fused_cases import DEVICE
-from test_samplers import A, D, H, double, inputs
+from test_samplers import LAYOUTS, A, D, H, double, flat, inputs
 
 from gtp_fast.algorithms import networks
 from gtp_fast.algorithms.policy_config import PolicyConfig
@@ -20,14 +21,10 @@ CONFIG = PolicyConfig(D, A, H, 0.002, 80.0, 0.5, 7.0, 5, 1, "none", (3,))
 
 def pair(config: PolicyConfig, precision: str = "fp32"):
     """Return the sampler under test, and its twin in float64."""
-    import torch
-
-    layouts = networks.actor_layout(D, A, H), networks.critic_layout(D, A, H)
-    seeds = list(config.seeds)
-    tensors = {"actor": networks.init_flat(layouts[0], seeds), "critic": networks.init_flat(layouts[1], seeds, 2, 1)}
-    views = [double(networks.views(tensors[name], layout)) for name, layout in zip(tensors, layouts, strict=True)]
-    critic = views[1] if config.candidates > 1 else None
-    return CudaSampler(config, tensors, torch.device(DEVICE), precision), AlgorithmSampler(config, views[0], critic)
+    tensors = flat(list(config.seeds))
+    actor, critic = (double(networks.views(tensors[name], layout)) for name, layout in LAYOUTS.items())
+    twin = AlgorithmSampler(config, actor, critic if config.candidates > 1 else None)
+    return CudaSampler(config, tensors, torch.device(DEVICE), precision), twin
 
 
 @pytest.mark.parametrize("steps", range(1, 11))
@@ -61,8 +58,6 @@ def test_the_best_candidate_is_chosen_on_the_device(members, batch, candidates, 
 @pytest.mark.parametrize("head", [0, 1])
 @pytest.mark.parametrize("place", [0, 5, 49])
 def test_a_value_that_is_no_number_is_chosen_as_by_the_twin(place, head):
-    import torch
-
     sampler, _ = pair(replace(CONFIG, candidates=50))
     sampler.actions(*inputs(1, 1, 50), None)
     call = sampler._calls[1]
@@ -93,10 +88,9 @@ def test_calls_of_any_size_share_a_sampler_and_own_their_results():
 
 def test_the_kernels_are_given_normalised_observations():
     sampler, twin = pair(CONFIG)
-    layout = networks.actor_layout(D, A, H)
     mean, std = tuple(float(d) for d in range(D)), tuple(0.5 + d for d in range(D))
     config = replace(CONFIG, obs_mean=mean, obs_std=std)
-    policy = Policy(config, {"actor": networks.init_flat(layout, list(CONFIG.seeds))})
+    policy = Policy(config, flat(list(CONFIG.seeds)))
     policy._sampler = sampler  # what a policy on a GPU acts by
     obs, z = inputs(1, 4, 1)
     found = policy.act(obs[0], noise=z[0])

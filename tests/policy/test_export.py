@@ -37,15 +37,12 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     }
 
 
-def _session(file: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_an_onnx_file_acts_as_the_policy_for_any_number_of_observations(runs, name):
     found = export.export_run(runs[name], export.ExportConfig(seed=1))
-    policy, session = load_policy(runs[name], seed=1, device="cpu"), _session(runs[name] / "policy.onnx")
+    policy = load_policy(runs[name], seed=1, device="cpu")
+    session = onnxruntime.InferenceSession(runs[name] / "policy.onnx", providers=["CPUExecutionProvider"])
     assert found["largest_difference"] <= export.TOLERANCE and found["opset"] == 18
     for count in (1, 7):
         inputs = export.drawn(policy, count, seed=99)

@@ -17,11 +17,11 @@ from gtp_fast.policy.policy import Policy, PolicyConfig
 from gtp_fast.training.train import train
 
 CONFIG = PolicyConfig(4, 3, 16, 0.002, 10.0, 0.5, 7.0, 5, 1, "none", (0,))
+ACTOR, CRITIC = networks.actor_layout(4, 3, 16), networks.critic_layout(4, 3, 16)
 
 
-def tensors(seeds=(0,)):
-    actor = networks.init_flat(networks.actor_layout(4, 3, 16), list(seeds))
-    return {"actor": actor, "critic": networks.init_flat(networks.critic_layout(4, 3, 16), list(seeds), 2, 1)}
+def tensors():
+    return {"actor": networks.init_flat(ACTOR, [0]), "critic": networks.init_flat(CRITIC, [0], 2, 1)}
 
 
 def normal(*shape):
@@ -31,11 +31,17 @@ def normal(*shape):
 @pytest.mark.parametrize("steps", [1, 2, 5, 10])
 def test_act_is_the_samplers_chain_on_the_noise_given(steps):
     policy, obs, z = Policy(replace(CONFIG, sampling_steps=steps), tensors()), normal(7, 4), normal(7, 3)
-    p = networks.views(tensors()["actor"], networks.actor_layout(4, 3, 16))
+    p = networks.views(tensors()["actor"], ACTOR)
     grid = equations.sampling_grid(steps, 0.002, 10.0, 7.0)
     expected = equations.sample_actions(p, torch.tensor(obs)[None], torch.tensor(z)[None], grid, 0.5, 0.002)[0]
     # Both are float32 sums in an order of their own (test_act_cpu holds them to float64); the chain starts at 10 z.
     assert np.abs(policy.act(obs, z) - expected.numpy()).max() < 2e-6
+
+
+def q_values(obs, actions):
+    """Return the smaller of the two heads, (B,)."""
+    critic = networks.views(tensors()["critic"], CRITIC)
+    return networks.q_values(critic, torch.tensor(obs)[None], torch.tensor(actions)[None]).amin(1)[0]
 
 
 def test_one_observation_gives_one_action_in_bounds():
@@ -52,14 +58,10 @@ def test_a_policy_loaded_anew_draws_the_same_actions_and_each_call_others():
 def test_argmax_takes_the_candidate_with_the_largest_minimum_of_the_heads():
     config = replace(CONFIG, candidates=20, select="argmax")
     policy, obs, z = Policy(config, tensors()), normal(6, 4), normal(120, 3)
-    single = Policy(CONFIG, tensors())
-    candidates = single.act(np.repeat(obs, 20, axis=0), z).reshape(6, 20, 3)
-    critic = networks.views(tensors()["critic"], networks.critic_layout(4, 3, 16))
-    q = networks.q_values(
-        critic, torch.tensor(np.repeat(obs, 20, 0))[None], torch.tensor(candidates.reshape(1, 120, 3))
-    )
-    best = q.amin(1).view(6, 20).argmax(1).numpy()
-    assert np.allclose(policy.act(obs, z), candidates[np.arange(6), best], atol=1e-6)
+    repeated = np.repeat(obs, 20, axis=0)
+    candidates = Policy(CONFIG, tensors()).act(repeated, z)
+    best = q_values(repeated, candidates).view(6, 20).argmax(1).numpy()
+    assert np.allclose(policy.act(obs, z), candidates.reshape(6, 20, 3)[np.arange(6), best], atol=1e-6)
 
 
 def test_softmax_draws_candidates_in_proportion_to_exp_q():
@@ -68,54 +70,37 @@ def test_softmax_draws_candidates_in_proportion_to_exp_q():
     obs, z = np.zeros((rows, 4), np.float32), np.tile(normal(4, 3), (rows, 1))
     chosen = policy.act(obs, z)
     candidates = Policy(CONFIG, tensors()).act(obs[:4], z[:4])
-    critic = networks.views(tensors()["critic"], networks.critic_layout(4, 3, 16))
-    q = networks.q_values(critic, torch.zeros(1, 4, 4), torch.tensor(candidates)[None]).amin(1)[0]
+    q = q_values(obs[:4], candidates)
     share = (np.abs(chosen[:, None] - candidates[None]).max(-1) < 1e-5).mean(0)
     # Five standard errors of 20,000 draws.
     assert np.abs(share - torch.softmax(q, 0).numpy()).max() < 0.018
 
 
-@pytest.mark.parametrize(
-    ("obs", "words"),
-    [
-        (normal(5), r"shape \(5,\), expected \(4,\) or \(B, 4\)"),
-        (normal(2, 5), r"shape \(2, 5\), expected"),
-        (normal(2, 3, 4), r"shape \(2, 3, 4\), expected"),
-        (normal(0, 4), r"shape \(0, 4\), expected .* at least 1"),
-        (np.float32(1.0), r"shape \(\), expected"),
-        (np.full(4, np.nan, np.float32), "holds NaN or Inf"),
-        (np.full(4, 1e300), "holds NaN or Inf"),
-        ([[1.0, 2.0], [3.0]], "cannot be read as numbers"),
-        ("abcd", "cannot be read as numbers"),
-        (["1", "2", "3", "4"], "cannot be read as numbers .* pass a float32 NumPy array"),
-        ([None] * 4, "cannot be read as numbers"),
-        (torch.zeros(4, requires_grad=True), "cannot be read as numbers"),
-    ],
-    ids=[
-        "one-too-many",
-        "batch-of-five",
-        "three-axes",
-        "no-row",
-        "no-axis",
-        "nan",
-        "too-large",
-        "ragged",
-        "text",
-        "digits",
-        "none",
-        "on-the-tape",
-    ],
-)
+UNFIT = {
+    "one-too-many": (normal(5), r"shape \(5,\), expected \(4,\) or \(B, 4\)"),
+    "batch-of-five": (normal(2, 5), r"shape \(2, 5\), expected"),
+    "three-axes": (normal(2, 3, 4), r"shape \(2, 3, 4\), expected"),
+    "no-row": (normal(0, 4), r"shape \(0, 4\), expected .* at least 1"),
+    "no-axis": (np.float32(1.0), r"shape \(\), expected"),
+    "nan": (np.full(4, np.nan, np.float32), "holds NaN or Inf"),
+    "too-large": (np.full(4, 1e300), "holds NaN or Inf"),
+    "ragged": ([[1.0, 2.0], [3.0]], "cannot be read as numbers"),
+    "text": ("abcd", "cannot be read as numbers"),
+    "digits": (["1", "2", "3", "4"], "cannot be read as numbers .* pass a float32 NumPy array"),
+    "none": ([None] * 4, "cannot be read as numbers"),
+    "on-the-tape": (torch.zeros(4, requires_grad=True), "cannot be read as numbers"),
+}
+
+
+@pytest.mark.parametrize(("obs", "words"), UNFIT.values(), ids=UNFIT.keys())
 def test_observations_that_do_not_fit_are_refused(obs, words):
     with pytest.raises(UsageError, match=words):
         Policy(CONFIG, tensors()).act(obs)
 
 
-def test_candidates_need_a_critic_and_a_rule():
+def test_candidates_need_a_critic():
     with pytest.raises(UsageError, match="no critic to choose"):
         Policy(replace(CONFIG, candidates=5, select="argmax"), {"actor": tensors()["actor"]})
-    with pytest.raises(UsageError, match="need softmax or argmax"):
-        Policy(replace(CONFIG, candidates=5), tensors())
 
 
 def test_noise_that_does_not_fit_is_refused():
@@ -135,17 +120,14 @@ def test_members_that_do_not_fit_are_refused():
     [
         ({"sampling_steps": 0}, "--sampling-steps 0 is below 1"),
         ({"candidates": 0}, "--candidates 0 is below 1"),
+        ({"candidates": 5}, "need softmax or argmax"),
         ({"candidates": 5, "select": "best"}, "--select best is none of none, softmax, argmax"),
     ],
-    ids=["no-step", "no-candidate", "unknown-rule"],
+    ids=["no-step", "no-candidate", "no-rule", "unknown-rule"],
 )
 def test_settings_that_no_sampler_has_are_refused(changes, words):
     with pytest.raises(UsageError, match=words):
         Policy(replace(CONFIG, **changes), tensors())
-
-
-def test_a_description_of_a_policy_reads_back():
-    assert PolicyConfig.from_json(CONFIG.to_json()) == CONFIG
 
 
 @pytest.mark.parametrize(
@@ -164,12 +146,19 @@ def test_a_description_of_a_policy_reads_back():
         {"seeds": 3},
         {"select": None},
         {"select": ["none"]},
+        {"obs_std": None},
+        {"obs_mean": [0.0]},
+        {"obs_std": [1.0, 1.0, 0.0, 1.0]},
+        {"obs_mean": [0.0, float("nan"), 0.0, 0.0]},
+        {"obs_mean": ["0", 0.0, 0.0, 0.0]},
+        {"obs_mean": 3},
     ],
     ids=str,
 )
 def test_a_foreign_description_of_a_policy_is_refused(changes):
+    normalised = replace(CONFIG, obs_mean=(0.0,) * 4, obs_std=(1.0,) * 4).to_json()
     with pytest.raises(CheckpointError, match="policy description"):
-        PolicyConfig.from_json(CONFIG.to_json() | changes)
+        PolicyConfig.from_json(normalised | changes)
 
 
 @pytest.mark.parametrize("name", ["actor", "critic"])

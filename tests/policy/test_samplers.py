@@ -15,15 +15,18 @@ from gtp_fast.policy.policy import CallNoise, Policy
 from gtp_fast.policy.samplers import AlgorithmSampler, CpuSampler
 
 D, A, H = 7, 3, 32
+LAYOUTS = {"actor": networks.actor_layout(D, A, H), "critic": networks.critic_layout(D, A, H)}
+
+
+def flat(seeds: list[int]) -> dict[str, torch.Tensor]:
+    critic = networks.init_flat(LAYOUTS["critic"], seeds, 2, 1)
+    return {"actor": networks.init_flat(LAYOUTS["actor"], seeds), "critic": critic}
 
 
 def parameters(members: int, scale: float = 1.0):
-    seeds = list(range(members))
-    actor = networks.init_flat(networks.actor_layout(D, A, H), seeds) * scale
-    critic = networks.init_flat(networks.critic_layout(D, A, H), seeds, 2, 1) * scale
-    return networks.views(actor, networks.actor_layout(D, A, H)), networks.views(
-        critic, networks.critic_layout(D, A, H)
-    )
+    """Return the actor's and the critic's tensors by name."""
+    drawn = flat(list(range(members)))
+    return [networks.views(drawn[name] * scale, layout) for name, layout in LAYOUTS.items()]
 
 
 def double(p):
@@ -135,10 +138,6 @@ def test_gumbels_numbers_are_minus_log_minus_log_of_the_uniforms():
 @pytest.mark.gpu
 def test_a_policy_on_a_gpu_acts_as_on_the_cpu():
     config = PolicyConfig(D, A, H, 0.002, 80.0, 0.5, 7.0, 5, 50, "softmax", (0, 1))
-    flat = {
-        "actor": networks.init_flat(networks.actor_layout(D, A, H), [0, 1]),
-        "critic": networks.init_flat(networks.critic_layout(D, A, H), [0, 1], 2, 1),
-    }
-    here, there = Policy(config, flat), Policy(config, flat, "cuda", "fp32")
+    here, there = Policy(config, flat([0, 1])), Policy(config, flat([0, 1]), "cuda", "fp32")
     obs, _ = inputs(2, 16, 1)
     assert np.abs(here.act_members(obs) - there.act_members(obs)).max() < 2e-5

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import random
-import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,55 +43,6 @@ def test_a_directory_is_replaced_whole_or_not_at_all(tmp_path: Path):
     with pytest.raises(OSError, match="disk"):
         publish_directory(tmp_path / "c", fail)
     assert (tmp_path / "c" / "x").read_bytes() == b"1" and [p.name for p in tmp_path.iterdir()] == ["c"]
-
-
-def _killed_after(seconds: float, work: Callable[[], None]) -> None:
-    """Run `work` again and again in a process of its own and kill it."""
-    pid = os.fork()
-    if pid == 0:
-        while True:
-            work()
-    time.sleep(seconds)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-
-def _torn_after_kills(path: Path, write: Callable[[Path, bytes], object], kills: int = 12) -> int:
-    """Return how often a file was not whole after its writer had been killed at a random moment."""
-    contents, chance, torn = [letter * 4_000_000 for letter in (b"a", b"b")], random.Random(0), 0
-    for _ in range(kills):
-        path.write_bytes(contents[0])
-        _killed_after(chance.uniform(0.02, 0.08), lambda: [write(path, content) for content in contents] and None)
-        torn += path.read_bytes() not in contents
-    return torn
-
-
-def test_a_published_file_is_whole_whenever_its_writer_is_killed(tmp_path: Path):
-    assert _torn_after_kills(tmp_path / "file", publish) == 0
-
-
-def test_a_plain_write_is_torn_by_the_same_kills_so_the_test_can_fail(tmp_path: Path):
-    assert _torn_after_kills(tmp_path / "file", Path.write_bytes) > 0
-
-
-def test_a_kill_between_the_two_renames_of_a_directory_loses_nothing(tmp_path: Path):
-    run, place = RunDir(tmp_path), tmp_path / "ckpt" / "best"
-    publish_directory(place, lambda d: (d / "x").write_bytes(b"old") and None)
-    pid = os.fork()
-    if pid == 0:
-        rename, done = os.replace, []
-
-        def die_at_the_second(old: Path, new: Path) -> None:
-            if done:
-                os.kill(os.getpid(), signal.SIGKILL)
-            done.append(rename(old, new))
-
-        os.replace = die_at_the_second
-        publish_directory(place, lambda d: (d / "x").write_bytes(b"new") and None)
-    os.waitpid(pid, 0)
-    assert not place.exists()
-    with run.claim():
-        assert (place / "x").read_bytes() == b"old" and [p.name for p in place.parent.iterdir()] == ["best"]
 
 
 def test_a_directory_whose_second_rename_is_refused_stays_as_it_was(tmp_path: Path, monkeypatch):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from places import TESTS
+from run_cases import logged_steps
 from safetensors.torch import load_file
 
 from gtp_fast import load_policy
@@ -42,8 +43,7 @@ def test_a_run_of_every_released_format_goes_on(written: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path / "old")  # its settings name files from there
     result = train(run_settings(read_yaml(Path("run/config.yaml"))))
     assert result.steps == 30 and result.steps_per_second > 0
-    first = [json.loads(line)["step"] for line in Path("run/metrics.jsonl").read_text().splitlines()]
-    assert first == [10, 20, 30]
+    assert logged_steps(Path("run")) == [10, 20, 30]
     ended, expected = (
         load_file(path)
         for path in (Path("run/ckpt/step-00000030/policy.safetensors"), Path("policy-at-the-end.safetensors"))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_cases import tiny
+from run_cases import back_to, tiny
 
 from gtp_fast.runs import metrics
 from gtp_fast.training.train import train
@@ -59,8 +58,7 @@ def test_the_log_holds_the_start_its_notes_and_evaluations(tmp_path: Path):
 
 def test_a_resumed_runs_log_names_its_start_and_each_step_once(tmp_path: Path):
     train(tiny(tmp_path))
-    for step in (20, 30):
-        shutil.rmtree(tmp_path / f"run/ckpt/step-000000{step}")
+    back_to(tmp_path / "run", 10)
     train(tiny(tmp_path))
     log = (tmp_path / "run/train.log").read_text().splitlines()
     assert [line.split()[1] for line in log if line.startswith("step ")] == ["10", "20", "30"]
@@ -73,8 +71,7 @@ def test_tensorboard_shows_each_point_once_after_a_resume(tmp_path: Path):
         "tensorboard.backend.event_processing.event_accumulator", reason="needs the extra track"
     )
     train(tiny(tmp_path, eval_every=10, tensorboard=True))
-    for step in (20, 30):
-        shutil.rmtree(tmp_path / f"run/ckpt/step-000000{step}")
+    back_to(tmp_path / "run", 10)
     (tmp_path / "run/eval/step-00000030.json").unlink()  # one evaluation is made again, one is not
     train(tiny(tmp_path, eval_every=10, tensorboard=True))
     points = reader.EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from data_cases import columns, write
-from run_cases import tiny
+from run_cases import back_to, tiny
 
 from gtp_fast import device
 from gtp_fast.config import TrainConfig
@@ -32,6 +32,13 @@ def cfg(tmp_path: Path, monkeypatch) -> TrainConfig:
     return tiny(tmp_path, run_dir=None)
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """A finished run with the tiny settings, saved at 10, 20 and 30."""
+    train(tiny(tmp_path))
+    return RunDir(tmp_path / "run")
+
+
 def _data(cfg: TrainConfig) -> dataset.Transitions:
     return dataset.load(catalog.resolve(cfg.env), Path(str(cfg.dataset)))
 
@@ -48,9 +55,10 @@ def _finished_long_ago(cfg: TrainConfig) -> RunDir:
     return RunDir(done.rename(done.with_name(done.name.replace("-s0-2", "-s0-1"))))
 
 
-def _back_to(run: RunDir, step: int) -> None:
-    for later in [s for s in checkpoint.steps(run) if s > step]:
-        shutil.rmtree(run.checkpoint(later))
+def test_auto_continues_the_unfinished_run_of_the_same_settings(cfg):
+    run = back_to(Path(train(cfg).run_dir), 10)
+    assert run.path.parent == Path("runs/HalfCheetah-v5")
+    assert Path(train(cfg).run_dir) == run.path and checkpoint.steps(run) == [10, 20, 30]
 
 
 def test_a_finished_run_is_followed_by_a_new_one(cfg):
@@ -74,7 +82,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_is_continued(cfg):
 
 def test_an_unfinished_run_on_other_data_is_left_alone(cfg, tmp_path):
     unfinished = _finished_long_ago(cfg)
-    _back_to(unfinished, 10)
+    back_to(unfinished.path, 10)
     other = write(tmp_path / "other.hdf5", columns(episodes=4, length=20))
     assert _place(cfg) == unfinished.path
     assert _place(replace(cfg, dataset=str(other))) != unfinished.path
@@ -94,21 +102,19 @@ def test_never_takes_a_new_directory_even_within_one_second(cfg, monkeypatch):
 def test_never_refuses_a_directory_with_anything_in_it(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.tex").write_text("two years")
-    with pytest.raises(UsageError, match="is not empty"):
+    with pytest.raises(UsageError, match="is not empty; choose another --run-dir"):
         train(tiny(tmp_path, resume="never"))
 
 
-def test_a_run_to_resume_and_another_directory_contradict_each_other(tmp_path: Path):
-    train(tiny(tmp_path))
+def test_a_run_to_resume_and_another_directory_contradict_each_other(run, tmp_path: Path):
     with pytest.raises(UsageError, match="leave out --run-dir"):
-        train(tiny(tmp_path, resume=str(tmp_path / "run"), run_dir=str(tmp_path / "else")))
+        train(tiny(tmp_path, resume=str(run.path), run_dir=str(tmp_path / "else")))
 
 
-def test_a_checkpoint_of_other_settings_is_refused_though_its_shapes_fit(tmp_path: Path):
-    train(tiny(tmp_path))
+def test_a_checkpoint_of_other_settings_is_refused_though_its_shapes_fit(run, tmp_path: Path):
     train(tiny(tmp_path, eta=3.0, run_dir=str(tmp_path / "other")))
-    _back_to(RunDir(tmp_path / "run"), 10)
-    shutil.copytree(tmp_path / "other/ckpt/step-00000020", tmp_path / "run/ckpt/step-00000020")
+    back_to(run.path, 10)
+    shutil.copytree(tmp_path / "other/ckpt/step-00000020", run.checkpoint(20))
     with pytest.raises(CheckpointError, match="is of a run with other settings"):
         train(tiny(tmp_path))
 
@@ -121,18 +127,21 @@ def test_the_best_policy_outlives_a_kill_before_the_first_checkpoint(tmp_path: P
     assert start.checkpoint is None and start.best["figures"] == [7.0, 8.0]
 
 
-def test_a_run_that_goes_back_behind_damaged_checkpoints_keeps_what_it_saves(tmp_path: Path):
-    train(tiny(tmp_path))
-    run = RunDir(tmp_path / "run")
-    for step in (20, 30):
-        (run.checkpoint(step) / checkpoint.STATE).write_bytes(b"short")
+def _stop_at(step: int):
+    """Return a listener that ends the run at the metrics of a step, as Ctrl-C does, before a checkpoint of it."""
 
-    def stop_at_15(event: object) -> None:
-        if getattr(event, "step", 0) == 15:
+    def listen(event: object) -> None:
+        if isinstance(event, Progress) and event.step == step:
             raise KeyboardInterrupt
 
+    return listen
+
+
+def test_a_run_that_goes_back_behind_damaged_checkpoints_keeps_what_it_saves(run, tmp_path: Path):
+    for step in (20, 30):
+        (run.checkpoint(step) / checkpoint.STATE).write_bytes(b"short")
     with suppress(KeyboardInterrupt):
-        train(tiny(tmp_path, save_every=7, log_every=5, keep=1), stop_at_15)
+        train(tiny(tmp_path, save_every=7, log_every=5, keep=1), _stop_at(15))
     assert checkpoint.load(run.checkpoint(14)).step == 14
 
 
@@ -143,7 +152,7 @@ def test_means_are_right_when_the_log_interval_changes_on_the_way(tmp_path: Path
 
     train(tiny(tmp_path, log_every=1, run_dir=str(tmp_path / "each")))
     train(tiny(tmp_path, log_every=7))
-    _back_to(RunDir(tmp_path / "run"), 10)
+    back_to(tmp_path / "run", 10)
     train(tiny(tmp_path, log_every=10))
     each, coarse = lines("each"), lines("run")
     assert list(coarse) == [7, 20, 30]
@@ -158,16 +167,6 @@ def test_a_failure_that_was_overcome_is_no_longer_told(tmp_path: Path):
     assert not (tmp_path / "run/failure.json").exists()
 
 
-def _stop_at(step: int):
-    """Return a listener that ends the run at the metrics of a step, as Ctrl-C does, before a checkpoint of it."""
-
-    def listen(event: object) -> None:
-        if isinstance(event, Progress) and event.step == step:
-            raise KeyboardInterrupt
-
-    return listen
-
-
 def test_going_back_to_an_older_checkpoint_leaves_no_gap_and_no_step_twice(tmp_path: Path):
     cfg = tiny(tmp_path, log_every=5)
     train(cfg)
@@ -179,10 +178,9 @@ def test_going_back_to_an_older_checkpoint_leaves_no_gap_and_no_step_twice(tmp_p
     assert run.metrics.read_bytes() == whole and checkpoint.steps(run) == [10, 20, 30]
 
 
-def test_going_back_says_which_checkpoints_it_removes(tmp_path: Path):
-    train(tiny(tmp_path))
+def test_going_back_says_which_checkpoints_it_removes(run, tmp_path: Path):
     events: list = []
-    train(tiny(tmp_path, resume=str(tmp_path / "run/ckpt/step-00000010")), events.append)
+    train(tiny(tmp_path, resume=str(run.checkpoint(10))), events.append)
     started = next(event for event in events if isinstance(event, Started))
     assert "removing later checkpoints, of steps 20, 30" in started.notes
 
@@ -194,31 +192,26 @@ def test_older_checkpoints_that_a_kill_left_go_when_the_run_is_found_again(tmp_p
     assert checkpoint.steps(RunDir(tmp_path / "run")) == [30]
 
 
-def test_a_named_checkpoint_that_is_the_last_removes_nothing(tmp_path: Path):
-    train(tiny(tmp_path))
-    train(tiny(tmp_path, resume=str(tmp_path / "run/ckpt/step-00000030")))
-    assert checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20, 30]
+def test_a_named_checkpoint_that_is_the_last_removes_nothing(run, tmp_path: Path):
+    train(tiny(tmp_path, resume=str(run.checkpoint(30))))
+    assert checkpoint.steps(run) == [10, 20, 30]
 
 
-def test_a_named_checkpoint_that_is_damaged_removes_nothing(tmp_path: Path):
-    train(tiny(tmp_path))
-    run = RunDir(tmp_path / "run")
+def test_a_named_checkpoint_that_is_damaged_removes_nothing(run, tmp_path: Path):
     (run.checkpoint(10) / checkpoint.STATE).write_bytes(b"short")
     with pytest.raises(CheckpointError):
         train(tiny(tmp_path, resume=str(run.checkpoint(10))))
     assert checkpoint.steps(run) == [10, 20, 30]
 
 
-def test_a_run_that_is_named_continues_without_its_settings_being_typed(tmp_path: Path):
-    train(tiny(tmp_path))
-    _back_to(RunDir(tmp_path / "run"), 10)
-    result = train(run_settings({"resume": str(tmp_path / "run")}))
-    assert Path(result.run_dir) == tmp_path / "run" and checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20, 30]
+def test_a_run_that_is_named_continues_without_its_settings_being_typed(run):
+    back_to(run.path, 10)
+    result = train(run_settings({"resume": str(run.path)}))
+    assert Path(result.run_dir) == run.path and checkpoint.steps(run) == [10, 20, 30]
 
 
-def test_the_environment_names_the_processor(tmp_path: Path):
-    train(tiny(tmp_path))
-    found = json.loads((tmp_path / "run/environment.json").read_text())
+def test_the_environment_names_the_processor(run):
+    found = json.loads((run.path / "environment.json").read_text())
     assert found["cpu"] and found["gpu"] is None
     cpuinfo = Path("/proc/cpuinfo")
     assert "model name" not in (cpuinfo.read_text() if cpuinfo.exists() else "") or found["cpu"] in cpuinfo.read_text()

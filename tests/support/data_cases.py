@@ -1,4 +1,4 @@
-"""Small data sets in D4RL's layout, whole or spoiled on purpose, for the tests of the data room."""
+"""Small data sets in D4RL's layout, whole or spoiled on purpose, and the words with which they are refused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
+
+from gtp_fast.data import dataset
+from gtp_fast.data.spec import DataSpec
+from gtp_fast.errors import DataError
 
 HALFCHEETAH = (17, 6)
+FIELDS = ("obs_ND", "action_NA", "reward_N", "next_obs_ND", "terminal_N")
 
 
 def columns(episodes: int = 3, length: int = 20, sizes: tuple[int, int] = HALFCHEETAH) -> dict[str, Any]:
@@ -51,11 +57,23 @@ def spoiled(path: Path, **changes: Any) -> Path:
     return write(path, changed(columns(), changes))
 
 
+def put(row: Any, value: float) -> Callable[[np.ndarray], None]:
+    """Return a change of some values of a column."""
+    return lambda array: array.__setitem__(row, value)
+
+
+def refusal(path: Path, spec: DataSpec) -> str:
+    """Return the message with which a file or folder is refused, with FILE for its path."""
+    with pytest.raises(DataError) as error:
+        dataset.load(spec, path)
+    assert error.value.exit_code == 3
+    return str(error.value).replace(str(path), "FILE")
+
+
 def loads_within_three_times_its_arrays(load: Callable[[], Any]) -> bool:
     """Return whether the peak of memory while loading transitions is below three times that of their arrays."""
     tracemalloc.start()
     data = load()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    arrays = (data.obs_ND, data.action_NA, data.reward_N, data.next_obs_ND, data.terminal_N)
-    return peak < 3 * sum(array.nbytes for array in arrays)
+    return peak < 3 * sum(getattr(data, name).nbytes for name in FIELDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import threading
 import time
@@ -18,7 +19,8 @@ class Site:
     ranges: bool = True
     cut_at: list[int] = field(default_factory=list)  # bytes after which each next answer breaks off
     lie: int = 0  # added to the length it promises
-    version: str = '"1"'
+    version: str = '"1"'  # of every file; "" for one of each file's own
+    headers: dict[str, str] = field(default_factory=dict)  # beside those of every answer
     pause: float = 0.0  # seconds between blocks of 64 KiB
     asked: list[tuple[str, str | None]] = field(default_factory=list)  # path and Range of every request
     url: str = ""
@@ -33,7 +35,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Answer with a file, a part of it, or a part of what was promised."""
         site, wanted = self.site, self.headers.get("Range")
         site.asked.append((self.path, wanted))
-        body = site.files.get(self.path)
+        body = site.files.get(self.path.partition("?")[0])
         if body is None:
             self.send_error(404)
             return
@@ -48,14 +50,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
-        self.send_header("ETag", site.version)
+        self.send_header("ETag", site.version or f'"{hashlib.sha256(body).hexdigest()}"')
+        for key, value in site.headers.items():
+            self.send_header(key, value)
         self.send_header("Content-Length", str(whole - start + site.lie))
         self.end_headers()
+        if self.command == "HEAD":
+            return
         stop = start + site.cut_at.pop(0) if site.cut_at else whole
         for place in range(start, min(stop, whole), 1 << 16):
             self.wfile.write(body[place : min(place + (1 << 16), stop)])
             time.sleep(site.pause)
         self.close_connection = True
+
+    do_HEAD = do_GET
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
-import h5py
 import numpy as np
+from data_cases import write
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.data.frames import FrameBuffer
@@ -127,7 +127,4 @@ def seek_file(path: Path, episodes: int = 150) -> Path:
             picture = following
         for key, value in zip(columns, (picture, np.zeros(2, np.float32), 0.0, False, True), strict=True):
             columns[key].append(value)
-    with h5py.File(path, "w") as file:
-        for key, values in columns.items():
-            file[key] = np.asarray(values)
-    return path
+    return write(path, columns)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,8 @@ from data_cases import columns, write
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.data.catalog import run_settings
+from gtp_fast.runs import checkpoint
+from gtp_fast.runs.directory import RunDir
 
 
 def tiny(folder: Path, **changes: Any) -> TrainConfig:
@@ -73,12 +77,36 @@ def started(typed: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def gtp_fast(*typed: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Type a command of gtp-fast, and wait for its end."""
+    command = [sys.executable, "-m", "gtp_fast", *typed]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+
+
+def python(code: str, *words: str, ends_with: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end in a process of its own, which imports what this one can."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == ends_with, done.stderr
+    return done
+
+
 def wait_for(true: Any, seconds: float = 90.0) -> Any:
     """Return what `true` returns, once it is true."""
     until = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.02)
+    return found
+
+
+def back_to(run: Path, step: int) -> RunDir:
+    """Remove the checkpoints of later steps, as if the run had been cut off before them."""
+    found = RunDir(run)
+    for later in checkpoint.steps(found):
+        if later > step:
+            shutil.rmtree(found.checkpoint(later))
     return found
 
 
