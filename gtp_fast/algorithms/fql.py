@@ -14,10 +14,9 @@ Legend: S members (seeds), M = 2 S heads, B batch rows, D observation, A action,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-from gtp_kernels.primitives import integer_below, uniform_from_bits
+from gtp_kernels.primitives import uniform_from_bits
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,7 +26,7 @@ from gtp_fast.algorithms.encoder import encode_obs, encoder_shapes, input_width
 from gtp_fast.algorithms.networks import Layout, dense, dense_shapes, gelu, layout_of, norm_shapes, views
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
-from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.config import TrainConfig
 from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
@@ -43,11 +42,6 @@ POLICY_METRICS = ("actor_loss", "flow_loss", "distill_loss", "policy_q", "actor_
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
     return ("actor_loss", "actor_grad_norm") if cfg.bc else POLICY_METRICS + updates.CRITIC_METRICS
-
-
-def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state; each member depends on its own seed alone."""
-    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: Sizes, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -127,43 +121,20 @@ def q_values(p: dict[str, Tensor], obs_SRD: Tensor, action_SRA: Tensor) -> Tenso
     return network(p, CRITIC, x_SRI.repeat_interleave(2, dim=0)).view(x_SRI.shape[0], 2, x_SRI.shape[1])
 
 
-@dataclass(frozen=True)
-class _Constants:
-    """What a step reads and never writes, on the device."""
-
-    keys_S2: Tensor
-    plan: rng.Plan
-    lr_S: Tensor
-    actor: Layout
-    critic: Layout
-
-
-def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
-    device, rows = buffer.rows.device, cfg.batch_size
-    noises = (rng.ACTION_NOISE,) if cfg.bc else (rng.ACTION_NOISE, rng.TARGET_NOISE, rng.VALUE_NOISE)
-    counters = rng.counters_for_normals(rows, buffer.action_dim)
-    return _Constants(
-        keys_S2=rng.seed_keys(member_seeds(cfg), device),
-        plan=rng.plan({rng.INDEX: rows, **dict.fromkeys(noises, counters)}, device),
-        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=actor_layout(cfg, buffer.obs_shape, buffer.action_dim),
-        critic=critic_layout(cfg, buffer.obs_shape, buffer.action_dim),
-    )
-
-
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, targets, actors, critic, average.
 
     Targets are computed before the actors' update, and that runs before the critic's: each reads the others' old
     parameters.
     """
-    const = _constants(cfg, buffer)
+    streams = (rng.ACTION_NOISE,) if cfg.bc else (rng.ACTION_NOISE, rng.TARGET_NOISE, rng.VALUE_NOISE)
+    normals = dict.fromkeys(streams, (cfg.batch_size, buffer.action_dim))
+    const = updates.constants(cfg, layouts(cfg, buffer.obs_shape, buffer.action_dim), buffer, normals)
 
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits, batch = updates.sample(const, state, buffer)
         if state.critic is None:
             with phase("actor"):
                 metrics = _update_flow(cfg, const, state, batch, random_bits)
@@ -188,7 +159,7 @@ def _noise(random_bits: rng.RandomBits, stream: int, batch: Batch) -> Tensor:
 
 
 def _targets(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
+    cfg: TrainConfig, const: updates.Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
 ) -> tuple[Tensor, Tensor]:
     """Return y = r + gamma (1 - terminal) mean_j Q_j^-(o', mu(o', z')), (S, B), and the flow's actions at o, (S, B, A).
 
@@ -214,7 +185,7 @@ def _flow_loss(p: dict[str, Tensor], batch: Batch, random_bits: rng.RandomBits, 
 
 
 def _update_flow(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
+    cfg: TrainConfig, const: updates.Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
 ) -> list[Tensor]:
     params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
@@ -225,7 +196,7 @@ def _update_flow(
 
 def _update_actors(
     cfg: TrainConfig,
-    const: _Constants,
+    const: updates.Constants,
     state: TrainState,
     batch: Batch,
     random_bits: rng.RandomBits,
@@ -247,7 +218,9 @@ def _update_actors(
     return [loss_S.detach(), flow_S.detach(), distill_S.detach(), q_S.detach(), norm_S]
 
 
-def _update_critic(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, y_SB: Tensor) -> list[Tensor]:
+def _update_critic(
+    cfg: TrainConfig, const: updates.Constants, state: TrainState, batch: Batch, y_SB: Tensor
+) -> list[Tensor]:
     """Regress both heads on y, their squares averaged over heads and batch; return CRITIC_METRICS."""
     assert state.critic is not None
     params = updates.trainable(state.critic, const.critic)

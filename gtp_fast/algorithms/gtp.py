@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from gtp_kernels.primitives import integer_below
 from torch import Tensor
 
 from gtp_fast import rng
@@ -22,7 +21,7 @@ from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.networks import Layout, actor_layout, critic_layout, q_values, views
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
-from gtp_fast.config import TrainConfig, grid_steps, member_seeds, member_values
+from gtp_fast.config import TrainConfig, grid_steps
 from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
@@ -42,11 +41,6 @@ def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> 
     """Return where the parameters of the actor and of one head of the critic lie."""
     sizes = obs, action_dim, cfg.hidden
     return {"actor": actor_layout(*sizes), "critic": critic_layout(*sizes)}
-
-
-def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state; each member depends on its own seed alone."""
-    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def noise_columns(config: PolicyConfig) -> int:
@@ -89,44 +83,32 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
 
 
 @dataclass(frozen=True)
-class Constants:
+class Constants(updates.Constants):
     """What a step reads and never writes, on the device."""
 
-    keys_S2: Tensor
-    plan: rng.Plan
     schedule: equations.Schedule
     sampling_grid: Tensor
-    eta_S: Tensor
-    lr_S: Tensor
-    actor: Layout
-    critic: Layout
 
 
 def constants(cfg: TrainConfig, nets: dict[str, Layout], buffer: Buffer, samples: int) -> Constants:
     """Gather a step's constants; samples: how many actions of the policy it draws at each observation."""
-    device, rows = buffer.rows.device, cfg.batch_size
-    counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
+    device, rows, columns = buffer.rows.device, cfg.batch_size, buffer.action_dim
+    normals = {rng.ACTION_NOISE: (rows, columns)}
     if not cfg.bc:
-        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * updates.backup_samples(cfg), buffer.action_dim)
+        normals[rng.TARGET_NOISE] = rows * updates.backup_samples(cfg), columns
         if samples:
-            counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows * samples, buffer.action_dim)
+            normals[rng.VALUE_NOISE] = rows * samples, columns
     levels = cfg.sigma_min, cfg.sigma_max, cfg.rho
     return Constants(
-        keys_S2=rng.seed_keys(member_seeds(cfg), device),
-        plan=rng.plan(counts, device),
+        **vars(updates.constants(cfg, nets, buffer, normals)),
         schedule=equations.schedule(cfg.steps, *grid_steps(cfg), *levels, device),
         sampling_grid=equations.sampling_grid(cfg.sampling_steps, *levels, device),
-        eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
-        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=nets["actor"],
-        critic=nets["critic"],
     )
 
 
 def sample(const: Constants, state: TrainState, buffer: Buffer) -> tuple[rng.RandomBits, Batch]:
     """Draw the step's random bits and its batch, with the observations as the EMA actor sees them."""
-    random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
-    batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
+    random_bits, batch = updates.sample(const, state, buffer)
     ema_obs_SBD = encode_obs(views(state.actor.ema, const.actor), batch.obs_SBD)
     return random_bits, replace(batch, ema_obs_SBD=ema_obs_SBD)
 

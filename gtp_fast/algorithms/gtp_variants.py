@@ -45,11 +45,6 @@ def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> 
     return gtp.layouts(cfg, obs, action_dim) | ({"value": value_layout(obs, cfg.hidden)} if learned else {})
 
 
-def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state; each member depends on its own seed alone."""
-    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
-
-
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place, in the order of `gtp.make_step`."""
     nets = layouts(cfg, buffer.obs_shape, buffer.action_dim)
@@ -67,7 +62,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
                 metrics += updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
             if cfg.actor_loss != "linear-q":
                 with phase("advantage"):
-                    advantage_SB, more = _advantages(cfg, const, nets.get("value"), state, batch, policy_SBA)
+                    advantage_SB, more = _advantages(cfg, const, state, batch, policy_SBA)
                     weight_SB = equations.advantage_weights(advantage_SB, const.eta_S, cfg.weight_cap, cfg.weight_norm)
                     metrics += gtp.weight_metrics(advantage_SB, weight_SB) + more
         with phase("actor"):
@@ -97,7 +92,7 @@ def _constants(cfg: TrainConfig, nets: dict[str, Layout], buffer: Buffer) -> gtp
 
 
 def _advantages(
-    cfg: TrainConfig, const: gtp.Constants, value: Layout | None, state: TrainState, batch: Batch, policy_SBA: Tensor
+    cfg: TrainConfig, const: gtp.Constants, state: TrainState, batch: Batch, policy_SBA: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """Return A, (S, B), and the metrics of a learned V.
 
@@ -109,9 +104,9 @@ def _advantages(
     q_SB = gtp.smaller_q(const, state, batch, policy_SBA)
     if cfg.value == "behaviour":
         return q_SB - q_SB.mean(-1, keepdim=True), []
-    assert state.value is not None and value is not None
-    more = updates.update_value(cfg, state, value, batch, q_SB, const.lr_S)
-    p = views(state.value.param, value)
+    assert state.value is not None and const.value is not None
+    more = updates.update_value(cfg, state, const.value, batch, q_SB, const.lr_S)
+    p = views(state.value.param, const.value)
     return q_SB - state_values(p, encode_obs(p, batch.obs_SBD)), more
 
 

@@ -14,10 +14,9 @@ Legend: S members (seeds), B batch rows, R rows, D observation, A action.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from gtp_kernels.primitives import integer_below
 from torch import Tensor
 
 from gtp_fast import rng
@@ -34,7 +33,7 @@ from gtp_fast.algorithms.networks import (
 from gtp_fast.algorithms.networks import q_values as q_values  # acting asks every algorithm for it
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import Net, TrainState
-from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.config import TrainConfig
 from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
@@ -49,11 +48,6 @@ ACTOR_METRICS = ("actor_loss", "cloning_loss", "actor_grad_norm")
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`; the actor's count every step, due or not."""
     return ("actor_loss", "actor_grad_norm") if cfg.bc else (*ACTOR_METRICS, "policy_q", *updates.CRITIC_METRICS)
-
-
-def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state; each member depends on its own seed alone."""
-    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -72,28 +66,9 @@ def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyCon
     return [mean_actions(p, obs_SRD)]
 
 
-@dataclass(frozen=True)
-class _Constants:
-    """What a step reads and never writes, on the device."""
-
-    keys_S2: Tensor
-    plan: rng.Plan
-    lr_S: Tensor
-    actor: Layout
-    critic: Layout
-
-
-def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
-    device, rows = buffer.rows.device, cfg.batch_size
-    found = layouts(cfg, buffer.obs_shape, buffer.action_dim)
-    noise = {} if cfg.bc else {rng.TARGET_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
-    return _Constants(
-        keys_S2=rng.seed_keys(member_seeds(cfg), device),
-        plan=rng.plan({rng.INDEX: rows} | noise, device),
-        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=found["actor"],
-        critic=found["critic"],
-    )
+def _constants(cfg: TrainConfig, buffer: Buffer) -> updates.Constants:
+    normals = {} if cfg.bc else {rng.TARGET_NOISE: (cfg.batch_size, buffer.action_dim)}
+    return updates.constants(cfg, layouts(cfg, buffer.obs_shape, buffer.action_dim), buffer, normals)
 
 
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
@@ -103,8 +78,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits, batch = updates.sample(const, state, buffer)
         if state.critic is None:
             with phase("actor"):
                 metrics = _clone(cfg, const, state, batch)
@@ -128,7 +102,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     return step
 
 
-def _next_actions(const: _Constants, state: TrainState, batch: Batch, random_bits: Tensor) -> Tensor:
+def _next_actions(const: updates.Constants, state: TrainState, batch: Batch, random_bits: Tensor) -> Tensor:
     """Return clip(pi^-(o') + clip(0.2 z, -0.5, 0.5), -1, 1), (S, B, A): target policy smoothing."""
     noise_SBA = NOISE * rng.normals(random_bits, *batch.action_SBA.shape[1:])
     ema = views(state.actor.ema, const.actor)
@@ -136,7 +110,7 @@ def _next_actions(const: _Constants, state: TrainState, batch: Batch, random_bit
     return (mean_SBA + noise_SBA.clamp(-NOISE_CLIP, NOISE_CLIP)).clamp(-1.0, 1.0)
 
 
-def _clone(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch) -> list[Tensor]:
+def _clone(cfg: TrainConfig, const: updates.Constants, state: TrainState, batch: Batch) -> list[Tensor]:
     params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
         loss_S = (mean_actions(params, encode_obs(params, batch.obs_SBD)) - batch.action_SBA).square().mean((1, 2))
@@ -144,7 +118,9 @@ def _clone(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch)
     return [loss_S.detach(), norm_S]
 
 
-def _update_actor(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, due: Tensor) -> list[Tensor]:
+def _update_actor(
+    cfg: TrainConfig, const: updates.Constants, state: TrainState, batch: Batch, due: Tensor
+) -> list[Tensor]:
     """Take a step on -alpha mean Q_1 / mean |Q_1| + mean (pi(o) - a)^2 where `due`, bool (), under the new heads."""
     assert state.critic is not None
     first = views(state.critic.param.view(cfg.seeds, 2, -1)[:, 0], const.critic)
@@ -162,7 +138,7 @@ def _update_actor(cfg: TrainConfig, const: _Constants, state: TrainState, batch:
 def _descend_where(
     due: Tensor,
     cfg: TrainConfig,
-    const: _Constants,
+    const: updates.Constants,
     actor: Net,
     params: dict[str, Tensor],
     loss_S: Tensor,

@@ -6,16 +6,23 @@ Legend: S members (seeds), B batch rows, M rows of a parameter buffer, D observa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from gtp_kernels.primitives import integer_below
 from torch import Tensor
 
+from gtp_fast import rng
 from gtp_fast.algorithms import equations, optimizer
 from gtp_fast.algorithms.encoder import EYE, encode_obs
 from gtp_fast.algorithms.networks import Layout, flat, init_flat, q_values, state_values, views
 from gtp_fast.algorithms.state import Net, TrainState
-from gtp_fast.config import TrainConfig, member_seeds
+from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
+from gtp_fast.profiling import phase
 
 BACKUP_SAMPLES = 10  # actions a state of max_q_backup, as in the lineage
 CRITIC_METRICS = ("critic_loss", "q", "td_target", "critic_grad_norm")
@@ -61,6 +68,85 @@ def policy_tensors(state: TrainState) -> dict[str, Tensor]:
     """Return copies of what acting needs: the EMA actor (S, Pa) and, except for BC, the target critic (2 S, Pc)."""
     tensors = {"actor": state.actor.ema.clone()}
     return tensors if state.critic is None else tensors | {"critic": state.critic.ema.clone()}
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What a step reads and never writes, on the device; `value` is None where no V(o) is learned."""
+
+    keys_S2: Tensor
+    plan: rng.Plan
+    eta_S: Tensor
+    lr_S: Tensor
+    actor: Layout
+    critic: Layout
+    value: Layout | None
+
+
+def constants(
+    cfg: TrainConfig, layouts: dict[str, Layout], buffer: Buffer, normals: Mapping[int, tuple[int, int]]
+) -> Constants:
+    """Gather the constants that all algorithms have. Args: normals, the rows and columns drawn of each stream."""
+    device = buffer.rows.device
+    counts = {stream: rng.counters_for_normals(rows, columns) for stream, (rows, columns) in normals.items()}
+    return Constants(
+        keys_S2=rng.seed_keys(member_seeds(cfg), device),
+        plan=rng.plan({rng.INDEX: cfg.batch_size} | counts, device),
+        eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
+        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
+        actor=layouts["actor"],
+        critic=layouts["critic"],
+        value=layouts.get("value"),
+    )
+
+
+def sample(const: Constants, state: TrainState, buffer: Buffer) -> tuple[rng.RandomBits, Batch]:
+    """Draw the step's random bits and its batch."""
+    random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+    return random_bits, buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
+
+
+Own = TypeVar("Own", bound=Constants)
+
+
+def actor_critic_step(
+    cfg: TrainConfig,
+    const: Own,
+    state: TrainState,
+    buffer: Buffer,
+    next_actions: Callable[[TrainConfig, Own, TrainState, Batch, rng.RandomBits], Tensor],
+    update_actor: Callable[[TrainConfig, Own, TrainState, Batch, rng.RandomBits], list[Tensor]],
+) -> Callable[[], None]:
+    """Return a function that makes one train step in place: sample, critic, actor, average.
+
+    Args: next_actions returns the policy's actions at o', (S, samples B, A); update_actor the actor's metrics.
+    """
+
+    @torch.no_grad()
+    def step() -> None:
+        with phase("sample"):
+            random_bits, batch = sample(const, state, buffer)
+        metrics: list[Tensor] = []
+        if state.critic is not None:
+            with phase("chain"):
+                next_SBA = next_actions(cfg, const, state, batch, random_bits)
+            with phase("critic"):
+                metrics = update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+        with phase("actor"):
+            metrics = update_actor(cfg, const, state, batch, random_bits) + metrics
+        with phase("average"):
+            average(cfg, state)
+            record(state, torch.stack(metrics, dim=-1))
+
+    return step
+
+
+def chain_normals(cfg: TrainConfig, action_dim: int) -> dict[int, tuple[int, int]]:
+    """Return the normals of a step whose actor noises actions, and draws some with noise in every sampling step."""
+    rows, chain = cfg.batch_size, action_dim * cfg.sampling_steps
+    noising = {rng.ACTION_NOISE: (rows, action_dim)}
+    drawing = {rng.TARGET_NOISE: (rows * backup_samples(cfg), chain), rng.VALUE_NOISE: (rows, chain)}
+    return noising if cfg.bc else noising | drawing
 
 
 def backup_samples(cfg: TrainConfig) -> int:

@@ -25,7 +25,7 @@ def profile_run(cfg: TrainConfig, out: Path, steps: int = STEPS) -> dict[str, An
     cfg, chosen = device.resolve(cfg, images=data.frames_FHWC is not None)
     device.prepare(cfg)
     sizes = obs_shape(data, cfg), data.action_NA.shape[1]
-    state = algorithms.of(cfg).init_state(cfg, *sizes, cfg.device)
+    state = algorithms.init_state(cfg, *sizes, cfg.device)
     buffer = buffer_of(data, cfg, state.step)
     out.mkdir(parents=True, exist_ok=True)
     phases = profiling.profile_steps(stepper(cfg, state, buffer), steps, out / "trace.json")

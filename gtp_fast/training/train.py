@@ -119,7 +119,7 @@ def _build(job: _Job, start: Start) -> tuple[TrainState, Buffer]:
     """Allocate state and buffer after checking that they fit, and load the checkpoint that the run starts from."""
     cfg = job.cfg
     memory.check_memory(cfg, job.parameters, bytes_on_device(job.data, cfg), job.obs)
-    state = algorithms.of(cfg).init_state(cfg, *job.sizes, cfg.device)
+    state = algorithms.init_state(cfg, *job.sizes, cfg.device)
     buffer = buffer_of(job.data, cfg, state.step)
     if start.checkpoint is not None:
         state.load_(start.checkpoint.tensors)
