@@ -46,7 +46,7 @@ class Plane:
 def multigoal_arrays(episodes: int = EPISODES, seed: int = 0) -> Arrays:
     """Generate expert episodes with the environment's own steps, each goal equally often; same seed, same bits."""
     rng, plane = np.random.default_rng(seed), Plane()
-    columns: dict[str, list[Any]] = {key: [] for key in ("obs", "action", "reward", "terminal", "timeout", "next")}
+    columns: dict[str, list[Any]] = {key: [] for key in ("obs", "action", "reward", "terminal", "timeout", "next_obs")}
     for episode in range(episodes):
         obs = plane.reset(np.random.default_rng(seed + episode))
         goal, ended = GOALS[episode % len(GOALS)], False
@@ -58,19 +58,10 @@ def multigoal_arrays(episodes: int = EPISODES, seed: int = 0) -> Arrays:
             for key, value in zip(columns, (obs, action, reward, terminal, timeout, following), strict=True):
                 columns[key].append(value)
             obs, ended = following, terminal or timeout
-    arrays = {key: np.asarray(values) for key, values in columns.items()}
+    arrays: dict[str, Any] = {key: np.asarray(values) for key, values in columns.items()}
     sha = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values()))
-    return Arrays(
-        where="multigoal-v0",
-        obs=arrays["obs"],
-        action=arrays["action"],
-        reward=arrays["reward"].astype(np.float32),
-        terminal=arrays["terminal"],
-        timeout=arrays["timeout"],
-        next_obs=arrays["next"],
-        last_obs=None,
-        sha256=sha.hexdigest(),
-    )
+    arrays["reward"] = arrays["reward"].astype(np.float32)
+    return Arrays(where="multigoal-v0", **arrays, last_obs=None, sha256=sha.hexdigest())
 
 
 def mode_masses(actions: np.ndarray) -> tuple[np.ndarray, float]:
