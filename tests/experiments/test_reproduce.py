@@ -142,7 +142,11 @@ def _paths(item: str, rows: tuple[items.Row, ...], **changes: Any) -> list[str]:
 def test_items_share_the_run_of_what_is_the_same_setting_and_no_other():
     same = (items.Row("a", items.GTP), items.Row("b", items.GTP | {"eta": 5.0}), items.Row("c", {"algo": "gtp"}))
     assert len(set(_paths("table2", same) + _paths("fig6", same))) == 1
-    other = (items.Row("d", items.GTP2), items.Row("e", items.GTP | {"bc": True}), items.Row("f", {"algo": "cac"}))
+    other = (
+        items.Row("d", items.GTP | {"sampling_steps": 2}),
+        items.Row("e", items.GTP | {"bc": True}),
+        items.Row("f", {"algo": "cac"}),
+    )
     assert len({*_paths("table2", (*same, *other)), *_paths("table2", same, seeds=3)}) == 5
 
 
