@@ -121,54 +121,47 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     shared, device = updates.constants(cfg, nets, buffer, normals), buffer.rows.device
     schedule = equations.schedule(cfg.steps, cfg.s0, cfg.s1, cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
     const = _Constants(**vars(shared), schedule=schedule, levels_T=sampling_levels(cfg, device))
-    return updates.actor_critic_step(cfg, const, state, buffer, _next_actions, _update_actor)
+    return updates.actor_critic_step(const, state, buffer, _next_actions, _update_actor)
 
 
-def _next_actions(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
-) -> Tensor:
+def _next_actions(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> Tensor:
     """Sample the EMA actor at o', (S, samples B, A); several samples of a state follow in blocks of B rows."""
-    samples = updates.backup_samples(cfg)
-    columns = batch.action_SBA.shape[-1] * cfg.sampling_steps
-    z = rng.normals(random_bits[rng.TARGET_NOISE], cfg.batch_size * samples, columns)
+    samples = updates.backup_samples(const.cfg)
+    columns = batch.action_SBA.shape[-1] * const.cfg.sampling_steps
+    z = rng.normals(random_bits[rng.TARGET_NOISE], const.cfg.batch_size * samples, columns)
     ema = views(state.actor.ema, const.actor)
     obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, samples, 1)
-    return _follow(ema, obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
+    return _follow(ema, obs, z, const.levels_T, const.cfg)[-1].clamp(-1.0, 1.0)
 
 
-def _update_actor(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
-) -> list[Tensor]:
+def _update_actor(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> list[Tensor]:
     """Descend L = mean w || f(a_t, t) - sg f^-(a_u, u) ||^2 + eta q_loss; return their metrics."""
     action, bits = batch.action_SBA, random_bits[rng.INDEX]
     t, u, _ = equations.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
-    z = rng.normals(random_bits[rng.ACTION_NOISE], cfg.batch_size, action.shape[-1])
+    z = rng.normals(random_bits[rng.ACTION_NOISE], const.cfg.batch_size, action.shape[-1])
     a_t, a_u = equations.perturb(action, t, z), equations.perturb(action, u, z)
     ema = views(state.actor.ema, const.actor)
-    target = consistency_map(ema, a_u, u, encode_obs(ema, batch.obs_SBD), cfg)
+    target = consistency_map(ema, a_u, u, encode_obs(ema, batch.obs_SBD), const.cfg)
     params, more = updates.trainable(state.actor, const.actor), []
     with torch.enable_grad():
         own_obs = encode_obs(params, batch.obs_SBD)
-        student = consistency_map(params, a_t, t, own_obs, cfg)
-        consistency_S = equations.weighted_square(student - target, consistency_weights(t, u, cfg.weighting))
+        student = consistency_map(params, a_t, t, own_obs, const.cfg)
+        consistency_S = equations.weighted_square(student - target, consistency_weights(t, u, const.cfg.weighting))
         loss_S = consistency_S
         if state.critic is not None:
-            z = rng.normals(random_bits[rng.VALUE_NOISE], cfg.batch_size, action.shape[-1] * cfg.sampling_steps)
-            actions = _follow(params, own_obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
-            guide_S = _guidance(cfg, const, state, batch, random_bits, actions)
+            z = rng.normals(
+                random_bits[rng.VALUE_NOISE], const.cfg.batch_size, action.shape[-1] * const.cfg.sampling_steps
+            )
+            actions = _follow(params, own_obs, z, const.levels_T, const.cfg)[-1].clamp(-1.0, 1.0)
+            guide_S = _guidance(const, state, batch, random_bits, actions)
             loss_S = consistency_S + const.eta_S * guide_S
             more = [guide_S.detach()]
-    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), consistency_S.detach(), norm_S, *more]
 
 
 def _guidance(
-    cfg: TrainConfig,
-    const: _Constants,
-    state: TrainState,
-    batch: Batch,
-    random_bits: rng.RandomBits,
-    actions_SBA: Tensor,
+    const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits, actions_SBA: Tensor
 ) -> Tensor:
     """Return q_loss of the actor's own samples at o under the heads just updated; gradients flow through all T steps.
 
@@ -177,7 +170,7 @@ def _guidance(
     """
     assert state.critic is not None
     coin_S1 = random_bits[rng.INDEX][:, :1, 3] >> 31 == 0  # the top bit of an integer that nothing else reads
-    first, second = state.critic.param.view(cfg.seeds, 2, -1).unbind(1)
+    first, second = state.critic.param.view(const.cfg.seeds, 2, -1).unbind(1)
     inputs = torch.cat([encode_obs(views(first, const.critic), batch.obs_SBD), actions_SBA], dim=-1)
     raised = views(torch.where(coin_S1, first, second), const.critic)
     other = views(torch.where(coin_S1, second, first), const.critic)

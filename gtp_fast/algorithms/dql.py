@@ -152,27 +152,23 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     nets, normals = layouts(cfg, buffer.obs_shape, buffer.action_dim), updates.chain_normals(cfg, buffer.action_dim)
     shared = updates.constants(cfg, nets, buffer, normals)
     const = _Constants(**vars(shared), diffusion=diffusion(cfg.sampling_steps, buffer.rows.device))
-    return updates.actor_critic_step(cfg, const, state, buffer, _next_actions, _update_actor)
+    return updates.actor_critic_step(const, state, buffer, _next_actions, _update_actor)
 
 
-def _next_actions(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
-) -> Tensor:
+def _next_actions(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> Tensor:
     """Sample the EMA actor at o', (S, samples B, A); several samples of a state follow in blocks of B rows."""
-    samples = updates.backup_samples(cfg)
-    columns = batch.action_SBA.shape[-1] * cfg.sampling_steps
-    z = rng.normals(random_bits[rng.TARGET_NOISE], cfg.batch_size * samples, columns)
+    samples = updates.backup_samples(const.cfg)
+    columns = batch.action_SBA.shape[-1] * const.cfg.sampling_steps
+    z = rng.normals(random_bits[rng.TARGET_NOISE], const.cfg.batch_size * samples, columns)
     ema = views(state.actor.ema, const.actor)
     obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, samples, 1)
     return denoise(ema, obs, z, const.diffusion)[-1].clamp(-1.0, 1.0)
 
 
-def _update_actor(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
-) -> list[Tensor]:
-    rows, columns = cfg.batch_size, batch.action_SBA.shape[-1]
+def _update_actor(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> list[Tensor]:
+    rows, columns = const.cfg.batch_size, batch.action_SBA.shape[-1]
     bits = random_bits[rng.INDEX]
-    t_SB = integer_below(bits[..., 1], cfg.sampling_steps)
+    t_SB = integer_below(bits[..., 1], const.cfg.sampling_steps)
     eps = rng.normals(random_bits[rng.ACTION_NOISE], rows, columns)
     params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
@@ -180,7 +176,7 @@ def _update_actor(
         denoising_S = denoising_loss(params, own, t_SB, eps, const.diffusion)
         loss_S, more = denoising_S, []
         if state.critic is not None:
-            z = rng.normals(random_bits[rng.VALUE_NOISE], rows, columns * cfg.sampling_steps)
+            z = rng.normals(random_bits[rng.VALUE_NOISE], rows, columns * const.cfg.sampling_steps)
             action = denoise(params, own.obs_SBD, z, const.diffusion)[-1].clamp(-1.0, 1.0)
             critic = views(state.critic.param, const.critic)
             q_S2 = q_values(critic, encode_obs(critic, batch.obs_SBD), action)
@@ -188,5 +184,5 @@ def _update_actor(
             risen_S = torch.where(first_S, *q_S2.mean(-1).unbind(1))
             scale_S = torch.where(first_S, *q_S2.detach().abs().mean(-1).flip(1).unbind(1))
             loss_S, more = denoising_S - const.eta_S * risen_S / scale_S, [q_S2.detach().mean((1, 2))]
-    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), denoising_S.detach(), norm_S, *more]

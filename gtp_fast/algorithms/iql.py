@@ -86,7 +86,7 @@ def weights(advantage_SB: Tensor, eta_S: Tensor, cap: float) -> Tensor:
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, value, actor, critic, average."""
     const = updates.constants(cfg, layouts(cfg, buffer.obs_shape, buffer.action_dim), buffer, {})
-    steady = replace(cfg, lr_schedule="constant")  # of V and Q
+    steady = replace(const, cfg=replace(cfg, lr_schedule="constant"))  # of V and Q
 
     @torch.no_grad()
     def step() -> None:
@@ -95,12 +95,12 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
         weight_SB, y_SB, metrics = torch.ones_like(batch.reward_SB), None, []
         if state.critic is not None:
             with phase("advantage"):
-                weight_SB, y_SB, metrics = _update_value(steady, const, state, batch)
+                weight_SB, y_SB, metrics = _update_value(steady, state, batch)
         with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, weight_SB) + metrics
+            metrics = _update_actor(const, state, batch, weight_SB) + metrics
         if y_SB is not None:
             with phase("critic"):
-                metrics += updates.regress_critic(steady, state, const.critic, batch, y_SB, const.lr_S)
+                metrics += updates.regress_critic(steady, state, batch, y_SB)
         with phase("average"):
             state.actor.ema.copy_(state.actor.param)  # IQL acts with the trained parameters
             if state.critic is not None:
@@ -110,30 +110,26 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     return step
 
 
-def _update_value(
-    cfg: TrainConfig, const: updates.Constants, state: TrainState, batch: Batch
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _update_value(const: updates.Constants, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Update V. Return the actor's weights and Q's target under the new V, each (S, B), and metrics."""
     assert state.critic is not None and state.value is not None and const.value is not None
     target_heads = views(state.critic.ema, const.critic)
     q_SB = q_values(target_heads, encode_obs(target_heads, batch.obs_SBD), batch.action_SBA).amin(1)
-    learned = updates.update_value(cfg, state, const.value, batch, q_SB, const.lr_S)
+    learned = updates.update_value(const, state, batch, q_SB)
     value = views(state.value.param, const.value)
     both = torch.cat([encode_obs(value, batch.obs_SBD), encode_obs(value, batch.next_obs_SBD)], dim=1)
     value_SB, next_SB = state_values(value, both).chunk(2, dim=1)
-    weight_SB = weights(q_SB - value_SB, const.eta_S, cfg.weight_cap)
+    weight_SB = weights(q_SB - value_SB, const.eta_S, const.cfg.weight_cap)
     seen = [(q_SB - value_SB).mean(-1), weight_SB.mean(-1), weight_SB.amax(-1)]
-    y_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_SB, cfg.gamma)
+    y_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_SB, const.cfg.gamma)
     return weight_SB, y_SB, seen + learned
 
 
-def _update_actor(
-    cfg: TrainConfig, const: updates.Constants, state: TrainState, batch: Batch, weight_SB: Tensor
-) -> list[Tensor]:
+def _update_actor(const: updates.Constants, state: TrainState, batch: Batch, weight_SB: Tensor) -> list[Tensor]:
     """Take a step on -mean w log pi(a | o); return ACTOR_METRICS."""
     params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
         loss_S = -(weight_SB * log_likelihood(params, encode_obs(params, batch.obs_SBD), batch.action_SBA)).mean(-1)
     log_std_S = params["policy.log_std"].detach().mean((1, 2))
-    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), log_std_S, norm_S]

@@ -74,6 +74,7 @@ def _constants(cfg: TrainConfig, buffer: Buffer) -> updates.Constants:
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, critic, and where due actor and targets."""
     const = _constants(cfg, buffer)
+    delayed = replace(const, cfg=replace(cfg, steps=max(1, cfg.steps // DELAY)))  # a cosine ends with the last update
 
     @torch.no_grad()
     def step() -> None:
@@ -81,15 +82,15 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
             random_bits, batch = updates.sample(const, state, buffer)
         if state.critic is None:
             with phase("actor"):
-                metrics = _clone(cfg, const, state, batch)
+                metrics = _clone(const, state, batch)
         else:
             with phase("chain"):
                 next_SBA = _next_actions(const, state, batch, random_bits[rng.TARGET_NOISE])
             with phase("critic"):
-                metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+                metrics = updates.update_critic(const, state, batch, next_SBA)
             due = (state.step + 1) % DELAY == 0
             with phase("actor"):
-                metrics = _update_actor(cfg, const, state, batch, due) + metrics
+                metrics = _update_actor(delayed, state, batch, due) + metrics
         with phase("average"):
             if state.critic is None:
                 state.actor.ema.copy_(state.actor.param)
@@ -110,45 +111,36 @@ def _next_actions(const: updates.Constants, state: TrainState, batch: Batch, ran
     return (mean_SBA + noise_SBA.clamp(-NOISE_CLIP, NOISE_CLIP)).clamp(-1.0, 1.0)
 
 
-def _clone(cfg: TrainConfig, const: updates.Constants, state: TrainState, batch: Batch) -> list[Tensor]:
+def _clone(const: updates.Constants, state: TrainState, batch: Batch) -> list[Tensor]:
     params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
         loss_S = (mean_actions(params, encode_obs(params, batch.obs_SBD)) - batch.action_SBA).square().mean((1, 2))
-    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), norm_S]
 
 
-def _update_actor(
-    cfg: TrainConfig, const: updates.Constants, state: TrainState, batch: Batch, due: Tensor
-) -> list[Tensor]:
+def _update_actor(const: updates.Constants, state: TrainState, batch: Batch, due: Tensor) -> list[Tensor]:
     """Take a step on -alpha mean Q_1 / mean |Q_1| + mean (pi(o) - a)^2 where `due`, bool (), under the new heads."""
     assert state.critic is not None
-    first = views(state.critic.param.view(cfg.seeds, 2, -1)[:, 0], const.critic)
+    first = views(state.critic.param.view(const.cfg.seeds, 2, -1)[:, 0], const.critic)
     params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
         action_SBA = mean_actions(params, encode_obs(params, batch.obs_SBD))
         seen_and_done = torch.cat([encode_obs(first, batch.obs_SBD), action_SBA], dim=-1)
         q_SB = state_values(first, seen_and_done)  # one head, as V of (o, a)
         cloning_S = (action_SBA - batch.action_SBA).square().mean((1, 2))
-        loss_S = cloning_S - cfg.alpha * q_SB.mean(-1) / q_SB.detach().abs().mean(-1)
-    norm_S = _descend_where(due, cfg, const, state.actor, params, loss_S, state.step)
+        loss_S = cloning_S - const.cfg.alpha * q_SB.mean(-1) / q_SB.detach().abs().mean(-1)
+    norm_S = _descend_where(due, const, state.actor, params, loss_S, state.step)
     return [loss_S.detach(), cloning_S.detach(), norm_S, q_SB.detach().mean(-1)]
 
 
 def _descend_where(
-    due: Tensor,
-    cfg: TrainConfig,
-    const: updates.Constants,
-    actor: Net,
-    params: dict[str, Tensor],
-    loss_S: Tensor,
-    step: Tensor,
+    due: Tensor, const: updates.Constants, actor: Net, params: dict[str, Tensor], loss_S: Tensor, step: Tensor
 ) -> Tensor:
     """Take an Adam step that counts the actor's updates alone; where none is due, leave every bit unchanged."""
     parts = actor.param, actor.exp_avg, actor.exp_avg_sq
     before = [part.clone() for part in parts]
-    own = replace(cfg, steps=max(1, cfg.steps // DELAY))  # a cosine ends with the last update
-    norm_S = updates.adam_step(own, actor, const.actor, params, loss_S, const.lr_S, step // DELAY)
+    norm_S = updates.adam_step(const, actor, const.actor, params, loss_S, step // DELAY)
     for part, kept in zip(parts, before, strict=True):
         part.copy_(torch.where(due, part, kept))
     return norm_S

@@ -72,8 +72,9 @@ def policy_tensors(state: TrainState) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Constants:
-    """What a step reads and never writes, on the device; `value` is None where no V(o) is learned."""
+    """What a step reads and never writes: settings, and tensors on the device; value None where no V(o) is learned."""
 
+    cfg: TrainConfig
     keys_S2: Tensor
     plan: rng.Plan
     eta_S: Tensor
@@ -90,6 +91,7 @@ def constants(
     device = buffer.rows.device
     counts = {stream: rng.counters_for_normals(rows, columns) for stream, (rows, columns) in normals.items()}
     return Constants(
+        cfg=cfg,
         keys_S2=rng.seed_keys(member_seeds(cfg), device),
         plan=rng.plan({rng.INDEX: cfg.batch_size} | counts, device),
         eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
@@ -110,12 +112,11 @@ Own = TypeVar("Own", bound=Constants)
 
 
 def actor_critic_step(
-    cfg: TrainConfig,
     const: Own,
     state: TrainState,
     buffer: Buffer,
-    next_actions: Callable[[TrainConfig, Own, TrainState, Batch, rng.RandomBits], Tensor],
-    update_actor: Callable[[TrainConfig, Own, TrainState, Batch, rng.RandomBits], list[Tensor]],
+    next_actions: Callable[[Own, TrainState, Batch, rng.RandomBits], Tensor],
+    update_actor: Callable[[Own, TrainState, Batch, rng.RandomBits], list[Tensor]],
 ) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, critic, actor, average.
 
@@ -129,13 +130,13 @@ def actor_critic_step(
         metrics: list[Tensor] = []
         if state.critic is not None:
             with phase("chain"):
-                next_SBA = next_actions(cfg, const, state, batch, random_bits)
+                next_SBA = next_actions(const, state, batch, random_bits)
             with phase("critic"):
-                metrics = update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+                metrics = update_critic(const, state, batch, next_SBA)
         with phase("actor"):
-            metrics = update_actor(cfg, const, state, batch, random_bits) + metrics
+            metrics = update_actor(const, state, batch, random_bits) + metrics
         with phase("average"):
-            average(cfg, state)
+            average(const.cfg, state)
             record(state, torch.stack(metrics, dim=-1))
 
     return step
@@ -167,62 +168,50 @@ def trainable(net: Net, layout: Layout) -> dict[str, Tensor]:
 
 
 def adam_step(
-    cfg: TrainConfig,
-    net: Net,
-    layout: Layout,
-    params: dict[str, Tensor],
-    loss_S: Tensor,
-    lr_S: Tensor,
-    step: Tensor,
+    const: Constants, net: Net, layout: Layout, params: dict[str, Tensor], loss_S: Tensor, step: Tensor
 ) -> Tensor:
     """Take one clipped Adam step on each member's loss; return the gradient norms (S,). Members share no parameter."""
     grads = torch.autograd.grad(loss_S, list(params.values()), grad_outputs=torch.ones_like(loss_S))
     grad_MP = flat(grads, layout)
-    norm_S, scale_M1 = optimizer.clip_scale(grad_MP, cfg.seeds, cfg.grad_norm)
-    lr_S = optimizer.learning_rate(lr_S, step, cfg.steps, cfg.lr_schedule)
-    lr_M1 = lr_S.repeat_interleave(net.param.shape[0] // cfg.seeds)[:, None]
+    norm_S, scale_M1 = optimizer.clip_scale(grad_MP, const.cfg.seeds, const.cfg.grad_norm)
+    lr_S = optimizer.learning_rate(const.lr_S, step, const.cfg.steps, const.cfg.lr_schedule)
+    lr_M1 = lr_S.repeat_interleave(net.param.shape[0] // const.cfg.seeds)[:, None]
     optimizer.adam_(net.param, grad_MP, net.exp_avg, net.exp_avg_sq, step, lr_M1, scale_M1)
     return norm_S
 
 
-def update_critic(
-    cfg: TrainConfig, state: TrainState, layout: Layout, batch: Batch, next_SBA: Tensor, lr_S: Tensor
-) -> list[Tensor]:
+def update_critic(const: Constants, state: TrainState, batch: Batch, next_SBA: Tensor) -> list[Tensor]:
     """Regress both heads on y = r + gamma (1 - terminal) min_j Q_j^-(o', a') (Eq. 16); return CRITIC_METRICS.
 
     next_SBA (S, samples B, A) are the policy's actions at o'; several samples of a state lie in blocks of B rows.
     """
     assert state.critic is not None
-    ema = views(state.critic.ema, layout)
-    next_obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, backup_samples(cfg), 1)
-    next_q = equations.next_value(q_values(ema, next_obs, next_SBA), cfg.batch_size)
-    target_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, cfg.gamma)
-    return regress_critic(cfg, state, layout, batch, target_SB, lr_S)
+    ema = views(state.critic.ema, const.critic)
+    next_obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, backup_samples(const.cfg), 1)
+    next_q = equations.next_value(q_values(ema, next_obs, next_SBA), const.cfg.batch_size)
+    target_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, const.cfg.gamma)
+    return regress_critic(const, state, batch, target_SB)
 
 
-def regress_critic(
-    cfg: TrainConfig, state: TrainState, layout: Layout, batch: Batch, target_SB: Tensor, lr_S: Tensor
-) -> list[Tensor]:
+def regress_critic(const: Constants, state: TrainState, batch: Batch, target_SB: Tensor) -> list[Tensor]:
     """Regress both heads at the data's actions on target_SB (S, B); return CRITIC_METRICS."""
     assert state.critic is not None
-    params = trainable(state.critic, layout)
+    params = trainable(state.critic, const.critic)
     with torch.enable_grad():
         q_S2B = q_values(params, encode_obs(params, batch.obs_SBD), batch.action_SBA)
         loss_S = equations.critic_loss(q_S2B, target_SB)
-    norm_S = adam_step(cfg, state.critic, layout, params, loss_S, lr_S, state.step)
+    norm_S = adam_step(const, state.critic, const.critic, params, loss_S, state.step)
     return [loss_S.detach(), q_S2B.detach().mean((1, 2)), target_SB.mean(-1), norm_S]
 
 
-def update_value(
-    cfg: TrainConfig, state: TrainState, layout: Layout, batch: Batch, q_SB: Tensor, lr_S: Tensor
-) -> list[Tensor]:
-    """Regress V(o) on the `cfg.expectile` of Q over the batch's actions, q_SB (S, B); return VALUE_METRICS."""
-    assert state.value is not None
-    params = trainable(state.value, layout)
+def update_value(const: Constants, state: TrainState, batch: Batch, q_SB: Tensor) -> list[Tensor]:
+    """Regress V(o) on the `expectile` of Q over the batch's actions, q_SB (S, B); return VALUE_METRICS."""
+    assert state.value is not None and const.value is not None
+    params = trainable(state.value, const.value)
     with torch.enable_grad():
         value_SB = state_values(params, encode_obs(params, batch.obs_SBD))
-        loss_S = equations.expectile_loss(value_SB, q_SB, cfg.expectile)
-    norm_S = adam_step(cfg, state.value, layout, params, loss_S, lr_S, state.step)
+        loss_S = equations.expectile_loss(value_SB, q_SB, const.cfg.expectile)
+    norm_S = adam_step(const, state.value, const.value, params, loss_S, state.step)
     return [loss_S.detach(), value_SB.detach().mean(-1), norm_S]
 
 
