@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import tables
 from gtp_fast import algorithms, device
-from gtp_fast.algorithms import gtp, updates
+from gtp_fast.algorithms import updates
 from gtp_fast.algorithms.backends import stepper
 from gtp_fast.algorithms.policy_config import of_run
 from gtp_fast.algorithms.state import TrainState
@@ -93,7 +93,7 @@ def training(cfg: TrainConfig, rows: int = ROWS) -> tuple[TrainState, Callable[[
     buffer = buffer_of(cfg, min(rows, ROWS))
     if rows > ROWS:
         buffer = replace(buffer, rows=buffer.rows.repeat(-(-rows // ROWS), 1)[:rows])
-    state = algorithms.of(cfg).init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
+    state = algorithms.init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device)
     return state, stepper(cfg, state, buffer)
 
 
@@ -194,12 +194,12 @@ def fused_step(cfg: TrainConfig, shapes: Tuning | None) -> FusedStep:
     """Return a fused step on cfg.device; on the CPU it can be compiled ahead of time or interpreted."""
     from gtp_fast.algorithms.fused import make_step
 
-    return make_step(cfg, gtp.init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device), buffer_of(cfg), shapes)
+    return make_step(cfg, algorithms.init_state(cfg, OBS_DIM, ACTION_DIM, cfg.device), buffer_of(cfg), shapes)
 
 
 def policy(cfg: TrainConfig, obs_dim: int = OBS_DIM, action_dim: int = ACTION_DIM) -> Policy:
     """Return the untrained policy of a run, on cfg.device: its networks cost what trained ones cost."""
-    state = algorithms.of(cfg).init_state(cfg, obs_dim, action_dim, cfg.device)
+    state = algorithms.init_state(cfg, obs_dim, action_dim, cfg.device)
     return Policy(of_run(cfg, obs_dim, action_dim), updates.policy_tensors(state), state.step.device)
 
 

@@ -291,7 +291,9 @@ def check_variants(cfg: TrainConfig) -> None:
     Raises: UsageError naming both settings.
     """
     grid_steps(cfg)
-    changed = [name for name in (*PUBLISHED, *READ_BY, "steps_schedule") if getattr(cfg, name) != _default(cfg, name)]
+    changed = [
+        name for name in (*PUBLISHED, *READ_BY, "steps_schedule") if getattr(cfg, name) != getattr(TrainConfig, name)
+    ]
     for name in changed:
         shared = name in ("etas", "value_samples", "lambda_flow")  # older than the variants, and left to the algorithms
         if cfg.algo != "gtp" and not shared:
@@ -322,10 +324,6 @@ def not_fused(cfg: TrainConfig) -> str | None:
             needed = f"no {flag(name)}" if value is False else f"{flag(name)} {value}"
             return f"{needed}: the fused step computes the published loss alone, not {_typed(cfg, name)}"
     return None
-
-
-def _default(cfg: TrainConfig, name: str) -> object:
-    return getattr(type(cfg), name)
 
 
 def _typed(cfg: TrainConfig, name: str) -> str:

@@ -27,18 +27,14 @@ REPLACED = PARTIAL + "old-"
 _log = logging.getLogger(__name__)
 
 
-def publish(path: Path, data: bytes | Callable[[Path], None]) -> None:
+def publish(path: Path, data: bytes) -> None:
     """Write a file durably: write a partial file beside it, fsync, rename, fsync the directory.
 
-    Args: data is the content, or a function that writes it to a given path.
     Raises: OSError from the file system; `path` is then unchanged.
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
-        if isinstance(data, bytes):
-            partial.write_bytes(data)
-        else:
-            data(partial)
+        partial.write_bytes(data)
         publish_file(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)

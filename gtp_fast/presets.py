@@ -26,14 +26,6 @@ from gtp_fast.errors import UsageError
 FLOW_TIMES = {"sigma_max": 1.0, "rho": 1.0}  # for --process flow: even steps from 0 to 1
 
 
-def typed_settings(flags: Mapping[str, Any], file: Path | None = None) -> dict[str, Any]:
-    """Return the settings that the user gave: those of a YAML file, overridden by the explicit flags.
-
-    Raises: UsageError for unknown names and wrong types, with the nearest match.
-    """
-    return (read_yaml(file) if file else {}) | checked(flags, "the flags")
-
-
 def merge(typed: Mapping[str, Any], task: str | None) -> TrainConfig:
     """Return the settings of a run: the given settings override the presets.
 

@@ -85,7 +85,7 @@ def _opened(cfg: TrainConfig) -> tuple[TrainConfig, TrainState, ReplayBuffer]:
     cfg = replace(cfg, steps=MOST_STEPS)
     data = dataset.load(catalog.resolve(cfg.env), Path(cfg.dataset) if cfg.dataset else None)
     buffer = ReplayBuffer.from_transitions(data, cfg, cfg.device)
-    return cfg, algorithms.of(cfg).init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device), buffer
+    return cfg, algorithms.init_state(cfg, buffer.obs_dim, buffer.action_dim, cfg.device), buffer
 
 
 def _steps_for(cfg: TrainConfig, seconds: float) -> int:

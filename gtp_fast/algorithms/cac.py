@@ -22,22 +22,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from gtp_kernels.primitives import integer_below
 from torch import Tensor
 
 from gtp_fast import rng
-from gtp_fast.algorithms import equations, updates
+from gtp_fast.algorithms import dql, equations, updates
 from gtp_fast.algorithms.encoder import encode_obs
-from gtp_fast.algorithms.networks import Layout, critic_layout, mlp_tail, noise_layout, time_embedding, views
+from gtp_fast.algorithms.networks import mlp_tail, time_embedding, views
 from gtp_fast.algorithms.networks import q_values as q_values  # acting asks every algorithm for it
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
-from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.config import TrainConfig
 from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
-from gtp_fast.data.spec import ObsShape
-from gtp_fast.profiling import phase
 
+layouts, noise_columns = dql.layouts, dql.noise_columns  # the same networks, and as much noise for T steps
 STEPS_ARE_FREE, ACTOR_METRICS = True, ("actor_loss", "consistency_loss", "actor_grad_norm")
 LAST_LEVEL, WEIGHT = 2.0, 100.0  # of the published code: lowest level of sampling, factor of 1 / (t - u)
 
@@ -45,22 +43,6 @@ LAST_LEVEL, WEIGHT = 2.0, 100.0  # of the published code: lowest level of sampli
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
     return ACTOR_METRICS if cfg.bc else (*ACTOR_METRICS, "q_loss", *updates.CRITIC_METRICS)
-
-
-def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state; each member depends on its own seed alone."""
-    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
-
-
-def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
-    """Return where the parameters of an actor and of one head of its critic lie."""
-    sizes = obs, action_dim, cfg.hidden
-    return {"actor": noise_layout(*sizes), "critic": critic_layout(*sizes)}
-
-
-def noise_columns(config: PolicyConfig) -> int:
-    """Return how many standard normals one action takes: A for the start and A for each noising after it."""
-    return config.action_dim * config.sampling_steps
 
 
 def scalings(t: Tensor, sigma_data: float, sigma_min: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,106 +110,58 @@ def q_loss(raised_SB: Tensor, other_SB: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Constants:
-    """What a step reads and never writes, on the device."""
-
-    keys_S2: Tensor
-    plan: rng.Plan
+class _Constants(updates.Constants):
     schedule: equations.Schedule
     levels_T: Tensor
-    eta_S: Tensor
-    lr_S: Tensor
-    actor: Layout
-    critic: Layout
-
-
-def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
-    device, rows, columns = buffer.rows.device, cfg.batch_size, buffer.action_dim * cfg.sampling_steps
-    counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
-    if not cfg.bc:
-        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * updates.backup_samples(cfg), columns)
-        counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows, columns)
-    return _Constants(
-        keys_S2=rng.seed_keys(member_seeds(cfg), device),
-        plan=rng.plan(counts, device),
-        schedule=equations.schedule(cfg.steps, cfg.s0, cfg.s1, cfg.sigma_min, cfg.sigma_max, cfg.rho, device),
-        levels_T=sampling_levels(cfg, device),
-        eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
-        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=noise_layout(buffer.obs_shape, buffer.action_dim, cfg.hidden),
-        critic=critic_layout(buffer.obs_shape, buffer.action_dim, cfg.hidden),
-    )
 
 
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, critic, actor, average."""
-    const = _constants(cfg, buffer)
-
-    @torch.no_grad()
-    def step() -> None:
-        with phase("sample"):
-            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
-        metrics = []
-        if state.critic is not None:
-            with phase("chain"):
-                next_SBA = _next_actions(cfg, const, state, batch, random_bits)
-            with phase("critic"):
-                metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
-        with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, random_bits) + metrics
-        with phase("average"):
-            updates.average(cfg, state)
-            updates.record(state, torch.stack(metrics, dim=-1))
-
-    return step
+    nets, normals = layouts(cfg, buffer.obs_shape, buffer.action_dim), updates.chain_normals(cfg, buffer.action_dim)
+    shared, device = updates.constants(cfg, nets, buffer, normals), buffer.rows.device
+    schedule = equations.schedule(cfg.steps, cfg.s0, cfg.s1, cfg.sigma_min, cfg.sigma_max, cfg.rho, device)
+    const = _Constants(**vars(shared), schedule=schedule, levels_T=sampling_levels(cfg, device))
+    return updates.actor_critic_step(const, state, buffer, _next_actions, _update_actor)
 
 
-def _next_actions(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
-) -> Tensor:
+def _next_actions(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> Tensor:
     """Sample the EMA actor at o', (S, samples B, A); several samples of a state follow in blocks of B rows."""
-    samples = updates.backup_samples(cfg)
-    columns = batch.action_SBA.shape[-1] * cfg.sampling_steps
-    z = rng.normals(random_bits[rng.TARGET_NOISE], cfg.batch_size * samples, columns)
+    samples = updates.backup_samples(const.cfg)
+    columns = batch.action_SBA.shape[-1] * const.cfg.sampling_steps
+    z = rng.normals(random_bits[rng.TARGET_NOISE], const.cfg.batch_size * samples, columns)
     ema = views(state.actor.ema, const.actor)
     obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, samples, 1)
-    return _follow(ema, obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
+    return _follow(ema, obs, z, const.levels_T, const.cfg)[-1].clamp(-1.0, 1.0)
 
 
-def _update_actor(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
-) -> list[Tensor]:
+def _update_actor(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> list[Tensor]:
     """Descend L = mean w || f(a_t, t) - sg f^-(a_u, u) ||^2 + eta q_loss; return their metrics."""
     action, bits = batch.action_SBA, random_bits[rng.INDEX]
     t, u, _ = equations.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
-    z = rng.normals(random_bits[rng.ACTION_NOISE], cfg.batch_size, action.shape[-1])
+    z = rng.normals(random_bits[rng.ACTION_NOISE], const.cfg.batch_size, action.shape[-1])
     a_t, a_u = equations.perturb(action, t, z), equations.perturb(action, u, z)
     ema = views(state.actor.ema, const.actor)
-    target = consistency_map(ema, a_u, u, encode_obs(ema, batch.obs_SBD), cfg)
+    target = consistency_map(ema, a_u, u, encode_obs(ema, batch.obs_SBD), const.cfg)
     params, more = updates.trainable(state.actor, const.actor), []
     with torch.enable_grad():
         own_obs = encode_obs(params, batch.obs_SBD)
-        student = consistency_map(params, a_t, t, own_obs, cfg)
-        consistency_S = equations.weighted_square(student - target, consistency_weights(t, u, cfg.weighting))
+        student = consistency_map(params, a_t, t, own_obs, const.cfg)
+        consistency_S = equations.weighted_square(student - target, consistency_weights(t, u, const.cfg.weighting))
         loss_S = consistency_S
         if state.critic is not None:
-            z = rng.normals(random_bits[rng.VALUE_NOISE], cfg.batch_size, action.shape[-1] * cfg.sampling_steps)
-            actions = _follow(params, own_obs, z, const.levels_T, cfg)[-1].clamp(-1.0, 1.0)
-            guide_S = _guidance(cfg, const, state, batch, random_bits, actions)
+            z = rng.normals(
+                random_bits[rng.VALUE_NOISE], const.cfg.batch_size, action.shape[-1] * const.cfg.sampling_steps
+            )
+            actions = _follow(params, own_obs, z, const.levels_T, const.cfg)[-1].clamp(-1.0, 1.0)
+            guide_S = _guidance(const, state, batch, random_bits, actions)
             loss_S = consistency_S + const.eta_S * guide_S
             more = [guide_S.detach()]
-    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), consistency_S.detach(), norm_S, *more]
 
 
 def _guidance(
-    cfg: TrainConfig,
-    const: _Constants,
-    state: TrainState,
-    batch: Batch,
-    random_bits: rng.RandomBits,
-    actions_SBA: Tensor,
+    const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits, actions_SBA: Tensor
 ) -> Tensor:
     """Return q_loss of the actor's own samples at o under the heads just updated; gradients flow through all T steps.
 
@@ -236,7 +170,7 @@ def _guidance(
     """
     assert state.critic is not None
     coin_S1 = random_bits[rng.INDEX][:, :1, 3] >> 31 == 0  # the top bit of an integer that nothing else reads
-    first, second = state.critic.param.view(cfg.seeds, 2, -1).unbind(1)
+    first, second = state.critic.param.view(const.cfg.seeds, 2, -1).unbind(1)
     inputs = torch.cat([encode_obs(views(first, const.critic), batch.obs_SBD), actions_SBA], dim=-1)
     raised = views(torch.where(coin_S1, first, second), const.critic)
     other = views(torch.where(coin_S1, second, first), const.critic)

@@ -34,11 +34,10 @@ from gtp_fast.algorithms.networks import (
 )
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
-from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.config import TrainConfig
 from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
-from gtp_fast.profiling import phase
 
 STEPS_ARE_FREE = False  # the schedule of the noise is that of T
 BETA_MIN, BETA_MAX = 0.1, 10.0  # of the variance-preserving schedule
@@ -48,11 +47,6 @@ ACTOR_METRICS = ("actor_loss", "denoising_loss", "actor_grad_norm")
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
     return ACTOR_METRICS if cfg.bc else (*ACTOR_METRICS, "policy_q", *updates.CRITIC_METRICS)
-
-
-def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state; each member depends on its own seed alone."""
-    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -149,74 +143,32 @@ def denoising_loss(p: dict[str, Tensor], batch: Batch, t_SB: Tensor, eps_SBA: Te
 
 
 @dataclass(frozen=True)
-class _Constants:
-    """What a step reads and never writes, on the device."""
-
-    keys_S2: Tensor
-    plan: rng.Plan
+class _Constants(updates.Constants):
     diffusion: Diffusion
-    eta_S: Tensor
-    lr_S: Tensor
-    actor: Layout
-    critic: Layout
-
-
-def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
-    device, rows, columns = buffer.rows.device, cfg.batch_size, buffer.action_dim
-    counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, columns)}
-    if not cfg.bc:
-        chain = columns * cfg.sampling_steps
-        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * updates.backup_samples(cfg), chain)
-        counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows, chain)
-    return _Constants(
-        keys_S2=rng.seed_keys(member_seeds(cfg), device),
-        plan=rng.plan(counts, device),
-        diffusion=diffusion(cfg.sampling_steps, device),
-        eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
-        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=noise_layout(buffer.obs_shape, buffer.action_dim, cfg.hidden),
-        critic=critic_layout(buffer.obs_shape, buffer.action_dim, cfg.hidden),
-    )
 
 
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, critic, actor, average."""
-    const = _constants(cfg, buffer)
-
-    @torch.no_grad()
-    def step() -> None:
-        with phase("sample"):
-            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
-        metrics: list[Tensor] = []
-        if state.critic is not None:
-            with phase("chain"):
-                next_SBA = _next_actions(cfg, const, state, batch, random_bits[rng.TARGET_NOISE])
-            with phase("critic"):
-                metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
-        with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, random_bits) + metrics
-        with phase("average"):
-            updates.average(cfg, state)
-            updates.record(state, torch.stack(metrics, dim=-1))
-
-    return step
+    nets, normals = layouts(cfg, buffer.obs_shape, buffer.action_dim), updates.chain_normals(cfg, buffer.action_dim)
+    shared = updates.constants(cfg, nets, buffer, normals)
+    const = _Constants(**vars(shared), diffusion=diffusion(cfg.sampling_steps, buffer.rows.device))
+    return updates.actor_critic_step(const, state, buffer, _next_actions, _update_actor)
 
 
-def _next_actions(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: Tensor) -> Tensor:
-    samples = updates.backup_samples(cfg)
-    z = rng.normals(random_bits, cfg.batch_size * samples, batch.action_SBA.shape[-1] * cfg.sampling_steps)
+def _next_actions(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> Tensor:
+    """Sample the EMA actor at o', (S, samples B, A); several samples of a state follow in blocks of B rows."""
+    samples = updates.backup_samples(const.cfg)
+    columns = batch.action_SBA.shape[-1] * const.cfg.sampling_steps
+    z = rng.normals(random_bits[rng.TARGET_NOISE], const.cfg.batch_size * samples, columns)
     ema = views(state.actor.ema, const.actor)
     obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, samples, 1)
     return denoise(ema, obs, z, const.diffusion)[-1].clamp(-1.0, 1.0)
 
 
-def _update_actor(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
-) -> list[Tensor]:
-    rows, columns = cfg.batch_size, batch.action_SBA.shape[-1]
+def _update_actor(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> list[Tensor]:
+    rows, columns = const.cfg.batch_size, batch.action_SBA.shape[-1]
     bits = random_bits[rng.INDEX]
-    t_SB = integer_below(bits[..., 1], cfg.sampling_steps)
+    t_SB = integer_below(bits[..., 1], const.cfg.sampling_steps)
     eps = rng.normals(random_bits[rng.ACTION_NOISE], rows, columns)
     params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
@@ -224,7 +176,7 @@ def _update_actor(
         denoising_S = denoising_loss(params, own, t_SB, eps, const.diffusion)
         loss_S, more = denoising_S, []
         if state.critic is not None:
-            z = rng.normals(random_bits[rng.VALUE_NOISE], rows, columns * cfg.sampling_steps)
+            z = rng.normals(random_bits[rng.VALUE_NOISE], rows, columns * const.cfg.sampling_steps)
             action = denoise(params, own.obs_SBD, z, const.diffusion)[-1].clamp(-1.0, 1.0)
             critic = views(state.critic.param, const.critic)
             q_S2 = q_values(critic, encode_obs(critic, batch.obs_SBD), action)
@@ -232,5 +184,5 @@ def _update_actor(
             risen_S = torch.where(first_S, *q_S2.mean(-1).unbind(1))
             scale_S = torch.where(first_S, *q_S2.detach().abs().mean(-1).flip(1).unbind(1))
             loss_S, more = denoising_S - const.eta_S * risen_S / scale_S, [q_S2.detach().mean((1, 2))]
-    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), denoising_S.detach(), norm_S, *more]

@@ -14,10 +14,9 @@ Legend: S members (seeds), M = 2 S heads, B batch rows, D observation, A action,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-from gtp_kernels.primitives import integer_below, uniform_from_bits
+from gtp_kernels.primitives import uniform_from_bits
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,7 +26,7 @@ from gtp_fast.algorithms.encoder import encode_obs, encoder_shapes, input_width
 from gtp_fast.algorithms.networks import Layout, dense, dense_shapes, gelu, layout_of, norm_shapes, views
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
-from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.config import TrainConfig
 from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
@@ -43,11 +42,6 @@ POLICY_METRICS = ("actor_loss", "flow_loss", "distill_loss", "policy_q", "actor_
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
     return ("actor_loss", "actor_grad_norm") if cfg.bc else POLICY_METRICS + updates.CRITIC_METRICS
-
-
-def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state; each member depends on its own seed alone."""
-    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: Sizes, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -127,53 +121,30 @@ def q_values(p: dict[str, Tensor], obs_SRD: Tensor, action_SRA: Tensor) -> Tenso
     return network(p, CRITIC, x_SRI.repeat_interleave(2, dim=0)).view(x_SRI.shape[0], 2, x_SRI.shape[1])
 
 
-@dataclass(frozen=True)
-class _Constants:
-    """What a step reads and never writes, on the device."""
-
-    keys_S2: Tensor
-    plan: rng.Plan
-    lr_S: Tensor
-    actor: Layout
-    critic: Layout
-
-
-def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
-    device, rows = buffer.rows.device, cfg.batch_size
-    noises = (rng.ACTION_NOISE,) if cfg.bc else (rng.ACTION_NOISE, rng.TARGET_NOISE, rng.VALUE_NOISE)
-    counters = rng.counters_for_normals(rows, buffer.action_dim)
-    return _Constants(
-        keys_S2=rng.seed_keys(member_seeds(cfg), device),
-        plan=rng.plan({rng.INDEX: rows, **dict.fromkeys(noises, counters)}, device),
-        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=actor_layout(cfg, buffer.obs_shape, buffer.action_dim),
-        critic=critic_layout(cfg, buffer.obs_shape, buffer.action_dim),
-    )
-
-
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, targets, actors, critic, average.
 
     Targets are computed before the actors' update, and that runs before the critic's: each reads the others' old
     parameters.
     """
-    const = _constants(cfg, buffer)
+    streams = (rng.ACTION_NOISE,) if cfg.bc else (rng.ACTION_NOISE, rng.TARGET_NOISE, rng.VALUE_NOISE)
+    normals = dict.fromkeys(streams, (cfg.batch_size, buffer.action_dim))
+    const = updates.constants(cfg, layouts(cfg, buffer.obs_shape, buffer.action_dim), buffer, normals)
 
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits, batch = updates.sample(const, state, buffer)
         if state.critic is None:
             with phase("actor"):
-                metrics = _update_flow(cfg, const, state, batch, random_bits)
+                metrics = _update_flow(const, state, batch, random_bits)
         else:
             with phase("chain"):
-                y_SB, taught_SBA = _targets(cfg, const, state, batch, random_bits)
+                y_SB, taught_SBA = _targets(const, state, batch, random_bits)
             with phase("actor"):
-                metrics = _update_actors(cfg, const, state, batch, random_bits, taught_SBA)
+                metrics = _update_actors(const, state, batch, random_bits, taught_SBA)
             with phase("critic"):
-                metrics += _update_critic(cfg, const, state, batch, y_SB)
+                metrics += _update_critic(const, state, batch, y_SB)
         with phase("average"):
             state.actor.ema.copy_(state.actor.param)  # FQL acts with the trained parameters
             if state.critic is not None:
@@ -188,7 +159,7 @@ def _noise(random_bits: rng.RandomBits, stream: int, batch: Batch) -> Tensor:
 
 
 def _targets(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
+    const: updates.Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
 ) -> tuple[Tensor, Tensor]:
     """Return y = r + gamma (1 - terminal) mean_j Q_j^-(o', mu(o', z')), (S, B), and the flow's actions at o, (S, B, A).
 
@@ -199,9 +170,9 @@ def _targets(
     next_obs = encode_obs(actors, batch.next_obs_SBD)
     next_SBA = one_step(actors, next_obs, _noise(random_bits, rng.TARGET_NOISE, batch)).clamp(-1.0, 1.0)
     next_q_SB = q_values(ema, encode_obs(ema, batch.next_obs_SBD), next_SBA).mean(1)
-    y_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_q_SB, cfg.gamma)
+    y_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_q_SB, const.cfg.gamma)
     obs, z = encode_obs(actors, batch.obs_SBD, FLOW), _noise(random_bits, rng.VALUE_NOISE, batch)
-    flow = euler_path(actors, obs, z, cfg.sampling_steps)
+    flow = euler_path(actors, obs, z, const.cfg.sampling_steps)
     return y_SB, flow[-1].clamp(-1.0, 1.0)
 
 
@@ -214,22 +185,17 @@ def _flow_loss(p: dict[str, Tensor], batch: Batch, random_bits: rng.RandomBits, 
 
 
 def _update_flow(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
+    const: updates.Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
 ) -> list[Tensor]:
     params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
         loss_S = _flow_loss(params, batch, random_bits, eye="")
-    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), norm_S]
 
 
 def _update_actors(
-    cfg: TrainConfig,
-    const: _Constants,
-    state: TrainState,
-    batch: Batch,
-    random_bits: rng.RandomBits,
-    taught_SBA: Tensor,
+    const: updates.Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits, taught_SBA: Tensor
 ) -> list[Tensor]:
     """Take a step on flow loss + alpha mean || mu(o, z) - taught ||^2 - mean Q(o, mu(o, z)).
 
@@ -242,17 +208,17 @@ def _update_actors(
         action_SBA = one_step(params, encode_obs(params, batch.obs_SBD), _noise(random_bits, rng.VALUE_NOISE, batch))
         distill_S = (action_SBA - taught_SBA).square().mean((1, 2))
         q_S = q_values(critic, encode_obs(critic, batch.obs_SBD), action_SBA.clamp(-1.0, 1.0)).mean((1, 2))
-        loss_S = flow_S + cfg.alpha * distill_S - q_S
-    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+        loss_S = flow_S + const.cfg.alpha * distill_S - q_S
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), flow_S.detach(), distill_S.detach(), q_S.detach(), norm_S]
 
 
-def _update_critic(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, y_SB: Tensor) -> list[Tensor]:
+def _update_critic(const: updates.Constants, state: TrainState, batch: Batch, y_SB: Tensor) -> list[Tensor]:
     """Regress both heads on y, their squares averaged over heads and batch; return CRITIC_METRICS."""
     assert state.critic is not None
     params = updates.trainable(state.critic, const.critic)
     with torch.enable_grad():
         q_S2B = q_values(params, encode_obs(params, batch.obs_SBD), batch.action_SBA)
         loss_S = (q_S2B - y_SB[:, None]).square().mean((1, 2))
-    norm_S = updates.adam_step(cfg, state.critic, const.critic, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(const, state.critic, const.critic, params, loss_S, state.step)
     return [loss_S.detach(), q_S2B.detach().mean((1, 2)), y_SB.mean(-1), norm_S]

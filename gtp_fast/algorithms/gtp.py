@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from gtp_kernels.primitives import integer_below
 from torch import Tensor
 
 from gtp_fast import rng
@@ -22,7 +21,7 @@ from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.networks import Layout, actor_layout, critic_layout, q_values, views
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
-from gtp_fast.config import TrainConfig, grid_steps, member_seeds, member_values
+from gtp_fast.config import TrainConfig, grid_steps
 from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
@@ -42,11 +41,6 @@ def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> 
     """Return where the parameters of the actor and of one head of the critic lie."""
     sizes = obs, action_dim, cfg.hidden
     return {"actor": actor_layout(*sizes), "critic": critic_layout(*sizes)}
-
-
-def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state; each member depends on its own seed alone."""
-    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def noise_columns(config: PolicyConfig) -> int:
@@ -72,15 +66,15 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
         weight_SB, metrics = torch.ones_like(batch.reward_SB), []
         if state.critic is not None:
             with phase("chain"):
-                next_SBA, policy_SBA = policy_actions(cfg, const, state, batch, random_bits, cfg.value_samples)
+                next_SBA, policy_SBA = policy_actions(const, state, batch, random_bits, cfg.value_samples)
             with phase("critic"):
-                metrics += updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+                metrics += updates.update_critic(const, state, batch, next_SBA)
             with phase("advantage"):
-                advantage_SB = advantages(cfg, const, state, batch, policy_SBA)
+                advantage_SB = advantages(const, state, batch, policy_SBA)
                 weight_SB = equations.advantage_weights(advantage_SB, const.eta_S, cfg.weight_cap)
                 metrics += weight_metrics(advantage_SB, weight_SB)
         with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, random_bits, weight_SB) + metrics
+            metrics = _update_actor(const, state, batch, random_bits, weight_SB) + metrics
         with phase("average"):
             updates.average(cfg, state)
             updates.record(state, torch.stack(metrics, dim=-1))
@@ -89,74 +83,62 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
 
 
 @dataclass(frozen=True)
-class Constants:
+class Constants(updates.Constants):
     """What a step reads and never writes, on the device."""
 
-    keys_S2: Tensor
-    plan: rng.Plan
     schedule: equations.Schedule
     sampling_grid: Tensor
-    eta_S: Tensor
-    lr_S: Tensor
-    actor: Layout
-    critic: Layout
 
 
 def constants(cfg: TrainConfig, nets: dict[str, Layout], buffer: Buffer, samples: int) -> Constants:
     """Gather a step's constants; samples: how many actions of the policy it draws at each observation."""
-    device, rows = buffer.rows.device, cfg.batch_size
-    counts = {rng.INDEX: rows, rng.ACTION_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
+    device, rows, columns = buffer.rows.device, cfg.batch_size, buffer.action_dim
+    normals = {rng.ACTION_NOISE: (rows, columns)}
     if not cfg.bc:
-        counts[rng.TARGET_NOISE] = rng.counters_for_normals(rows * updates.backup_samples(cfg), buffer.action_dim)
+        normals[rng.TARGET_NOISE] = rows * updates.backup_samples(cfg), columns
         if samples:
-            counts[rng.VALUE_NOISE] = rng.counters_for_normals(rows * samples, buffer.action_dim)
+            normals[rng.VALUE_NOISE] = rows * samples, columns
     levels = cfg.sigma_min, cfg.sigma_max, cfg.rho
     return Constants(
-        keys_S2=rng.seed_keys(member_seeds(cfg), device),
-        plan=rng.plan(counts, device),
+        **vars(updates.constants(cfg, nets, buffer, normals)),
         schedule=equations.schedule(cfg.steps, *grid_steps(cfg), *levels, device),
         sampling_grid=equations.sampling_grid(cfg.sampling_steps, *levels, device),
-        eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
-        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=nets["actor"],
-        critic=nets["critic"],
     )
 
 
 def sample(const: Constants, state: TrainState, buffer: Buffer) -> tuple[rng.RandomBits, Batch]:
     """Draw the step's random bits and its batch, with the observations as the EMA actor sees them."""
-    random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
-    batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
+    random_bits, batch = updates.sample(const, state, buffer)
     ema_obs_SBD = encode_obs(views(state.actor.ema, const.actor), batch.obs_SBD)
     return random_bits, replace(batch, ema_obs_SBD=ema_obs_SBD)
 
 
 def policy_actions(
-    cfg: TrainConfig, const: Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits, samples: int
+    const: Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits, samples: int
 ) -> tuple[Tensor, Tensor]:
     """Sample the EMA actor at o' (TD target) and `samples` times at o (baseline V) as one chain of K steps.
 
     Several samples of a state follow one another in blocks of B rows. Returns (S, samples B, A) for each.
     """
     assert batch.ema_obs_SBD is not None
-    backup, rows, columns = updates.backup_samples(cfg), cfg.batch_size, batch.action_SBA.shape[-1]
+    backup, rows, columns = updates.backup_samples(const.cfg), const.cfg.batch_size, batch.action_SBA.shape[-1]
     ema = views(state.actor.ema, const.actor)
     obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, backup, 1)
     z = rng.normals(random_bits[rng.TARGET_NOISE], rows * backup, columns)
     if samples:
         obs = torch.cat([obs, batch.ema_obs_SBD.repeat(1, samples, 1)], dim=1)
         z = torch.cat([z, rng.normals(random_bits[rng.VALUE_NOISE], rows * samples, columns)], dim=1)
-    levels = cfg.sigma_data, cfg.sigma_min, cfg.process
+    levels = const.cfg.sigma_data, const.cfg.sigma_min, const.cfg.process
     actions = equations.sample_actions(ema, obs, z, const.sampling_grid, *levels)
     next_SBA, policy_SBA = actions.split([rows * backup, rows * samples], dim=1)
     return next_SBA, policy_SBA
 
 
-def advantages(cfg: TrainConfig, const: Constants, state: TrainState, batch: Batch, policy_SBA: Tensor) -> Tensor:
+def advantages(const: Constants, state: TrainState, batch: Batch, policy_SBA: Tensor) -> Tensor:
     """Return A = Qmin(o, a) - V(o) under the heads just updated, (S, B); V is the mean Qmin of the policy's samples."""
     q_SB = smaller_q(const, state, batch, policy_SBA)
-    q_data, q_policy = q_SB.split([cfg.batch_size, cfg.batch_size * cfg.value_samples], dim=-1)
-    return q_data - q_policy.unflatten(-1, (-1, cfg.batch_size)).mean(1)
+    q_data, q_policy = q_SB.split([const.cfg.batch_size, const.cfg.batch_size * const.cfg.value_samples], dim=-1)
+    return q_data - q_policy.unflatten(-1, (-1, const.cfg.batch_size)).mean(1)
 
 
 def smaller_q(const: Constants, state: TrainState, batch: Batch, policy_SBA: Tensor) -> Tensor:
@@ -176,31 +158,28 @@ def weight_metrics(advantage_SB: Tensor, weight_SB: Tensor) -> list[Tensor]:
 
 
 def _update_actor(
-    cfg: TrainConfig,
-    const: Constants,
-    state: TrainState,
-    batch: Batch,
-    random_bits: rng.RandomBits,
-    weight_SB: Tensor,
+    const: Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits, weight_SB: Tensor
 ) -> list[Tensor]:
     """Descend L_traj + lambda_flow L_inst (Eq. 17 to 19); return ACTOR_METRICS.
 
     The target is the EMA actor's jump from a_u, one grid step below a_t on the surrogate's line (Eq. 11), to s.
     """
     assert batch.ema_obs_SBD is not None
-    bits, levels = random_bits[rng.INDEX], (cfg.sigma_data, cfg.sigma_min)
+    bits, levels = random_bits[rng.INDEX], (const.cfg.sigma_data, const.cfg.sigma_min)
     t, u, s = equations.draw_times(const.schedule, state.step, bits[..., 1], bits[..., 2])
-    z = rng.normals(random_bits[rng.ACTION_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
+    z = rng.normals(random_bits[rng.ACTION_NOISE], const.cfg.batch_size, batch.action_SBA.shape[-1])
     a_t, a_u = equations.perturb(batch.action_SBA, t, z), equations.perturb(batch.action_SBA, u, z)
     ema, params = views(state.actor.ema, const.actor), updates.trainable(state.actor, const.actor)
     target = equations.Phi(a_u, equations.phi(ema, a_u, u, s, batch.ema_obs_SBD, *levels), u, s)
-    w_traj, w_inst = equations.time_weights(t, u, cfg.sigma_data, cfg.weighting)
+    w_traj, w_inst = equations.time_weights(t, u, const.cfg.sigma_data, const.cfg.weighting)
     with torch.enable_grad():
         # One forward of 2 B rows: (t, s) for the map, (t, t) for the denoiser.
         obs, times = encode_obs(params, batch.obs_SBD).repeat(1, 2, 1), (t.repeat(1, 2), torch.cat([s, t], dim=1))
-        jump, denoised = equations.phi(params, a_t.repeat(1, 2, 1), *times, obs, *levels).split(cfg.batch_size, dim=1)
+        jump, denoised = equations.phi(params, a_t.repeat(1, 2, 1), *times, obs, *levels).split(
+            const.cfg.batch_size, dim=1
+        )
         traj_S = equations.trajectory_loss(equations.Phi(a_t, jump, t, s), target, weight_SB * w_traj)
         inst_S = equations.instantaneous_loss(batch.action_SBA, denoised, weight_SB * w_inst)
-        loss_S = equations.actor_loss(traj_S, inst_S, cfg.lambda_flow)
-    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+        loss_S = equations.actor_loss(traj_S, inst_S, const.cfg.lambda_flow)
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S]

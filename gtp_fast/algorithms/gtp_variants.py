@@ -45,11 +45,6 @@ def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> 
     return gtp.layouts(cfg, obs, action_dim) | ({"value": value_layout(obs, cfg.hidden)} if learned else {})
 
 
-def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state; each member depends on its own seed alone."""
-    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
-
-
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place, in the order of `gtp.make_step`."""
     nets = layouts(cfg, buffer.obs_shape, buffer.action_dim)
@@ -62,16 +57,16 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
         weight_SB, metrics = torch.ones_like(batch.reward_SB), []
         if state.critic is not None:
             with phase("chain"):
-                next_SBA, policy_SBA = gtp.policy_actions(cfg, const, state, batch, random_bits, samples)
+                next_SBA, policy_SBA = gtp.policy_actions(const, state, batch, random_bits, samples)
             with phase("critic"):
-                metrics += updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+                metrics += updates.update_critic(const, state, batch, next_SBA)
             if cfg.actor_loss != "linear-q":
                 with phase("advantage"):
-                    advantage_SB, more = _advantages(cfg, const, nets.get("value"), state, batch, policy_SBA)
+                    advantage_SB, more = _advantages(const, state, batch, policy_SBA)
                     weight_SB = equations.advantage_weights(advantage_SB, const.eta_S, cfg.weight_cap, cfg.weight_norm)
                     metrics += gtp.weight_metrics(advantage_SB, weight_SB) + more
         with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, random_bits, weight_SB) + metrics
+            metrics = _update_actor(const, state, batch, random_bits, weight_SB) + metrics
         with phase("average"):
             updates.average(cfg, state)
             updates.record(state, torch.stack(metrics, dim=-1))
@@ -97,69 +92,59 @@ def _constants(cfg: TrainConfig, nets: dict[str, Layout], buffer: Buffer) -> gtp
 
 
 def _advantages(
-    cfg: TrainConfig, const: gtp.Constants, value: Layout | None, state: TrainState, batch: Batch, policy_SBA: Tensor
+    const: gtp.Constants, state: TrainState, batch: Batch, policy_SBA: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """Return A, (S, B), and the metrics of a learned V.
 
     V is the mean Qmin of the policy's samples; or the mean Qmin of the batch's actions, one number for all rows; or the
     value network, which has just learned an expectile of Qmin(o, a).
     """
-    if cfg.value == "policy":
-        return gtp.advantages(cfg, const, state, batch, policy_SBA), []
+    if const.cfg.value == "policy":
+        return gtp.advantages(const, state, batch, policy_SBA), []
     q_SB = gtp.smaller_q(const, state, batch, policy_SBA)
-    if cfg.value == "behaviour":
+    if const.cfg.value == "behaviour":
         return q_SB - q_SB.mean(-1, keepdim=True), []
-    assert state.value is not None and value is not None
-    more = updates.update_value(cfg, state, value, batch, q_SB, const.lr_S)
-    p = views(state.value.param, value)
+    assert state.value is not None and const.value is not None
+    more = updates.update_value(const, state, batch, q_SB)
+    p = views(state.value.param, const.value)
     return q_SB - state_values(p, encode_obs(p, batch.obs_SBD)), more
 
 
 def _update_actor(
-    cfg: TrainConfig,
-    const: gtp.Constants,
-    state: TrainState,
-    batch: Batch,
-    random_bits: rng.RandomBits,
-    weight_SB: Tensor,
+    const: gtp.Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits, weight_SB: Tensor
 ) -> list[Tensor]:
     params, more = updates.trainable(state.actor, const.actor), []
     with torch.enable_grad():
         own = replace(batch, obs_SBD=encode_obs(params, batch.obs_SBD))
-    actor_batch = _actor_batch(cfg, const, state, own, random_bits, weight_SB)
-    traj_S, inst_S = ACTOR_LOSSES[cfg.actor_loss](actor_batch, params)
+    actor_batch = _actor_batch(const, state, own, random_bits, weight_SB)
+    traj_S, inst_S = ACTOR_LOSSES[const.cfg.actor_loss](actor_batch, params)
     with torch.enable_grad():
-        loss_S = equations.actor_loss(traj_S, inst_S, cfg.lambda_flow)
-        if cfg.actor_loss == "linear-q":
+        loss_S = equations.actor_loss(traj_S, inst_S, const.cfg.lambda_flow)
+        if const.cfg.actor_loss == "linear-q":
             assert state.critic is not None
-            z = rng.normals(random_bits[rng.VALUE_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
+            z = rng.normals(random_bits[rng.VALUE_NOISE], const.cfg.batch_size, batch.action_SBA.shape[-1])
             critic = views(state.critic.param, const.critic)
             q_S = policy_q(actor_batch, params, critic, encode_obs(critic, batch.obs_SBD), z, const.sampling_grid)
-            loss_S, more = equations.linear_q(loss_S, q_S, cfg.lambda_q), [q_S.detach()]
-    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+            loss_S, more = equations.linear_q(loss_S, q_S, const.cfg.lambda_q), [q_S.detach()]
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), traj_S.detach(), inst_S.detach(), norm_S, *more]
 
 
 def _actor_batch(
-    cfg: TrainConfig,
-    const: gtp.Constants,
-    state: TrainState,
-    batch: Batch,
-    random_bits: rng.RandomBits,
-    weight_SB: Tensor,
+    const: gtp.Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits, weight_SB: Tensor
 ) -> ActorBatch:
     """Draw the times and the noise of the actor's loss; batch.obs_SBD holds the trained actor's features."""
     assert batch.ema_obs_SBD is not None
-    bits, back = random_bits[rng.INDEX], cfg.solver_steps if cfg.actor_loss == "solver" else 1
+    bits, back = random_bits[rng.INDEX], const.cfg.solver_steps if const.cfg.actor_loss == "solver" else 1
     indices = equations.draw_time_indices(const.schedule, state.step, bits[..., 1], bits[..., 2], back)
-    z = rng.normals(random_bits[rng.ACTION_NOISE], cfg.batch_size, batch.action_SBA.shape[-1])
+    z = rng.normals(random_bits[rng.ACTION_NOISE], const.cfg.batch_size, batch.action_SBA.shape[-1])
     return ActorBatch(
-        cfg=cfg,
+        cfg=const.cfg,
         ema=views(state.actor.ema, const.actor),
         obs_SBD=batch.obs_SBD,
         ema_obs_SBD=batch.ema_obs_SBD,
         action_SBA=batch.action_SBA,
-        direction_SBA=equations.direction(batch.action_SBA, z, cfg.process),
+        direction_SBA=equations.direction(batch.action_SBA, z, const.cfg.process),
         weight_SB=weight_SB,
         indices=indices,
         t_SB=indices.at(indices.n),

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from gtp_kernels.primitives import integer_below
 from torch import Tensor
 
-from gtp_fast import rng
 from gtp_fast.algorithms import equations, optimizer, updates
 from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.networks import (
@@ -37,7 +35,7 @@ from gtp_fast.algorithms.networks import (
 )
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
-from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.config import TrainConfig
 from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
@@ -53,11 +51,6 @@ def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`."""
     more = (*WEIGHT_METRICS, *updates.VALUE_METRICS, *updates.CRITIC_METRICS)
     return ACTOR_METRICS if cfg.bc else ACTOR_METRICS + more
-
-
-def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state; each member depends on its own seed alone."""
-    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -90,49 +83,24 @@ def weights(advantage_SB: Tensor, eta_S: Tensor, cap: float) -> Tensor:
     return weight_SB.clamp(max=cap) if cap > 0 else weight_SB
 
 
-@dataclass(frozen=True)
-class _Constants:
-    """What a step reads and never writes, on the device; V and Q train with the settings `steady`."""
-
-    keys_S2: Tensor
-    plan: rng.Plan
-    eta_S: Tensor
-    lr_S: Tensor
-    layouts: dict[str, Layout]
-    steady: TrainConfig
-
-
-def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
-    device = buffer.rows.device
-    return _Constants(
-        keys_S2=rng.seed_keys(member_seeds(cfg), device),
-        plan=rng.plan({rng.INDEX: cfg.batch_size}, device),
-        eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
-        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        layouts=layouts(cfg, buffer.obs_shape, buffer.action_dim),
-        steady=replace(cfg, lr_schedule="constant"),
-    )
-
-
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, value, actor, critic, average."""
-    const = _constants(cfg, buffer)
+    const = updates.constants(cfg, layouts(cfg, buffer.obs_shape, buffer.action_dim), buffer, {})
+    steady = replace(const, cfg=replace(cfg, lr_schedule="constant"))  # of V and Q
 
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
+            _, batch = updates.sample(const, state, buffer)
         weight_SB, y_SB, metrics = torch.ones_like(batch.reward_SB), None, []
         if state.critic is not None:
             with phase("advantage"):
-                weight_SB, y_SB, metrics = _update_value(cfg, const, state, batch)
+                weight_SB, y_SB, metrics = _update_value(steady, state, batch)
         with phase("actor"):
-            metrics = _update_actor(cfg, const, state, batch, weight_SB) + metrics
+            metrics = _update_actor(const, state, batch, weight_SB) + metrics
         if y_SB is not None:
             with phase("critic"):
-                critic = const.layouts["critic"]
-                metrics += updates.regress_critic(const.steady, state, critic, batch, y_SB, const.lr_S)
+                metrics += updates.regress_critic(steady, state, batch, y_SB)
         with phase("average"):
             state.actor.ema.copy_(state.actor.param)  # IQL acts with the trained parameters
             if state.critic is not None:
@@ -142,32 +110,26 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     return step
 
 
-def _update_value(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _update_value(const: updates.Constants, state: TrainState, batch: Batch) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Update V. Return the actor's weights and Q's target under the new V, each (S, B), and metrics."""
-    assert state.critic is not None and state.value is not None
-    layout = const.layouts["value"]
-    target_heads = views(state.critic.ema, const.layouts["critic"])
+    assert state.critic is not None and state.value is not None and const.value is not None
+    target_heads = views(state.critic.ema, const.critic)
     q_SB = q_values(target_heads, encode_obs(target_heads, batch.obs_SBD), batch.action_SBA).amin(1)
-    learned = updates.update_value(const.steady, state, layout, batch, q_SB, const.lr_S)
-    value = views(state.value.param, layout)
+    learned = updates.update_value(const, state, batch, q_SB)
+    value = views(state.value.param, const.value)
     both = torch.cat([encode_obs(value, batch.obs_SBD), encode_obs(value, batch.next_obs_SBD)], dim=1)
     value_SB, next_SB = state_values(value, both).chunk(2, dim=1)
-    weight_SB = weights(q_SB - value_SB, const.eta_S, cfg.weight_cap)
+    weight_SB = weights(q_SB - value_SB, const.eta_S, const.cfg.weight_cap)
     seen = [(q_SB - value_SB).mean(-1), weight_SB.mean(-1), weight_SB.amax(-1)]
-    y_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_SB, cfg.gamma)
+    y_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_SB, const.cfg.gamma)
     return weight_SB, y_SB, seen + learned
 
 
-def _update_actor(
-    cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, weight_SB: Tensor
-) -> list[Tensor]:
+def _update_actor(const: updates.Constants, state: TrainState, batch: Batch, weight_SB: Tensor) -> list[Tensor]:
     """Take a step on -mean w log pi(a | o); return ACTOR_METRICS."""
-    layout = const.layouts["actor"]
-    params = updates.trainable(state.actor, layout)
+    params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
         loss_S = -(weight_SB * log_likelihood(params, encode_obs(params, batch.obs_SBD), batch.action_SBA)).mean(-1)
     log_std_S = params["policy.log_std"].detach().mean((1, 2))
-    norm_S = updates.adam_step(cfg, state.actor, layout, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), log_std_S, norm_S]

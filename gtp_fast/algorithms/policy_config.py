@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from gtp_fast.algorithms.networks import Layout
-from gtp_fast.config import DETERMINISTIC, TrainConfig, member_seeds
+from gtp_fast.config import DETERMINISTIC, TrainConfig, member_seeds, setting_types
 from gtp_fast.data.replay import Scale
 from gtp_fast.data.spec import ObsShape
 from gtp_fast.errors import CheckpointError, UsageError
 
-SELECTS = ("none", "softmax", "argmax")
-PROCESSES = ("edm", "flow")
-ALGORITHMS = ("gtp", "dql", "cac", "fql", "iql", "td3bc")
+SELECTS, PROCESSES, ALGORITHMS = (get_args(setting_types()[name]) for name in ("select", "process", "algo"))
 _COUNTS = ("obs_dim", "action_dim", "hidden", "layers", "sampling_steps", "candidates", "frame_stack")
-# Fields that older descriptions lack, and what they meant.
-_LATER: dict[str, Any] = {
-    "algo": "gtp",
-    "bc": False,
-    "layers": 3,
-    "process": "edm",
-    "obs_mean": None,
-    "obs_std": None,
-    "frame_shape": None,
-    "frame_stack": 1,
-}
 _LEVELS = ("sigma_min", "sigma_max", "sigma_data", "rho")
 _ROWS = ("obs_mean", "obs_std", "frame_shape")  # tuples of numbers, or None
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """What acting needs beside the parameters; saved with every checkpoint."""
+    """What acting needs beside the parameters; saved with every checkpoint.
+
+    A field with a default is one that older descriptions lack: the default is what they meant.
+    """
 
     obs_dim: int
     action_dim: int
@@ -76,10 +66,8 @@ class PolicyConfig:
     def from_json(cls, values: dict[str, Any]) -> PolicyConfig:
         """Read `to_json`'s values; raises CheckpointError when one is missing, of another kind or out of range."""
         try:
-            known: dict[str, Any] = {
-                field.name: values[field.name] for field in fields(cls) if field.name not in _LATER
-            }
-            known |= {name: values.get(name, default) for name, default in _LATER.items()}
+            given = {field.name: field.default for field in fields(cls) if field.default is not MISSING} | values
+            known: dict[str, Any] = {field.name: given[field.name] for field in fields(cls)}
             known["seeds"] = tuple(known["seeds"])
             known |= {name: None if known[name] is None else tuple(known[name]) for name in _ROWS}
         except (KeyError, TypeError) as error:
@@ -100,27 +88,17 @@ class PolicyConfig:
 
 def of_run(cfg: TrainConfig, obs: ObsShape, action_dim: int, scale: Scale | None = None) -> PolicyConfig:
     """Describe the policy that a run of these settings trains; scale is what its observations are normalised by."""
-    return PolicyConfig(
-        obs_dim=obs if isinstance(obs, int) else math.prod(obs),
-        action_dim=action_dim,
-        hidden=cfg.hidden,
-        sigma_min=cfg.sigma_min,
-        sigma_max=cfg.sigma_max,
-        sigma_data=cfg.sigma_data,
-        rho=cfg.rho,
-        sampling_steps=cfg.sampling_steps,
-        candidates=cfg.candidates,
-        select=cfg.select,
-        seeds=tuple(member_seeds(cfg)),
-        algo=cfg.algo,
-        bc=cfg.bc,
-        layers=cfg.layers,
-        process=cfg.process,
-        obs_mean=scale[0] if scale else None,
-        obs_std=scale[1] if scale else None,
-        frame_shape=None if isinstance(obs, int) else obs,
-        frame_stack=cfg.frame_stack,
-    )
+    mean, std = scale or (None, None)
+    settings = {field.name: getattr(cfg, field.name) for field in fields(PolicyConfig) if hasattr(cfg, field.name)}
+    own = {
+        "obs_dim": obs if isinstance(obs, int) else math.prod(obs),
+        "action_dim": action_dim,
+        "seeds": tuple(member_seeds(cfg)),
+        "obs_mean": mean,
+        "obs_std": std,
+        "frame_shape": None if isinstance(obs, int) else obs,
+    }
+    return PolicyConfig(**settings | own)
 
 
 def _is_shape(shape: Any, numbers: Any) -> bool:

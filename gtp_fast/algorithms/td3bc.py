@@ -14,10 +14,9 @@ Legend: S members (seeds), B batch rows, R rows, D observation, A action.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from gtp_kernels.primitives import integer_below
 from torch import Tensor
 
 from gtp_fast import rng
@@ -34,7 +33,7 @@ from gtp_fast.algorithms.networks import (
 from gtp_fast.algorithms.networks import q_values as q_values  # acting asks every algorithm for it
 from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import Net, TrainState
-from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.config import TrainConfig
 from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import ObsShape
@@ -49,11 +48,6 @@ ACTOR_METRICS = ("actor_loss", "cloning_loss", "actor_grad_norm")
 def metric_names(cfg: TrainConfig) -> tuple[str, ...]:
     """Return the columns of `TrainState.metric_sums_SQ`; the actor's count every step, due or not."""
     return ("actor_loss", "actor_grad_norm") if cfg.bc else (*ACTOR_METRICS, "policy_q", *updates.CRITIC_METRICS)
-
-
-def init_state(cfg: TrainConfig, obs: ObsShape, action_dim: int, device: torch.device | str) -> TrainState:
-    """Return a fresh state; each member depends on its own seed alone."""
-    return updates.fresh_state(cfg, layouts(cfg, obs, action_dim), metric_names(cfg), device)
 
 
 def layouts(cfg: TrainConfig | PolicyConfig, obs: ObsShape, action_dim: int) -> dict[str, Layout]:
@@ -72,50 +66,31 @@ def path(p: dict[str, Tensor], obs_SRD: Tensor, z_SRN: Tensor, config: PolicyCon
     return [mean_actions(p, obs_SRD)]
 
 
-@dataclass(frozen=True)
-class _Constants:
-    """What a step reads and never writes, on the device."""
-
-    keys_S2: Tensor
-    plan: rng.Plan
-    lr_S: Tensor
-    actor: Layout
-    critic: Layout
-
-
-def _constants(cfg: TrainConfig, buffer: Buffer) -> _Constants:
-    device, rows = buffer.rows.device, cfg.batch_size
-    found = layouts(cfg, buffer.obs_shape, buffer.action_dim)
-    noise = {} if cfg.bc else {rng.TARGET_NOISE: rng.counters_for_normals(rows, buffer.action_dim)}
-    return _Constants(
-        keys_S2=rng.seed_keys(member_seeds(cfg), device),
-        plan=rng.plan({rng.INDEX: rows} | noise, device),
-        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
-        actor=found["actor"],
-        critic=found["critic"],
-    )
+def _constants(cfg: TrainConfig, buffer: Buffer) -> updates.Constants:
+    normals = {} if cfg.bc else {rng.TARGET_NOISE: (cfg.batch_size, buffer.action_dim)}
+    return updates.constants(cfg, layouts(cfg, buffer.obs_shape, buffer.action_dim), buffer, normals)
 
 
 def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[], None]:
     """Return a function that makes one train step in place: sample, critic, and where due actor and targets."""
     const = _constants(cfg, buffer)
+    delayed = replace(const, cfg=replace(cfg, steps=max(1, cfg.steps // DELAY)))  # a cosine ends with the last update
 
     @torch.no_grad()
     def step() -> None:
         with phase("sample"):
-            random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
-            batch = buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
+            random_bits, batch = updates.sample(const, state, buffer)
         if state.critic is None:
             with phase("actor"):
-                metrics = _clone(cfg, const, state, batch)
+                metrics = _clone(const, state, batch)
         else:
             with phase("chain"):
                 next_SBA = _next_actions(const, state, batch, random_bits[rng.TARGET_NOISE])
             with phase("critic"):
-                metrics = updates.update_critic(cfg, state, const.critic, batch, next_SBA, const.lr_S)
+                metrics = updates.update_critic(const, state, batch, next_SBA)
             due = (state.step + 1) % DELAY == 0
             with phase("actor"):
-                metrics = _update_actor(cfg, const, state, batch, due) + metrics
+                metrics = _update_actor(delayed, state, batch, due) + metrics
         with phase("average"):
             if state.critic is None:
                 state.actor.ema.copy_(state.actor.param)
@@ -128,7 +103,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
     return step
 
 
-def _next_actions(const: _Constants, state: TrainState, batch: Batch, random_bits: Tensor) -> Tensor:
+def _next_actions(const: updates.Constants, state: TrainState, batch: Batch, random_bits: Tensor) -> Tensor:
     """Return clip(pi^-(o') + clip(0.2 z, -0.5, 0.5), -1, 1), (S, B, A): target policy smoothing."""
     noise_SBA = NOISE * rng.normals(random_bits, *batch.action_SBA.shape[1:])
     ema = views(state.actor.ema, const.actor)
@@ -136,43 +111,36 @@ def _next_actions(const: _Constants, state: TrainState, batch: Batch, random_bit
     return (mean_SBA + noise_SBA.clamp(-NOISE_CLIP, NOISE_CLIP)).clamp(-1.0, 1.0)
 
 
-def _clone(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch) -> list[Tensor]:
+def _clone(const: updates.Constants, state: TrainState, batch: Batch) -> list[Tensor]:
     params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
         loss_S = (mean_actions(params, encode_obs(params, batch.obs_SBD)) - batch.action_SBA).square().mean((1, 2))
-    norm_S = updates.adam_step(cfg, state.actor, const.actor, params, loss_S, const.lr_S, state.step)
+    norm_S = updates.adam_step(const, state.actor, const.actor, params, loss_S, state.step)
     return [loss_S.detach(), norm_S]
 
 
-def _update_actor(cfg: TrainConfig, const: _Constants, state: TrainState, batch: Batch, due: Tensor) -> list[Tensor]:
+def _update_actor(const: updates.Constants, state: TrainState, batch: Batch, due: Tensor) -> list[Tensor]:
     """Take a step on -alpha mean Q_1 / mean |Q_1| + mean (pi(o) - a)^2 where `due`, bool (), under the new heads."""
     assert state.critic is not None
-    first = views(state.critic.param.view(cfg.seeds, 2, -1)[:, 0], const.critic)
+    first = views(state.critic.param.view(const.cfg.seeds, 2, -1)[:, 0], const.critic)
     params = updates.trainable(state.actor, const.actor)
     with torch.enable_grad():
         action_SBA = mean_actions(params, encode_obs(params, batch.obs_SBD))
         seen_and_done = torch.cat([encode_obs(first, batch.obs_SBD), action_SBA], dim=-1)
         q_SB = state_values(first, seen_and_done)  # one head, as V of (o, a)
         cloning_S = (action_SBA - batch.action_SBA).square().mean((1, 2))
-        loss_S = cloning_S - cfg.alpha * q_SB.mean(-1) / q_SB.detach().abs().mean(-1)
-    norm_S = _descend_where(due, cfg, const, state.actor, params, loss_S, state.step)
+        loss_S = cloning_S - const.cfg.alpha * q_SB.mean(-1) / q_SB.detach().abs().mean(-1)
+    norm_S = _descend_where(due, const, state.actor, params, loss_S, state.step)
     return [loss_S.detach(), cloning_S.detach(), norm_S, q_SB.detach().mean(-1)]
 
 
 def _descend_where(
-    due: Tensor,
-    cfg: TrainConfig,
-    const: _Constants,
-    actor: Net,
-    params: dict[str, Tensor],
-    loss_S: Tensor,
-    step: Tensor,
+    due: Tensor, const: updates.Constants, actor: Net, params: dict[str, Tensor], loss_S: Tensor, step: Tensor
 ) -> Tensor:
     """Take an Adam step that counts the actor's updates alone; where none is due, leave every bit unchanged."""
     parts = actor.param, actor.exp_avg, actor.exp_avg_sq
     before = [part.clone() for part in parts]
-    own = replace(cfg, steps=max(1, cfg.steps // DELAY))  # a cosine ends with the last update
-    norm_S = updates.adam_step(own, actor, const.actor, params, loss_S, const.lr_S, step // DELAY)
+    norm_S = updates.adam_step(const, actor, const.actor, params, loss_S, step // DELAY)
     for part, kept in zip(parts, before, strict=True):
         part.copy_(torch.where(due, part, kept))
     return norm_S

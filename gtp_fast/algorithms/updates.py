@@ -6,16 +6,23 @@ Legend: S members (seeds), B batch rows, M rows of a parameter buffer, D observa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from gtp_kernels.primitives import integer_below
 from torch import Tensor
 
+from gtp_fast import rng
 from gtp_fast.algorithms import equations, optimizer
 from gtp_fast.algorithms.encoder import EYE, encode_obs
 from gtp_fast.algorithms.networks import Layout, flat, init_flat, q_values, state_values, views
 from gtp_fast.algorithms.state import Net, TrainState
-from gtp_fast.config import TrainConfig, member_seeds
+from gtp_fast.config import TrainConfig, member_seeds, member_values
+from gtp_fast.data.buffers import Buffer
 from gtp_fast.data.replay import Batch
+from gtp_fast.profiling import phase
 
 BACKUP_SAMPLES = 10  # actions a state of max_q_backup, as in the lineage
 CRITIC_METRICS = ("critic_loss", "q", "td_target", "critic_grad_norm")
@@ -63,6 +70,86 @@ def policy_tensors(state: TrainState) -> dict[str, Tensor]:
     return tensors if state.critic is None else tensors | {"critic": state.critic.ema.clone()}
 
 
+@dataclass(frozen=True)
+class Constants:
+    """What a step reads and never writes: settings, and tensors on the device; value None where no V(o) is learned."""
+
+    cfg: TrainConfig
+    keys_S2: Tensor
+    plan: rng.Plan
+    eta_S: Tensor
+    lr_S: Tensor
+    actor: Layout
+    critic: Layout
+    value: Layout | None
+
+
+def constants(
+    cfg: TrainConfig, layouts: dict[str, Layout], buffer: Buffer, normals: Mapping[int, tuple[int, int]]
+) -> Constants:
+    """Gather the constants that all algorithms have. Args: normals, the rows and columns drawn of each stream."""
+    device = buffer.rows.device
+    counts = {stream: rng.counters_for_normals(rows, columns) for stream, (rows, columns) in normals.items()}
+    return Constants(
+        cfg=cfg,
+        keys_S2=rng.seed_keys(member_seeds(cfg), device),
+        plan=rng.plan({rng.INDEX: cfg.batch_size} | counts, device),
+        eta_S=torch.tensor(member_values(cfg, "eta"), device=device),
+        lr_S=torch.tensor(member_values(cfg, "lr"), device=device),
+        actor=layouts["actor"],
+        critic=layouts["critic"],
+        value=layouts.get("value"),
+    )
+
+
+def sample(const: Constants, state: TrainState, buffer: Buffer) -> tuple[rng.RandomBits, Batch]:
+    """Draw the step's random bits and its batch."""
+    random_bits = rng.random_bits(const.plan, const.keys_S2, state.step)
+    return random_bits, buffer.gather(integer_below(random_bits[rng.INDEX][..., 0], buffer.size), state.step)
+
+
+Own = TypeVar("Own", bound=Constants)
+
+
+def actor_critic_step(
+    const: Own,
+    state: TrainState,
+    buffer: Buffer,
+    next_actions: Callable[[Own, TrainState, Batch, rng.RandomBits], Tensor],
+    update_actor: Callable[[Own, TrainState, Batch, rng.RandomBits], list[Tensor]],
+) -> Callable[[], None]:
+    """Return a function that makes one train step in place: sample, critic, actor, average.
+
+    Args: next_actions returns the policy's actions at o', (S, samples B, A); update_actor the actor's metrics.
+    """
+
+    @torch.no_grad()
+    def step() -> None:
+        with phase("sample"):
+            random_bits, batch = sample(const, state, buffer)
+        metrics: list[Tensor] = []
+        if state.critic is not None:
+            with phase("chain"):
+                next_SBA = next_actions(const, state, batch, random_bits)
+            with phase("critic"):
+                metrics = update_critic(const, state, batch, next_SBA)
+        with phase("actor"):
+            metrics = update_actor(const, state, batch, random_bits) + metrics
+        with phase("average"):
+            average(const.cfg, state)
+            record(state, torch.stack(metrics, dim=-1))
+
+    return step
+
+
+def chain_normals(cfg: TrainConfig, action_dim: int) -> dict[int, tuple[int, int]]:
+    """Return the normals of a step whose actor noises actions, and draws some with noise in every sampling step."""
+    rows, chain = cfg.batch_size, action_dim * cfg.sampling_steps
+    noising = {rng.ACTION_NOISE: (rows, action_dim)}
+    drawing = {rng.TARGET_NOISE: (rows * backup_samples(cfg), chain), rng.VALUE_NOISE: (rows, chain)}
+    return noising if cfg.bc else noising | drawing
+
+
 def backup_samples(cfg: TrainConfig) -> int:
     """Return how many actions are drawn at each next observation."""
     return BACKUP_SAMPLES if cfg.max_q_backup else 1
@@ -81,64 +168,52 @@ def trainable(net: Net, layout: Layout) -> dict[str, Tensor]:
 
 
 def adam_step(
-    cfg: TrainConfig,
-    net: Net,
-    layout: Layout,
-    params: dict[str, Tensor],
-    loss_S: Tensor,
-    lr_S: Tensor,
-    step: Tensor,
+    const: Constants, net: Net, layout: Layout, params: dict[str, Tensor], loss_S: Tensor, step: Tensor
 ) -> Tensor:
     """Take one clipped Adam step on each member's loss; return the gradient norms (S,). Members share no parameter."""
     with torch.enable_grad():
         loss = loss_S.sum()
     grads = torch.autograd.grad(loss, list(params.values()))
     grad_MP = flat(grads, layout)
-    norm_S, scale_M1 = optimizer.clip_scale(grad_MP, cfg.seeds, cfg.grad_norm)
-    lr_S = optimizer.learning_rate(lr_S, step, cfg.steps, cfg.lr_schedule)
-    lr_M1 = lr_S.repeat_interleave(net.param.shape[0] // cfg.seeds)[:, None]
+    norm_S, scale_M1 = optimizer.clip_scale(grad_MP, const.cfg.seeds, const.cfg.grad_norm)
+    lr_S = optimizer.learning_rate(const.lr_S, step, const.cfg.steps, const.cfg.lr_schedule)
+    lr_M1 = lr_S.repeat_interleave(net.param.shape[0] // const.cfg.seeds)[:, None]
     optimizer.adam_(net.param, grad_MP, net.exp_avg, net.exp_avg_sq, step, lr_M1, scale_M1)
     return norm_S
 
 
-def update_critic(
-    cfg: TrainConfig, state: TrainState, layout: Layout, batch: Batch, next_SBA: Tensor, lr_S: Tensor
-) -> list[Tensor]:
+def update_critic(const: Constants, state: TrainState, batch: Batch, next_SBA: Tensor) -> list[Tensor]:
     """Regress both heads on y = r + gamma (1 - terminal) min_j Q_j^-(o', a') (Eq. 16); return CRITIC_METRICS.
 
     next_SBA (S, samples B, A) are the policy's actions at o'; several samples of a state lie in blocks of B rows.
     """
     assert state.critic is not None
-    ema = views(state.critic.ema, layout)
-    next_obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, backup_samples(cfg), 1)
-    next_q = equations.next_value(q_values(ema, next_obs, next_SBA), cfg.batch_size)
-    target_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, cfg.gamma)
-    return regress_critic(cfg, state, layout, batch, target_SB, lr_S)
+    ema = views(state.critic.ema, const.critic)
+    next_obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, backup_samples(const.cfg), 1)
+    next_q = equations.next_value(q_values(ema, next_obs, next_SBA), const.cfg.batch_size)
+    target_SB = equations.td_target(batch.reward_SB, batch.bootstrap_SB, next_q, const.cfg.gamma)
+    return regress_critic(const, state, batch, target_SB)
 
 
-def regress_critic(
-    cfg: TrainConfig, state: TrainState, layout: Layout, batch: Batch, target_SB: Tensor, lr_S: Tensor
-) -> list[Tensor]:
+def regress_critic(const: Constants, state: TrainState, batch: Batch, target_SB: Tensor) -> list[Tensor]:
     """Regress both heads at the data's actions on target_SB (S, B); return CRITIC_METRICS."""
     assert state.critic is not None
-    params = trainable(state.critic, layout)
+    params = trainable(state.critic, const.critic)
     with torch.enable_grad():
         q_S2B = q_values(params, encode_obs(params, batch.obs_SBD), batch.action_SBA)
         loss_S = equations.critic_loss(q_S2B, target_SB)
-    norm_S = adam_step(cfg, state.critic, layout, params, loss_S, lr_S, state.step)
+    norm_S = adam_step(const, state.critic, const.critic, params, loss_S, state.step)
     return [loss_S.detach(), q_S2B.detach().mean((1, 2)), target_SB.mean(-1), norm_S]
 
 
-def update_value(
-    cfg: TrainConfig, state: TrainState, layout: Layout, batch: Batch, q_SB: Tensor, lr_S: Tensor
-) -> list[Tensor]:
-    """Regress V(o) on the `cfg.expectile` of Q over the batch's actions, q_SB (S, B); return VALUE_METRICS."""
-    assert state.value is not None
-    params = trainable(state.value, layout)
+def update_value(const: Constants, state: TrainState, batch: Batch, q_SB: Tensor) -> list[Tensor]:
+    """Regress V(o) on the `expectile` of Q over the batch's actions, q_SB (S, B); return VALUE_METRICS."""
+    assert state.value is not None and const.value is not None
+    params = trainable(state.value, const.value)
     with torch.enable_grad():
         value_SB = state_values(params, encode_obs(params, batch.obs_SBD))
-        loss_S = equations.expectile_loss(value_SB, q_SB, cfg.expectile)
-    norm_S = adam_step(cfg, state.value, layout, params, loss_S, lr_S, state.step)
+        loss_S = equations.expectile_loss(value_SB, q_SB, const.cfg.expectile)
+    norm_S = adam_step(const, state.value, const.value, params, loss_S, state.step)
     return [loss_S.detach(), value_SB.detach().mean(-1), norm_S]
 
 

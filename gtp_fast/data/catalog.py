@@ -49,7 +49,7 @@ def run_settings(flags: Mapping[str, Any], file: Path | None = None) -> TrainCon
 
     Raises: UsageError for unknown names, with the nearest match, for wrong types and for values out of range.
     """
-    typed = presets.typed_settings(flags, file)
+    typed = (presets.read_yaml(file) if file else {}) | presets.checked(flags, "the flags")
     return presets.merge(typed, resolve(typed["env"]).task if typed.get("env") else None)
 
 

@@ -165,13 +165,4 @@ def _as_dict(fault: Fault, where: str) -> dict[str, Any]:
 
 def _unreadable(where: str | Path, error: DataError) -> dict[str, Any]:
     seen, _, remedy = str(error).rpartition("; ")
-    return {
-        "file": str(where),
-        "key": "",
-        "seen": seen,
-        "remedy": remedy,
-        "count": 0,
-        "rows": [],
-        "values": [],
-        "message": str(error),
-    }
+    return _as_dict(Fault("", seen, remedy), str(where)) | {"message": str(error)}

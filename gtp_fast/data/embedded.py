@@ -51,7 +51,7 @@ def multigoal_arrays(episodes: int = EPISODES, seed: int = 0) -> Arrays:
     The arrays are shared by all who ask for them, and read-only.
     """
     rng, plane = np.random.default_rng(seed), Plane()
-    columns: dict[str, list[Any]] = {key: [] for key in ("obs", "action", "reward", "terminal", "timeout", "next")}
+    columns: dict[str, list[Any]] = {key: [] for key in ("obs", "action", "reward", "terminal", "timeout", "next_obs")}
     for episode in range(episodes):
         obs = plane.reset(np.random.default_rng(seed + episode))
         goal, ended = GOALS[episode % len(GOALS)], False
@@ -63,22 +63,12 @@ def multigoal_arrays(episodes: int = EPISODES, seed: int = 0) -> Arrays:
             for key, value in zip(columns, (obs, action, reward, terminal, timeout, following), strict=True):
                 columns[key].append(value)
             obs, ended = following, terminal or timeout
-    arrays = {key: np.asarray(values) for key, values in columns.items()}
+    arrays: dict[str, Any] = {key: np.asarray(values) for key, values in columns.items()}
     sha = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays.values()))
     arrays["reward"] = arrays["reward"].astype(np.float32)
     for array in arrays.values():
         array.flags.writeable = False
-    return Arrays(
-        where="multigoal-v0",
-        obs=arrays["obs"],
-        action=arrays["action"],
-        reward=arrays["reward"],
-        terminal=arrays["terminal"],
-        timeout=arrays["timeout"],
-        next_obs=arrays["next"],
-        last_obs=None,
-        sha256=sha.hexdigest(),
-    )
+    return Arrays(where="multigoal-v0", **arrays, last_obs=None, sha256=sha.hexdigest())
 
 
 def mode_masses(actions: np.ndarray) -> tuple[np.ndarray, float]:

@@ -13,19 +13,19 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from gtp_fast.data.rules import ENDS, FINAL_OBS, FLOATS, Columns, Fault, find_bad_values, machine_memory
-from gtp_fast.data.transitions import Arrays, d4rl_columns
+from gtp_fast.data.spec import are_frames
+from gtp_fast.data.transitions import FIELDS, Arrays, d4rl_columns
 from gtp_fast.errors import DataError
 from gtp_fast.files import sha256_of
 
 LAYOUT = "D4RL's layout needs observations, actions, rewards, terminals and timeouts"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-PER_ROW = ("obs", "action", "reward", "terminal", "timeout", "next_obs")  # fields of Arrays with N rows
-FIELDS = (*PER_ROW, "last_obs")
 
 
 def read_hdf5(path: Path) -> Arrays:
@@ -39,17 +39,8 @@ def read_hdf5(path: Path) -> Arrays:
         raise fault.error(str(path))
 
     columns = read_columns(path, stop)
-    return Arrays(
-        where=str(path),
-        obs=columns["observations"],
-        action=columns["actions"],
-        reward=columns["rewards"],
-        terminal=columns["terminals"],
-        timeout=columns["timeouts"],
-        next_obs=columns.get("next_observations"),
-        last_obs=columns.get(FINAL_OBS),
-        sha256=sha256_of(path),
-    )
+    arrays: dict[str, Any] = {field: columns.get(key) for key, field in FIELDS.items()}
+    return Arrays(where=str(path), **arrays, sha256=sha256_of(path))
 
 
 def read_columns(path: Path, on_fault: Callable[[Fault], object]) -> Columns:
@@ -91,7 +82,7 @@ def _read_layout(file: h5py.File, on_fault: Callable[[Fault], object]) -> Column
 def _too_large(key: str, data: h5py.Dataset) -> Fault | None:
     """Return a fault for a column that declares more than this machine's memory: a damaged header can."""
     memory = machine_memory()
-    needed = (1 if _are_frames(data) else 4) * (data.size or 0)
+    needed = (1 if are_frames(data) else 4) * (data.size or 0)
     if needed <= memory:
         return None
     return Fault(
@@ -102,15 +93,11 @@ def _too_large(key: str, data: h5py.Dataset) -> Fault | None:
     )
 
 
-def _are_frames(data: h5py.Dataset) -> bool:
-    return data.dtype == np.uint8 and data.ndim == 4
-
-
 def _read_floats(key: str, data: h5py.Dataset) -> np.ndarray | Fault:
     """Read a column once, straight into float32; images stay uint8."""
     if data.dtype.kind not in "fiu" or data.shape is None:
         return Fault(key, f"{key} holds {data.dtype}, expected numbers", "write it as float32")
-    array = np.empty(data.shape, dtype=np.uint8 if _are_frames(data) else np.float32)
+    array = np.empty(data.shape, dtype=np.uint8 if are_frames(data) else np.float32)
     if data.size:
         data.read_direct(array)
     return array
@@ -204,7 +191,7 @@ def join_shards(shards: list[Arrays], where: str) -> tuple[Arrays, tuple[str, ..
     notes = [note for shard in shards for note in shard.notes]
     notes += [note for shard in shards[:-1] if (note := _cut_tail_(shard))]
     whole = {}
-    for name in FIELDS:
+    for name in FIELDS.values():
         columns = [getattr(shard, name) for shard in shards]
         whole[name] = None if columns[0] is None else np.concatenate(columns)
         for shard in shards:
@@ -221,7 +208,7 @@ def _cut_tail_(shard: Arrays) -> str | None:
         shard.last_obs = shard.last_obs[: len(ends)]
     if rows == whole:
         return None
-    for name in PER_ROW:
-        array = getattr(shard, name)
-        setattr(shard, name, None if array is None else array[:whole])
+    for key, array in d4rl_columns(shard).items():
+        if key != FINAL_OBS:
+            setattr(shard, FIELDS[key], array[:whole])
     return f"left out {rows - whole:,} of {rows:,} rows of {shard.where}, after its last episode end"

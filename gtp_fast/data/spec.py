@@ -93,6 +93,6 @@ def with_references(spec: DataSpec, references: Sequence[float] | None) -> DataS
     return replace(spec, ref_random=references[0], ref_expert=references[1])
 
 
-def are_frames(array: np.ndarray) -> bool:
-    """Return whether observations are images: uint8 with four axes (N, H, W, C)."""
+def are_frames(array: Any) -> bool:
+    """Return whether observations, of NumPy or h5py, are images: uint8 with four axes (N, H, W, C)."""
     return array.dtype == np.uint8 and array.ndim == 4

@@ -20,6 +20,16 @@ from gtp_fast.errors import DataError
 # An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze). D4RL's antmaze-v0 files do not mark some
 # resets, and these show as jumps of up to 21 m.
 ANTMAZE_JUMP_M = 1.0
+# Columns under D4RL's names, and the fields of Arrays that hold them.
+FIELDS = {
+    "observations": "obs",
+    "actions": "action",
+    "rewards": "reward",
+    "terminals": "terminal",
+    "timeouts": "timeout",
+    "next_observations": "next_obs",
+    FINAL_OBS: "last_obs",
+}
 ROW_ALIGN = 4  # floats: 16-byte rows
 ROWS_MOVED = 8_192  # at a time, when rows are left out: half a megabyte of observations
 
@@ -95,15 +105,7 @@ def validate(data: Arrays, spec: DataSpec, clip_actions: bool) -> int:
 
 def d4rl_columns(data: Arrays) -> Columns:
     """Return the arrays that are not None, under D4RL's names."""
-    named = {
-        "observations": data.obs,
-        "actions": data.action,
-        "rewards": data.reward,
-        "terminals": data.terminal,
-        "timeouts": data.timeout,
-        "next_observations": data.next_obs,
-        FINAL_OBS: data.last_obs,
-    }
+    named = {key: getattr(data, field) for key, field in FIELDS.items()}
     return {key: array for key, array in named.items() if array is not None}
 
 

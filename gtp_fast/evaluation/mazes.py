@@ -143,12 +143,12 @@ class AntMazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 gymnasium.register("gtp_fast/AntMaze-v0", "gtp_fast.evaluation.mazes:AntMazeEnv")
 
 
-class PointMazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+class PointMazeEnv(gymnasium.ObservationWrapper[Any, Any, Any]):
     """A point that must reach a goal it observes: reward 1 within 0.45 of it, where the episode ends.
 
     Every reset draws start and goal. gymnasium-robotics returns a dictionary, and by default its episode goes on at the
     goal; data files hold vectors: the agent's observation, then its goal. Observation: float64 (6,), x, y, vx, vy, goal
-    x, goal y. Action: (2,) in [-1, 1], forces.
+    x, goal y. Action: (2,) in [-1, 1], forces. info says whether the goal was reached.
     Raises: ImportError without gymnasium-robotics.
     """
 
@@ -156,37 +156,15 @@ class PointMazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def __init__(self, env_id: str = "PointMaze_UMaze-v3", render_mode: str | None = None) -> None:
         # The id names the module: gymnasium imports it, and the module registers its environments.
-        self._env = gymnasium.make(f"gymnasium_robotics:{env_id}", continuing_task=False, render_mode=render_mode)
-        parts, action = self._env.observation_space, self._env.action_space
-        assert isinstance(parts, Dict) and isinstance(action, Box)
+        super().__init__(gymnasium.make(f"gymnasium_robotics:{env_id}", continuing_task=False, render_mode=render_mode))
+        parts = self.env.observation_space
+        assert isinstance(parts, Dict)
         size = sum(int(np.prod(parts[key].shape or ())) for key in ("observation", "desired_goal"))
-        self.observation_space, self.action_space = Box(-np.inf, np.inf, (size,), np.float64), action
-        self.render_mode = render_mode
+        self.observation_space = Box(-np.inf, np.inf, (size,), np.float64)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draw a start and a goal."""
-        super().reset(seed=seed)
-        obs, info = self._env.reset(seed=seed, options=options)
-        return _vector(obs), info
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Push the point; info says whether the goal was reached."""
-        obs, reward, terminated, truncated, info = self._env.step(action)
-        return _vector(obs), float(reward), terminated, truncated, info
-
-    def render(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Draw the maze, uint8 (height, width, 3)."""
-        return self._env.render()
-
-    def close(self) -> None:
-        """Free the simulation."""
-        self._env.close()
-
-
-def _vector(obs: dict[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate([obs["observation"], obs["desired_goal"]])
+    def observation(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the agent's observation and its goal as one vector."""
+        return np.concatenate([observation["observation"], observation["desired_goal"]])
 
 
 gymnasium.register("gtp_fast/PointMaze-v0", "gtp_fast.evaluation.mazes:PointMazeEnv")

@@ -105,9 +105,7 @@ def multigoal(run: Path) -> tuple[dict[str, Any], bytes]:
     policies = {steps: trained}
     if trained.steps_are_free and steps != 2:
         policies[2] = load_policy(run, sampling_steps=2, candidates=1, device="cpu")
-    data = embedded.multigoal_arrays()
-    near = np.linalg.norm(data.obs, axis=1) < 4 * embedded.START_STD
-    clouds = {"data": data.action[near]}
+    clouds = {"data": data_cloud()}
     origin = np.zeros((trained.members, GOAL_SAMPLES, 2), np.float32)
     for k, policy in policies.items():
         clouds[f"K = {k}"] = policy.act_members(origin)[0]
@@ -125,6 +123,12 @@ def multigoal(run: Path) -> tuple[dict[str, Any], bytes]:
         axes.set_axis_off()
     summary = {name: {"masses": m.tolist(), "off": off} for name, (m, off) in masses.items()}
     return summary, png(figure)
+
+
+def data_cloud() -> np.ndarray:
+    """Return the data's actions near the origin, (N, 2)."""
+    data = embedded.multigoal_arrays()
+    return data.action[np.linalg.norm(data.obs, axis=1) < 4 * embedded.START_STD]
 
 
 def _modes(axes: Axes, points: np.ndarray, masses: Any, title: str, are_data: bool) -> None:

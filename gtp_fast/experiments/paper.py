@@ -53,8 +53,8 @@ def score(
     table, column = ("bc" if bc or algo == "td3bc" else "rl"), COLUMNS.get((algo, bc))
     if algo == "gtp" and not bc and sampling_steps == 2:
         table, column = "sampling_steps", "GTP (K=2)"
-    cell = tables()[table].get(row, {}).get(column) if row else None
-    return None if cell is None else (cell[0], cell[1])
+    found = cell(table, row, column) if column else None
+    return found if isinstance(found, tuple) else None
 
 
 def cell(table: str, row: str | None, column: str) -> tuple[float, float | None] | str | None:

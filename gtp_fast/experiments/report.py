@@ -30,11 +30,6 @@ def interquartile_mean(figures: np.ndarray) -> float:
     return float((ordered * weight).sum() / weight.sum())
 
 
-def bootstrap_interval(figures: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
-    """Return the 95 % bootstrap interval of the interquartile mean over seeds, None for fewer than two."""
-    return stratified_interval([figures], seed)
-
-
 def stratified_interval(tasks: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float] | None:
     """Return the 95 % bootstrap interval of the interquartile mean over the seeds of several tasks together.
 
@@ -58,7 +53,7 @@ def claim(figures: np.ndarray) -> dict[str, Any]:
         "mean": float(figures.mean()),
         "std": float(figures.std()),
         "iqm": interquartile_mean(figures),
-        "iqm_95": bootstrap_interval(figures),
+        "iqm_95": stratified_interval([figures]),
     }
 
 

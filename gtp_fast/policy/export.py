@@ -77,7 +77,9 @@ def export_run(path: Path, options: ExportConfig) -> dict[str, Any]:
     suffix, _ = FORMATS[options.format]
     if missing := lacking(options.format):
         raise UsageError(f"--format {options.format} needs {', '.join(missing)}; pip install 'gtp-fast[export]'")
-    policy = _policy(path, options)
+    wanted = {"sampling_steps": options.sampling_steps, "candidates": options.candidates, "select": options.select}
+    policy = load_policy(path, options.seed, options.best, "cpu", **wanted)
+    policy = policy.member(policy.config.seeds[0])
     out = options.out or path / f"policy{suffix}"
     if out.suffix != suffix or not out.parent.is_dir():
         raise UsageError(f"--out {out}: name a file that ends in {suffix}, in a folder that exists")
@@ -103,12 +105,6 @@ def export_run(path: Path, options: ExportConfig) -> dict[str, Any]:
 def lacking(format: str) -> list[str]:
     """Return the packages that a format needs and this installation lacks."""
     return [name for name in FORMATS[format][1] if not importlib.util.find_spec(name)]
-
-
-def _policy(path: Path, options: ExportConfig) -> Policy:
-    wanted = {"sampling_steps": options.sampling_steps, "candidates": options.candidates, "select": options.select}
-    policy = load_policy(path, options.seed, options.best, "cpu", **wanted)
-    return policy.member(policy.config.seeds[0])
 
 
 def drawn(policy: Policy, observations: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -229,21 +229,17 @@ def load_policy(
     saved = path if isinstance(path, SavedPolicy) else find_policy(Path(path), best)
     policy_tensors, config = saved.tensors, PolicyConfig.from_json(saved.meta.get("policy", {}))
     changes = {"sampling_steps": sampling_steps, "candidates": candidates, "select": select}
-    _check_steps(config, sampling_steps)
+    if sampling_steps not in (None, config.sampling_steps) and not algorithms.of(config).STEPS_ARE_FREE:
+        raise UsageError(
+            f"a policy of --algo {config.algo} acts in the {config.sampling_steps} steps of its training, not in "
+            f"--sampling-steps {sampling_steps}; train another policy for that"
+        )
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     if candidates is not None and select is None:
         config = replace(config, select=("none" if candidates == 1 else "softmax"))
     if seed is not None:
         config, policy_tensors = member_of(config, policy_tensors, seed)
     return Policy(config, policy_tensors, _device(device), precision)
-
-
-def _check_steps(config: PolicyConfig, sampling_steps: int | None) -> None:
-    if sampling_steps not in (None, config.sampling_steps) and not algorithms.of(config).STEPS_ARE_FREE:
-        raise UsageError(
-            f"a policy of --algo {config.algo} acts in the {config.sampling_steps} steps of its training, not in "
-            f"--sampling-steps {sampling_steps}; train another policy for that"
-        )
 
 
 def _device(name: str) -> torch.device:

@@ -54,7 +54,10 @@ def open_run(cfg: TrainConfig, data: Transitions) -> Iterator[tuple[RunDir, tupl
     if cfg.resume == "never" and path is not None and path.is_dir() and any(path.iterdir()):
         raise UsageError(f"--resume never: {path} is not empty; choose another --run-dir, or remove it")
     if cfg.resume not in ("auto", "never"):
-        named = _run_of(Path(cfg.resume))
+        file = settings_file(Path(cfg.resume))
+        if file is None:
+            raise UsageError(f"--resume {cfg.resume} is neither a run directory nor a checkpoint of one")
+        named = file.parent
         if path is not None and path.resolve() != named.resolve():
             raise UsageError(f"--resume {named} continues that run, but --run-dir is {path}; leave out --run-dir")
         path = named
@@ -64,13 +67,6 @@ def open_run(cfg: TrainConfig, data: Transitions) -> Iterator[tuple[RunDir, tupl
     with disk_errors(run.path), run.claim():
         notes = _check_same_run(run, cfg, data)
         yield run, notes
-
-
-def _run_of(path: Path) -> Path:
-    file = settings_file(path)
-    if file is None:
-        raise UsageError(f"--resume {path} is neither a run directory nor a checkpoint of one")
-    return file.parent
 
 
 def _unfinished(cfg: TrainConfig, data: Transitions) -> Path | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gtp_fast import algorithms, device, profiling
+from gtp_fast import profiling
 from gtp_fast.algorithms.backends import stepper
 from gtp_fast.config import TrainConfig
-from gtp_fast.data import catalog, dataset
-from gtp_fast.data.buffers import buffer_of, check_settings, obs_shape
+from gtp_fast.training.train import build, prepare
 
 STEPS = 50
 
@@ -19,19 +19,13 @@ def profile_run(cfg: TrainConfig, out: Path, steps: int = STEPS) -> dict[str, An
 
     A compiled or captured step has no separate phases; pass --backend eager --no-graph to see them.
     """
-    spec = catalog.resolve(cfg.env)
-    data = dataset.load(spec, Path(cfg.dataset) if cfg.dataset else None, cfg.clip_actions)
-    check_settings(data, cfg)
-    cfg, chosen = device.resolve(cfg, images=data.frames_FHWC is not None)
-    device.prepare(cfg)
-    sizes = obs_shape(data, cfg), data.action_NA.shape[1]
-    state = algorithms.of(cfg).init_state(cfg, *sizes, cfg.device)
-    buffer = buffer_of(data, cfg, state.step)
+    job = prepare(replace(cfg, eval_every=0), lambda event: None)  # nothing is evaluated
+    state, buffer = build(job, None)
     out.mkdir(parents=True, exist_ok=True)
-    phases = profiling.profile_steps(stepper(cfg, state, buffer), steps, out / "trace.json")
+    phases = profiling.profile_steps(stepper(job.cfg, state, buffer), steps, out / "trace.json")
     return {
         "env": cfg.env,
-        "ran on": chosen,
+        "ran on": job.chosen,
         **{f"{name} us": value for name, value in phases.items()},
         "trace": str(out / "trace.json"),
         "nsight systems": profiling.nsys_command(cfg.env, cfg.dataset),

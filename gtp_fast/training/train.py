@@ -30,7 +30,7 @@ from gtp_fast.evaluation.environments import check_environment
 from gtp_fast.evaluation.worker import Evaluator, workers_beside
 from gtp_fast.files import publish_json
 from gtp_fast.runs import checkpoint, metrics, records
-from gtp_fast.runs.checkpoint import Saving
+from gtp_fast.runs.checkpoint import Checkpoint, Saving
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.disk import Disk
 from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
@@ -51,11 +51,11 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     Raises: a GtpError with an exit code of docs/run-directory.md; after SIGINT or SIGTERM, InterruptedRunError once
     the checkpoint is saved.
     """
-    job = _prepare(cfg, report)
+    job = prepare(cfg, report)
     cfg, data = job.cfg, job.data
     with open_run(cfg, data) as (run, notes):
         start = starting_point(run, cfg, data)
-        state, buffer = _build(job, start)
+        state, buffer = build(job, start.checkpoint)
         describe(run, cfg, data)
         step = int(state.step)
         if start.goes_back:
@@ -77,7 +77,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """A run before it has a directory: its data, the number of parameters of one member, and its settings.
 
     `auto` is resolved in the settings; `chosen` says to what, and why.
@@ -96,7 +96,7 @@ class _Job:
         return self.obs, self.data.action_NA.shape[1]
 
 
-def _prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> _Job:
+def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
     """Load the data, choose device, backend and buffer, and refuse settings that cannot run or be evaluated."""
     spec = catalog.resolve(cfg.env)
     device.check(cfg)  # before a download
@@ -112,22 +112,22 @@ def _prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> _Job:
     device.prepare(cfg)
     if cfg.eval_every > 0:
         check_environment(spec, obs, action_dim, cfg.frame_stack, data.action_bounds)
-    return _Job(cfg, chosen, with_references(spec, data.references), data, obs, parameters)
+    return Job(cfg, chosen, with_references(spec, data.references), data, obs, parameters)
 
 
-def _build(job: _Job, start: Start) -> tuple[TrainState, Buffer]:
+def build(job: Job, saved: Checkpoint | None) -> tuple[TrainState, Buffer]:
     """Allocate state and buffer after checking that they fit, and load the checkpoint that the run starts from."""
     cfg = job.cfg
     memory.check_memory(cfg, job.parameters, bytes_on_device(job.data, cfg), job.obs)
-    state = algorithms.of(cfg).init_state(cfg, *job.sizes, cfg.device)
+    state = algorithms.init_state(cfg, *job.sizes, cfg.device)
     buffer = buffer_of(job.data, cfg, state.step)
-    if start.checkpoint is not None:
-        state.load_(start.checkpoint.tensors)
+    if saved is not None:
+        state.load_(saved.tensors)
     return state, buffer
 
 
 def _loop(
-    job: _Job,
+    job: Job,
     run: RunDir,
     start: Start,
     state: TrainState,

@@ -12,7 +12,7 @@ import torch
 from capture_safety import fill_free_memory
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config
 
-from gtp_fast.algorithms import gtp
+from gtp_fast import algorithms
 from gtp_fast.algorithms.backends import compile_step, stepper
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig
@@ -36,7 +36,7 @@ def captured(request) -> TrainConfig:
 
 def _fresh(cfg: TrainConfig, steps: int = 0) -> TrainState:
     """Return a state that has made some steps uncaptured."""
-    state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
+    state = algorithms.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
     if steps:
         stepper(replace(cfg, graph=False), state, buffer_of(cfg, device="cuda"))(steps)
     return state
@@ -116,9 +116,9 @@ def test_a_replay_waits_for_nothing(captured):
 def test_the_gpu_agrees_with_the_cpu(captured):
     on_gpu = _run(captured, _fresh(captured), 6).tensors()
     cpu = replace(captured, device="cpu", backend="eager", graph=False)
-    state = gtp.init_state(cpu, OBS_DIM, ACTION_DIM, "cpu")
+    state = algorithms.init_state(cpu, OBS_DIM, ACTION_DIM, "cpu")
     stepper(cpu, state, buffer_of(cpu))(6)
-    start = gtp.init_state(cpu, OBS_DIM, ACTION_DIM, "cpu").tensors()
+    start = algorithms.init_state(cpu, OBS_DIM, ACTION_DIM, "cpu").tensors()
     for name, tensor in state.tensors().items():
         # Sums in another order; Adam turns the sign of a vanishing gradient into a whole step, hence norms.
         moved = (tensor - start[name]).double().norm()

@@ -12,6 +12,7 @@ import torch
 from learn_cases import ACTION_DIM, OBS_DIM, case, fresh
 from run_cases import tiny
 
+from gtp_fast import algorithms
 from gtp_fast.algorithms import cac, networks
 from gtp_fast.algorithms.policy_config import of_run
 from gtp_fast.data import catalog, dataset
@@ -104,7 +105,7 @@ def test_its_policy_acts_with_one_and_with_fifty_candidates(trained: Path, candi
 def test_cloning_the_four_goals_lowers_the_loss():
     settings = {"env": "multigoal-v0", "algo": "cac", "bc": True, "device": "cpu", "hidden": 64, "ema_start": 0}
     cfg = run_settings(settings)
-    state = cac.init_state(cfg, 2, 2, "cpu")
+    state = algorithms.init_state(cfg, 2, 2, "cpu")
     data = dataset.load(catalog.resolve(cfg.env), None)
     step = cac.make_step(cfg, state, ReplayBuffer.from_transitions(data, cfg, "cpu"))
     before, means = 0.0, []

@@ -14,7 +14,7 @@ from gtp_kernels.launch import INTERPRETED, Launch, Tuning
 from learn_cases import ACTION_DIM, OBS_DIM, STABLE
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gtp_fast.algorithms import gtp
+from gtp_fast import algorithms
 
 VARIANTS = [
     pytest.param(STABLE, id="stable"),
@@ -44,7 +44,7 @@ def astray(shares: dict[str, float]) -> dict[str, float]:
 
 
 def _start(cfg):
-    return gtp.init_state(replace(cfg, device="cpu"), OBS_DIM, ACTION_DIM, "cpu")
+    return algorithms.init_state(replace(cfg, device="cpu"), OBS_DIM, ACTION_DIM, "cpu")
 
 
 def test_steps_through_several_stages_follow_the_eager_step():

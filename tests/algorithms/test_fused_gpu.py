@@ -19,7 +19,7 @@ from capture_safety import fill_free_memory
 from fused_cases import STABLE, fused_config
 from learn_cases import ACTION_DIM, OBS_DIM, buffer_of
 
-from gtp_fast.algorithms import gtp
+from gtp_fast import algorithms
 from gtp_fast.algorithms.backends import stepper
 
 pytestmark = pytest.mark.gpu
@@ -31,7 +31,7 @@ for _module in (*KERNELS, test_fused, test_cuda_sampler):
 
 
 def _run(cfg, chunks, start=None):
-    state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
+    state = algorithms.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
     if start is not None:
         state.load_(start.tensors())
     run = stepper(cfg, state, buffer_of(cfg, device="cuda"))
@@ -44,7 +44,7 @@ def _run(cfg, chunks, start=None):
 @pytest.mark.parametrize("changes", [{}, {"bc": True}, STABLE], ids=["paper", "bc", "stable"])
 def test_a_captured_fused_step_is_the_uncaptured_one(changes, precision):
     cfg = fused_config(precision=precision, graph=True, unroll=4, hidden=64, batch_size=48, **changes)
-    fresh = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
+    fresh = algorithms.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
     assert _run(cfg, []).digest() == fresh.digest(), "capture changed the state"
     captured = _run(cfg, [11])
     assert captured.digest() == _run(replace(cfg, graph=False), [11]).digest()
@@ -69,7 +69,7 @@ def test_eight_seeds_are_bitwise_eight_runs_at_full_size(precision):
 def test_what_a_captured_step_reads_is_not_given_to_others():
     cfg = fused_config(precision="tf32", graph=True, unroll=4, hidden=64, batch_size=48)
     expected = _run(replace(cfg, graph=False), [11]).digest()
-    state = gtp.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
+    state = algorithms.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
     run = stepper(cfg, state, buffer_of(cfg, device="cuda"))
     others = fill_free_memory()
     run(11)

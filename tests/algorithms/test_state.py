@@ -6,13 +6,13 @@ import pytest
 import torch
 from learn_cases import ACTION_DIM, OBS_DIM, small_config
 
-from gtp_fast.algorithms import gtp
+from gtp_fast import algorithms
 from gtp_fast.errors import CheckpointError
 
 
 @pytest.fixture
 def state():
-    return gtp.init_state(small_config(), OBS_DIM, ACTION_DIM, "cpu")
+    return algorithms.init_state(small_config(), OBS_DIM, ACTION_DIM, "cpu")
 
 
 def test_loading_keeps_addresses_and_restores_every_bit(state):

@@ -134,7 +134,7 @@ def test_a_recorded_point_steps_to_its_recorded_next_observation():
 def test_a_point_at_its_goal_ends_the_episode_with_a_reward_of_one():
     env = make_env(catalog.resolve("PointMaze_UMaze-v3").eval_env)
     obs, _ = env.reset(seed=0)
-    env.unwrapped._env.unwrapped.goal = obs[:2].copy()
+    env.unwrapped.goal = obs[:2].copy()
     assert env.step(np.zeros(2, np.float32))[1:4] == (1.0, True, False)
 
 

@@ -47,9 +47,9 @@ def test_the_interquartile_mean_is_that_of_the_middle_half():
 
 def test_the_bootstrap_interval_holds_the_mean_and_needs_two_seeds():
     figures = np.random.default_rng(0).normal(50, 5, 10)
-    low, high = report.bootstrap_interval(figures) or (0.0, 0.0)
+    low, high = report.stratified_interval([figures]) or (0.0, 0.0)
     assert low < report.interquartile_mean(figures) < high and high - low < 12
-    assert report.bootstrap_interval(np.array([1.0])) is None
+    assert report.stratified_interval([np.array([1.0])]) is None
 
 
 def test_the_papers_numbers_are_those_printed():

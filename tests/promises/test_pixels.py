@@ -38,7 +38,7 @@ def _parts(changes: dict, device: str = "cpu"):
     cfg = frame_config(**changes)
     buffer = frame_buffer(cfg, device)
     algorithm = algorithms.of(cfg)
-    state = algorithm.init_state(cfg, buffer.obs_shape, ACTION_DIM, device)
+    state = algorithms.init_state(cfg, buffer.obs_shape, ACTION_DIM, device)
     return state, algorithm.make_step(cfg, state, buffer)
 
 
@@ -100,7 +100,7 @@ def _agree(changes: dict) -> None:
     for backend in ("eager", "compiled"):
         cfg = frame_config(**changes, backend=backend)
         buffer = frame_buffer(cfg)
-        state = algorithms.of(cfg).init_state(cfg, buffer.obs_shape, ACTION_DIM, "cpu")
+        state = algorithms.init_state(cfg, buffer.obs_shape, ACTION_DIM, "cpu")
         stepper(cfg, state, buffer)(4)
         found.append(state.tensors())
     for key, tensor in found[0].items():

@@ -21,15 +21,17 @@ def test_published_bytes_are_there_and_nothing_else_is(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_bytes() == b"two"
 
 
-def test_a_writer_that_fails_leaves_the_old_file_and_no_trace(tmp_path: Path):
+def test_a_write_that_fails_leaves_the_old_file_and_no_trace(tmp_path: Path, monkeypatch):
     publish(tmp_path / "a.json", b"old")
+    whole = Path.write_bytes
 
-    def fail(path: Path) -> None:
-        path.write_bytes(b"half")
+    def fail(path: Path, data: bytes) -> None:
+        whole(path, data[:2])
         raise OSError("disk")
 
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk"):
-        publish(tmp_path / "a.json", fail)
+        publish(tmp_path / "a.json", b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_bytes() == b"old"
 
 

@@ -12,7 +12,8 @@ from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config, transition
 from learn_cases import STABLE as STABLE  # for the tests of the kernels
 from torch import Tensor
 
-from gtp_fast.algorithms import fused, gtp
+from gtp_fast import algorithms
+from gtp_fast.algorithms import fused
 from gtp_fast.algorithms.fused import FusedStep
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig
@@ -30,7 +31,7 @@ def prepared(
     cfg: TrainConfig, shapes: Tuning | None = None, obs_dim: int = OBS_DIM, action_dim: int = ACTION_DIM
 ) -> tuple[TrainState, FusedStep]:
     """Return a fresh state and its fused step."""
-    state = gtp.init_state(cfg, obs_dim, action_dim, DEVICE)
+    state = algorithms.init_state(cfg, obs_dim, action_dim, DEVICE)
     buffer = buffer_of(cfg, transitions(obs_dim=obs_dim, action_dim=action_dim), DEVICE)
     return state, fused.make_step(cfg, state, buffer, shapes)
 

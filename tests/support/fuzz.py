@@ -215,7 +215,7 @@ def foreign(folder: Path) -> Kind:
 
     cfg, run = _run(folder)
     place = run.checkpoint(checkpoint.steps(run)[-1])
-    state = algorithms.of(cfg).init_state(cfg, *HALFCHEETAH, "cpu")
+    state = algorithms.init_state(cfg, *HALFCHEETAH, "cpu")
     manifest = place / checkpoint.MANIFEST
 
     def read(_: Path) -> None:

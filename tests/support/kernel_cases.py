@@ -17,8 +17,7 @@ from gtp_kernels.launch import Tuning, tuned_for
 from learn_cases import buffer_of, transitions
 from torch import Tensor
 
-from gtp_fast import rng
-from gtp_fast.algorithms import gtp
+from gtp_fast import algorithms, rng
 from gtp_fast.algorithms.fused import Binding
 from gtp_fast.algorithms.networks import actor_layout, critic_layout, views
 from gtp_fast.algorithms.state import TrainState
@@ -43,7 +42,7 @@ class Case:
         obs_dim, self.action_dim, batch = sizes
         self.cfg: TrainConfig = fused_config(batch_size=batch, seeds=2, **changes)
         self.buffer = buffer_of(self.cfg, transitions(obs_dim=obs_dim, action_dim=self.action_dim), DEVICE)
-        self.state: TrainState = gtp.init_state(self.cfg, obs_dim, self.action_dim, DEVICE)
+        self.state: TrainState = algorithms.init_state(self.cfg, obs_dim, self.action_dim, DEVICE)
         self.state.step.fill_(7)
         generator = torch.Generator().manual_seed(0)
         for net in (self.state.actor, self.state.critic):

@@ -79,7 +79,7 @@ def case(name: str, **changes: Any) -> TrainConfig:
 
 def fresh(cfg: TrainConfig, device: str = "cpu") -> TrainState:
     """Return the state before the first step."""
-    return algorithms.of(cfg).init_state(cfg, OBS_DIM, ACTION_DIM, device)
+    return algorithms.init_state(cfg, OBS_DIM, ACTION_DIM, device)
 
 
 def trained(cfg: TrainConfig, steps: int, data: SimpleNamespace | None = None) -> TrainState:

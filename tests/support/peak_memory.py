@@ -57,7 +57,7 @@ def images(changes: dict[str, Any]) -> float:
     data = frame_transitions(arrays([60, 60], shape=(64, 64, 3)))
     cfg, few = frame_config(batch_size=96, frame_stack=3, **changes), frame_config(frame_stack=3, **changes)
     module, buffer = algorithms.of(cfg), FrameBuffer.from_transitions(data, few, "cpu")
-    state = module.init_state(cfg, buffer.obs_shape, 2, "cpu")
+    state = algorithms.init_state(cfg, buffer.obs_shape, 2, "cpu")
     whole = FrameBuffer.from_transitions(data, cfg, "cpu")
     found = taken(module.make_step(few, state, buffer), lambda: module.make_step(cfg, state, whole)())
     return found / (memory.encoder_floats(cfg, buffer.obs_shape) * cfg.batch_size * 4)

@@ -23,7 +23,6 @@ LAST_STAGE = 1280  # grid steps of the last stage of the paper's schedule
 SWEPT_K, SWEPT_ETAS = (1, 2, 3, 4, 5, 7, 10), (1.0, 10.0)  # beside eta 0 and the task's own
 
 GTP: dict[str, Any] = {"algo": "gtp", "sampling_steps": 5}
-GTP2: dict[str, Any] = {"algo": "gtp", "sampling_steps": 2}
 CHOSEN: dict[str, Any] = {"candidates": 50, "select": "argmax"}
 
 

@@ -282,7 +282,7 @@ def _goals(planned: list[Planned], rows: list[dict[str, Any]]) -> tuple[list[dic
     """Add masses and costs to the rows of finished runs, put the data's row before them, and draw them."""
     finished = [(row, one) for row, one in zip(rows, planned, strict=True) if "last" in row]
     places = [(one.trial.path, one.row.acting.get("sampling_steps")) for _, one in finished]
-    of_data = scores.data_cloud()
+    of_data = figures.data_cloud()
     first = {"method": "data", "status": "done", "paper": {}} | scores.masses(of_data[None])
     clouds, drawn = {"data": of_data}, {"data": first}
     for (row, _), found, cloud in zip(finished, *scores.samplers(places), strict=True):

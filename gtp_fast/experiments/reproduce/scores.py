@@ -98,12 +98,6 @@ def over_tasks(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
 SECONDS = 0.3  # of timing each sampler
 
 
-def data_cloud() -> np.ndarray:
-    """Return the data's actions near the origin, (N, 2)."""
-    data = embedded.multigoal_arrays()
-    return data.action[np.linalg.norm(data.obs, axis=1) < 4 * embedded.START_STD]
-
-
 def cloud(policy: Policy) -> np.ndarray:
     """Return a policy's actions at the origin, (S, GOAL_SAMPLES, 2); they are the same each time."""
     return policy.reset_noise().act_members(np.zeros((policy.members, GOAL_SAMPLES, 2), np.float32))
