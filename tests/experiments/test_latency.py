@@ -44,12 +44,15 @@ def test_every_backend_batch_candidate_and_step_is_timed_and_written(run: Path):
     assert json.loads((run / "report/latency.json").read_text())["rows"] == found["rows"]
 
 
-def test_behaviour_cloning_has_no_candidates_to_time(tmp_path: Path):
+def test_behaviour_cloning_has_no_candidates_to_time(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(latency, "BATCHES", (1,))
     cloned = train(tiny(tmp_path, steps=10, bc=True)).run_dir
     assert {row["candidates"] for row in latency_run(Path(cloned), QUICK)["rows"]} == {1}
 
 
-def test_the_command_prints_one_object_and_writes_where_asked(run: Path, tmp_path: Path, capsys):
+def test_the_command_prints_one_object_and_writes_where_asked(run: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(latency, "BATCHES", (1,))
+    monkeypatch.setattr(latency, "CANDIDATES", (1,))
     main(["latency", str(run), "--seconds", "1e-6", "--device", "cpu", "--seed", "1", "--out", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["seed"] == 1 and found["picture"] == str(tmp_path / "latency.png")

@@ -187,6 +187,7 @@ def test_data_that_cannot_be_had_end_with_code_3_and_name_those_that_need_no_net
         ({"dataset": Path("x.hdf5"), "env": None}, "needs --env"),
         ({"set": ("steps=3",)}, "--set: steps cannot be set here; use --steps"),
         ({"set": ("hiden=3",)}, "did you mean hidden"),
+        ({"set": ("eval_every=0",)}, "leaves a row without a score"),
         ({"steps": 0}, "--steps 0 is outside"),
         ({"item": "tabel2"}, "did you mean table2"),
     ],

@@ -24,20 +24,30 @@ OLD = pytest.param(
 # Spilled bytes a thread, stores and loads together, by Triton, operands, kernel and architecture; everything else
 # spills nothing. The actor takes all 255 registers: its first activation, the left operand of the hidden layers, takes
 # 128 of them in TF32. It spills a few values that wait for the loss: 108 bytes are 27 words, and a thread loads 1,500.
+# The shapes of chain and heads on sm_90 were measured in TF32; float32 products need more registers than 4 warps have.
 SPILLS = {
     ("3.6", "tf32"): {("gtp_actor", 80): 108, ("gtp_actor", 86): 68, ("gtp_actor", 89): 68}
-    | {("gtp_actor", 90): 40, ("gtp_actor", 100): 24},
-    ("3.6", "bf16"): {("gtp_actor", 90): 40, ("gtp_actor", 100): 32},
+    | {("gtp_actor", 90): 40, ("gtp_actor", 100): 24, ("gtp_chain", 90): 16},
+    ("3.6", "bf16"): {("gtp_actor", 90): 40, ("gtp_actor", 100): 32, ("gtp_chain", 90): 16},
+    ("3.6", "fp32"): {("gtp_chain", 90): 1144, ("gtp_heads", 90): 768},
     ("3.7", "bf16"): {("gtp_actor", 100): 40},
+    ("3.7", "fp32"): {("gtp_chain", 90): 652, ("gtp_heads", 90): 680},
 }
 # argmax compares floats and has no option for NaN; `gtp_choose` gives it none. The other minimum is of integers.
 COMPARES = {("chain.py", "argmax"), ("draws.py", "minimum")}
 
 
+# sm_89 has the instructions and the limits of sm_86; `make slow` compiles for it, too.
+ARCHITECTURES = {None: [80, 86, 90, 100], OLDEST: [80, 90]}
+
+
 @pytest.fixture(scope="module", params=[INSTALLED, OLD])
 def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    """Compile the default configuration for every architecture, by the installed and the oldest Triton."""
-    return measured_apart(["tf32"], triton=request.param)
+    """Compile the default configuration by the installed and the oldest Triton."""
+    rows = measured_apart(["tf32"], ARCHITECTURES[request.param], triton=request.param)
+    found = {(row["kernel"], row["capability"]) for row in rows}
+    assert found == {(kernel, capability) for kernel in KERNELS for capability in ARCHITECTURES[request.param]}
+    return rows
 
 
 def beyond(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -51,16 +61,15 @@ def beyond(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_every_kernel_compiles_for_every_architecture_and_spills_no_more_than_is_known(rows):
-    found = {(row["kernel"], row["capability"]) for row in rows}
-    assert found == {(kernel, capability) for kernel in KERNELS for capability in aot.SHARED_MEMORY}
+def test_every_kernel_compiles_and_spills_no_more_than_is_known(rows):
     assert beyond(rows) == []
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
 @pytest.mark.parametrize("triton", [INSTALLED, OLD])
-def test_bf16_too_compiles_for_every_architecture_and_spills_no_more_than_is_known(triton):
-    rows = measured_apart(["bf16"], triton=triton)
+def test_every_kernel_compiles_for_every_architecture_and_spills_no_more_than_is_known(triton, precision):
+    rows = measured_apart([precision], triton=triton)
     assert {row["capability"] for row in rows} == set(aot.SHARED_MEMORY)
     assert beyond(rows) == [] and [row for row in rows if row["drops_nan"] or not row["fits"]] == []
 
@@ -70,7 +79,7 @@ def test_bf16_too_compiles_for_every_architecture_and_spills_no_more_than_is_kno
 def test_every_launch_that_acts_compiles(triton):
     rows = measured_apart(["tf32", "bf16", "fp32"], [90], 2, True, triton=triton)
     assert {row["kernel"] for row in rows} == {"gtp_chain", "gtp_heads", "gtp_choose"}
-    assert [row for row in rows if row["drops_nan"] or row["spilled"] or not row["fits"]] == []
+    assert beyond(rows) == [] and [row for row in rows if row["drops_nan"] or not row["fits"]] == []
 
 
 @pytest.mark.slow

@@ -184,6 +184,8 @@ def _planned(item: Item, asked: ReproduceConfig, source: Source, row: Row) -> Pl
     shared = source.flags | items.common(item, asked.budget, asked.steps) | {"seeds": count} | own
     settings = shared | dict(row.settings) | own
     cfg = run_settings(settings)
+    if not cfg.eval_every:
+        raise UsageError("--set: eval_every=0 leaves a row without a score; leave it out")
     if not _on_cuda(cfg) and "threads" not in settings:
         settings["threads"] = 1
     name = _name(cfg, run_settings(shared | {"algo": cfg.algo, "bc": cfg.bc}))
