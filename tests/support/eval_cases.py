@@ -57,19 +57,6 @@ class Diverging(Small):
         return obs, reward, terminated, truncated, info
 
 
-class Endless(Small):
-    """An episode without an end, which says by a file that it has begun."""
-
-    def __init__(self, marker: str):
-        super().__init__()
-        self.marker = Path(marker)
-
-    def step(self, action):
-        self.marker.touch()
-        time.sleep(0.01)
-        return np.zeros(4, np.float32), 1.0, False, False, {}
-
-
 class Counting(Small):
     """Ends after 3 to 9 steps, as its seed says, by either cause; step n has reward n, and none may come late."""
 
@@ -192,14 +179,6 @@ def runs(pid: int) -> bool:
         return False
 
 
-def within(seconds: float, what) -> bool:
-    """Whether something becomes true in time."""
-    ends = time.monotonic() + seconds
-    while not what() and time.monotonic() < ends:
-        time.sleep(0.02)
-    return what()
-
-
-for case in (Small, Diverging, Endless, Counting, Numbered, Succeeding, Failing, Lasting, Painted, Reaching):
+for case in (Small, Diverging, Counting, Numbered, Succeeding, Failing, Lasting, Painted, Reaching):
     limit = 6 if case is Numbered else None
     gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", case, max_episode_steps=limit, disable_env_checker=True)
