@@ -28,14 +28,14 @@ import numpy as np
 import gtp_fast
 from gtp_fast.cli.main import main
 run = Path(sys.argv[1]) / "run"
-typed = f"train --env multigoal-v0 --steps 20 --eval-every 10 --eval-episodes 1 --hidden 16 --backend eager --threads 1"
+typed = "train --env hopper-demo-v0 --steps 20 --eval-every 10 --eval-episodes 1 --hidden 16 --backend eager --threads 1"
 for words in ([*typed.split(), "--run-dir", str(run)], ["eval", str(run), "--episodes", "1"], ["report", str(run)]):
     try:
         main(words)
     except SystemExit as left:
         assert not left.code, left
 policy = gtp_fast.load_policy(run)
-policy.act(np.zeros(2, np.float32))
+policy.act(np.zeros(11, np.float32))
 json.dump(told, open(Path(sys.argv[1]) / "told.json", "w"))
 """
 
