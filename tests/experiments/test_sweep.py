@@ -32,13 +32,13 @@ TINY = {"hidden": 16, "batch_size": 8, "device": "cpu", "backend": "eager", "eva
 
 
 def config(out: Path, **changes: Any) -> SweepConfig:
-    values: dict[str, Any] = {"envs": ("multigoal-v0",), "grid": {"lr": (1e-3, 1e-4)}, "set": TINY, "out": out}
+    values: dict[str, Any] = {"envs": ("hopper-demo-v0",), "grid": {"lr": (1e-3, 1e-4)}, "set": TINY, "out": out}
     return SweepConfig(**values | changes)
 
 
 def words(out: Path, *more: str, **changes: Any) -> list[str]:
-    fixed = [word for name, value in (TINY | changes).items() for word in ("--set", f"{name}={value}")]
-    return ["sweep", "--env", "multigoal-v0", "--out", str(out), *fixed, *more]
+    fixed = [word for name, value in (TINY | {"bc": True} | changes).items() for word in ("--set", f"{name}={value}")]
+    return ["sweep", "--env", "hopper-demo-v0", "--out", str(out), *fixed, *more]
 
 
 def paths(cfg: SweepConfig, jobs: int = 1) -> list[Path]:
@@ -123,7 +123,7 @@ def test_a_file_and_flags_ask_the_same_and_flags_stand_above_it(tmp_path: Path):
     [
         (["--grid", "etaa=1,5"], "did you mean eta?"),
         (["--grid", "lr=1,x"], "--lr is 'x', expected float"),
-        (["--grid", "lr=1,-1"], "multigoal-v0 lr=-1: --lr -1.0 is outside"),
+        (["--grid", "lr=1,-1"], "hopper-demo-v0 lr=-1: --lr -1.0 is outside"),
         (["--grid", "algo=gpt"], "did you mean gtp?"),
         (["--grid", "seed=1,2"], "give --seeds N"),
         (["--grid", "lr=1", "--set", "lr=2"], "leave it out of one of them"),
@@ -229,11 +229,11 @@ def test_a_low_screen_shows_what_runs_and_counts_the_rest():
 
 
 def test_a_trial_that_diverged_is_a_result_that_the_report_names(tmp_path: Path):
-    steps = TINY | {"steps": 60, "log_every": 10, "grad_norm": 0}
+    steps = TINY | {"bc": True, "steps": 60, "log_every": 10, "grad_norm": 0}
     planned, share = run.prepare(config(tmp_path, grid={"lr": (1e6, 1e-4)}, set=steps, jobs=2))
     found = run.sweep(planned, share, Table(io.StringIO()))
     assert [row["state"] for row in found["trials"]] == ["diverged", "complete"] and found["exit_code"] == 4
-    assert "Left out: multigoal-v0 lr=1e+06 seed 0 (diverged at step" in (tmp_path / "report/README.md").read_text()
+    assert "Left out: hopper-demo-v0 lr=1e+06 seed 0 (diverged at step" in (tmp_path / "report/README.md").read_text()
     assert json.loads((tmp_path / "sweep.json").read_text()) == json.loads(json.dumps(found))
 
 

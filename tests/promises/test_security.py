@@ -28,10 +28,10 @@ import numpy as np
 import gtp_fast
 from gtp_fast.cli.main import main
 run = Path(sys.argv[1]) / "run"
-typed = "train --env hopper-demo-v0 --steps 20 --eval-every 10 --eval-episodes 1 --hidden 16 --backend eager --threads 1"
-for words in ([*typed.split(), "--run-dir", str(run)], ["eval", str(run), "--episodes", "1"], ["report", str(run)]):
+small = "--steps 20 --hidden 16 --backend eager --threads 1 --eval-every 10 --eval-episodes 1"
+for typed in (f"train --env hopper-demo-v0 --run-dir {run} {small}", f"eval {run} --episodes 1", f"report {run}"):
     try:
-        main(words)
+        main(typed.split())
     except SystemExit as left:
         assert not left.code, left
 policy = gtp_fast.load_policy(run)
