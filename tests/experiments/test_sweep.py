@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from places import ROOT
-from run_cases import logged_steps, started, wait_for
+from run_cases import gtp_fast, logged_steps, started, wait_for
 
 from gtp_fast.cli.main import main
 from gtp_fast.errors import UsageError
@@ -258,10 +258,9 @@ def test_of_four_trials_one_is_killed_and_all_end_complete_and_typed_again_nothi
     assert found["complete"] == 4 and [row["state"] for row in found["trials"]] == ["complete"] * 4
     assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in found["trials"])
     assert len(json.loads((tmp_path / "report/summary.json").read_text())["settings"]) == 4
-    again = started(words(tmp_path, *GRID, **LONGER))
-    out, err = again.communicate(timeout=60)
-    assert again.returncode == 0 and "4 trials (4 complete)" in err and "started" not in err
-    assert "4 of 4 complete" in out
+    again = gtp_fast(*words(tmp_path, *GRID, **LONGER))
+    assert again.returncode == 0 and "4 trials (4 complete)" in again.stderr and "started" not in again.stderr
+    assert "4 of 4 complete" in again.stdout
 
 
 @pytest.mark.crash
@@ -294,7 +293,6 @@ def test_an_interrupted_sweep_saves_what_it_trains_and_continues_when_it_is_type
     assert process.returncode == code and "have saved what they had" in err, err
     assert len(list(tmp_path.glob("*/*/ckpt/step-*"))) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    again = started([*typed, "--json"])
-    out, err = again.communicate(timeout=300)
-    assert again.returncode == 0 and "2 trials (2 begun)" in err, err
-    assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in json.loads(out)["trials"])
+    again = gtp_fast(*typed, "--json")
+    assert again.returncode == 0 and "2 trials (2 begun)" in again.stderr, again.stderr
+    assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in json.loads(again.stdout)["trials"])

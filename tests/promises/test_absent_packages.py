@@ -20,6 +20,7 @@ SIMULATORS = "gymnasium mujoco minari nvtx gymnasium_robotics ogbench ray"
 TRAIN = """
 import sys
 import numpy as np
+import pytest
 from pathlib import Path
 import gtp_fast
 from gtp_fast.errors import DataError, UsageError
@@ -112,15 +113,12 @@ def test_an_evaluation_that_is_asked_for_is_refused_before_the_training(folder: 
     code = """
 envs = {"hopper-demo-v0": "Hopper-v5", "multigoal-v0": "gtp_fast.evaluation.multigoal:gtp_fast/MultiGoal-v0"}
 for env, of in envs.items():
-    try:
+    with pytest.raises(UsageError) as refused:
         train(env, eval_every=2, run_dir=str(folder / "refused"))
-    except UsageError as error:
-        assert str(error) == (
-            f"the environment {of} needs the package gymnasium, which is not installed; "
-            "pip install 'gymnasium[mujoco]', or pass --eval-every 0 to train"
-        ), error
-    else:
-        raise AssertionError(env)
+    assert str(refused.value) == (
+        f"the environment {of} needs the package gymnasium, which is not installed; "
+        "pip install 'gymnasium[mujoco]', or pass --eval-every 0 to train"
+    )
     assert not (folder / "refused").exists()
 """
     python(TRAIN + code, str(folder))
@@ -136,12 +134,10 @@ def test_without_the_simulator_alone_an_evaluation_names_it(folder: Path, monkey
     monkeypatch.setenv("GTP_FAST_ABSENT", "mujoco")
     code = """
 for env in ("HalfCheetah-v5", "antmaze-umaze-v0"):
-    try:
+    with pytest.raises(UsageError) as refused:
         train(env, eval_every=2)
-    except UsageError as error:
-        assert "needs the package mujoco, which is not installed; pip install 'gymnasium[mujoco]', or" in str(error)
-    else:
-        raise AssertionError(env)
+    words = "needs the package mujoco, which is not installed; pip install 'gymnasium[mujoco]', or"
+    assert words in str(refused.value)
 """
     python(TRAIN + code, str(folder))
 
@@ -155,11 +151,8 @@ def test_a_minari_data_set_says_which_package_reads_it(tmp_path: Path, monkeypat
     (tmp_path / "data" / "metadata.json").write_text("{}")
     code = f"""
 from gtp_fast.data import minari as minari_data
-try:
+with pytest.raises(DataError) as refused:
     minari_data.read_directory(folder)
-except DataError as error:
-    assert "is read by the package {absent}, which is not installed; pip install 'minari[hdf5]'" in str(error), error
-else:
-    raise AssertionError
+assert "is read by the package {absent}, which is not installed; pip install 'minari[hdf5]'" in str(refused.value)
 """
     python(TRAIN + code, str(tmp_path))
