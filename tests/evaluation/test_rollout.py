@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_cases import config, runs, spec, tensors
+from eval_cases import config, runs, spec, tensors, untrained
 from run_cases import wait_for
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -19,9 +19,8 @@ from gtp_fast.errors import UsageError
 from gtp_fast.evaluation.evaluate import evaluate_policy
 from gtp_fast.evaluation.rollout import ProcessLostError, RolloutError, one_thread, spread
 from gtp_fast.evaluation.worker import Evaluator
-from gtp_fast.policy.policy import Policy
 
-POLICY = Policy(config(), tensors(config()))
+POLICY = untrained()
 
 
 def _evaluate_here(folder: Path, workers: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from gtp_fast import algorithms
 from gtp_fast.algorithms import networks
 from gtp_fast.data.spec import DataSpec, EvalEnv
-from gtp_fast.policy.policy import PolicyConfig
+from gtp_fast.policy.policy import Policy, PolicyConfig
 
 
 class Small(gymnasium.Env):
@@ -169,6 +169,12 @@ def tensors(c: PolicyConfig):
     """Return untrained parameters for a description."""
     layout = algorithms.of(c).layouts(c, c.obs_dim, c.action_dim)["actor"]
     return {"actor": networks.init_flat(layout, list(c.seeds))}
+
+
+def untrained(obs_dim=4, action_dim=3) -> Policy:
+    """Return a small policy of two members."""
+    c = config(obs_dim, action_dim)
+    return Policy(c, tensors(c))
 
 
 def runs(pid: int) -> bool:
