@@ -10,14 +10,16 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more are processe
 import pytest
 import quick_interpreter
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Before the first import of Triton, which reads it once: without a GPU its kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
     quick_interpreter.install()
 
-settings.register_profile("gtp-fast", deadline=None, max_examples=30, derandomize=True)
+# A fixture serves every example of its test: none keeps what an earlier example changed.
+REUSED = [HealthCheck.function_scoped_fixture]
+settings.register_profile("gtp-fast", deadline=None, max_examples=30, derandomize=True, suppress_health_check=REUSED)
 settings.load_profile("gtp-fast")
 
 pytest_plugins = ["in_order"]

@@ -9,16 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from learn_cases import ACTION_DIM, OBS_DIM, buffer_of, small_config
+from learn_cases import buffer_of, fresh, small_config
 
-from gtp_fast import algorithms
 from gtp_fast.algorithms import backends, gtp
 from gtp_fast.algorithms.backends import stepper
 
 
-def _run(cfg, chunks, device="cpu"):
-    state = algorithms.init_state(cfg, OBS_DIM, ACTION_DIM, device)
-    run = stepper(cfg, state, buffer_of(cfg, device=device))
+def _run(cfg, chunks):
+    state = fresh(cfg)
+    run = stepper(cfg, state, buffer_of(cfg))
     for chunk in chunks:
         run(chunk)
     return state
@@ -40,7 +39,7 @@ def graphs_that_hold_nothing(monkeypatch):
 
 def test_what_a_captured_step_reads_lives_as_long_as_its_replays(graphs_that_hold_nothing):
     cfg = small_config()
-    state, rows = algorithms.init_state(cfg, OBS_DIM, ACTION_DIM, "cpu"), buffer_of(cfg)
+    state, rows = fresh(cfg), buffer_of(cfg)
     captured = backends._captured(gtp.make_step(cfg, state, rows), lambda: None, state, 4)
     alive = weakref.ref(rows.rows)
     del rows

@@ -11,10 +11,8 @@ import pytest
 import torch
 from fused_cases import Guarded, fused_config, prepared, trained, trained_eagerly, way_apart
 from gtp_kernels.launch import INTERPRETED, Launch, Tuning
-from learn_cases import ACTION_DIM, OBS_DIM, STABLE
+from learn_cases import STABLE, fresh
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from gtp_fast import algorithms
 
 VARIANTS = [
     pytest.param(STABLE, id="stable"),
@@ -43,13 +41,9 @@ def astray(shares: dict[str, float]) -> dict[str, float]:
     return {name: share for name, share in shares.items() if not share < bounds[name]}
 
 
-def _start(cfg):
-    return algorithms.init_state(replace(cfg, device="cpu"), OBS_DIM, ACTION_DIM, "cpu")
-
-
 def test_steps_through_several_stages_follow_the_eager_step():
     cfg = fused_config(steps=16, seeds=1, ema_start=1, ema_every=2)  # two steps a stage, three updates of the EMA
-    shares = way_apart(trained(cfg, 7), trained_eagerly(cfg, 7), _start(cfg))
+    shares = way_apart(trained(cfg, 7), trained_eagerly(cfg, 7), fresh(cfg))
     assert astray(shares) == {}
     assert shares["step"] == 0.0 and shares["first_bad"] == 0.0
 
@@ -57,14 +51,14 @@ def test_steps_through_several_stages_follow_the_eager_step():
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_every_variant_follows_the_eager_step(changes):
     cfg = fused_config(**({"seeds": 1} | changes))  # members are held to each other below
-    assert astray(way_apart(trained(cfg, 2), trained_eagerly(cfg, 2), _start(cfg))) == {}
+    assert astray(way_apart(trained(cfg, 2), trained_eagerly(cfg, 2), fresh(cfg))) == {}
 
 
 @pytest.mark.parametrize(("precision", "share"), [("tf32", 0.06), ("bf16", 0.3)])
 def test_rounded_operands_stay_near_the_eager_step(precision, share):
     # Adam's first steps have the sign of the gradient, so a sign that rounding flips counts as a whole step.
     cfg = fused_config(precision=precision, seeds=1)
-    shares = way_apart(trained(cfg, 3), trained_eagerly(cfg, 3), _start(cfg))
+    shares = way_apart(trained(cfg, 3), trained_eagerly(cfg, 3), fresh(cfg))
     assert 1e-5 < max(shares["actor.param"], shares["critic.param"]) < share, shares
     assert shares["metric_sums"] < share
 
@@ -125,7 +119,7 @@ def test_small_blocks_and_odd_sizes_change_nothing_but_the_order_of_sums():
     cfg = fused_config(batch_size=19, seeds=1)
     shapes = Tuning(rows=16, units=16, tile=32, tile_rows=16, block=1_000 // 8 * 8 + 24, keep=False)
     small = trained(cfg, 2, replace(shapes, block=1_024))
-    assert astray(way_apart(small, trained_eagerly(cfg, 2), _start(cfg))) == {}
+    assert astray(way_apart(small, trained_eagerly(cfg, 2), fresh(cfg))) == {}
 
 
 @pytest.mark.parametrize(("changes", "launches"), [({}, 10), ({"bc": True}, 4)])

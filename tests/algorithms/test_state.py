@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from learn_cases import ACTION_DIM, OBS_DIM, small_config
+from learn_cases import fresh, small_config
 
-from gtp_fast import algorithms
 from gtp_fast.errors import CheckpointError
 
 
 @pytest.fixture
 def state():
-    return algorithms.init_state(small_config(), OBS_DIM, ACTION_DIM, "cpu")
+    return fresh(small_config())
 
 
 def test_loading_keeps_addresses_and_restores_every_bit(state):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from data_cases import columns, put, refusal, spoiled, write
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gtp_fast.cli.main import main
@@ -180,7 +180,6 @@ def test_a_file_of_an_unknown_environment_asks_for_its_name(tmp_path: Path):
 
 
 @given(st.lists(st.tuples(st.integers(0, 29), st.integers(0, 2)), max_size=12, unique=True), st.integers(1, 40))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_faults_are_those_of_the_whole_array_for_any_size_of_block(monkeypatch, places: list, block: int):
     monkeypatch.setattr(rules, "BLOCK", block)
     array = np.zeros((30, 3), np.float32)

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from data_cases import FIELDS, columns, loads_within_three_times_its_arrays, put, refusal, spoiled, write
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from places import SHARED
 
@@ -103,7 +103,6 @@ def test_a_file_under_a_published_name_that_is_not_the_published_one_is_told(
     assert any("is not the published halfcheetah-medium-v2" in note for note in data.notes)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ends=st.lists(st.sampled_from(["", "terminal", "timeout"]), min_size=2, max_size=40), final=st.booleans())
 def test_no_transition_crosses_an_episode_end(tmp_path: Path, ends: list[str], final: bool):
     ends[0] = "timeout"
@@ -290,7 +289,7 @@ def test_a_file_that_declares_more_than_the_memory_is_refused_before_any_is_take
     assert "observations declares shape (10000000000000, 17), 680,000 GB in memory" in refusal(path, SPEC)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(place=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255))
 def test_an_altered_byte_gives_transitions_or_a_typed_error(tmp_path: Path, place: float, bits: int):
     path = write(tmp_path / "a.hdf5", columns())

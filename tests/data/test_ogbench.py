@@ -14,7 +14,7 @@ import ogbench
 import ogbench_cases
 import pytest
 from data_cases import loads_within_three_times_its_arrays, put, refusal
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ogbench_cases import columns, spoiled, write
 
@@ -239,7 +239,7 @@ def test_a_file_without_a_task_asks_for_one(tmp_path: Path):
         check(path)
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(where=st.integers(0, 20_000), value=st.integers(0, 255), cut=st.booleans())
 def test_a_damaged_byte_is_refused_or_harmless(tmp_path: Path, where: int, value: int, cut: bool):
     path = write(tmp_path / "a.npz")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eval_cases import config, spec, tensors
+from eval_cases import config, spec, tensors, untrained
 
 from gtp_fast.data import catalog
 from gtp_fast.data.spec import EvalEnv
@@ -28,7 +28,7 @@ HOPPER = catalog.resolve("Hopper-v5")
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_each_episode_runs_whole_and_no_step_is_lost_or_counted_twice(workers):
-    result = evaluate_policy(Policy(config(), tensors(config())), COUNTING, episodes=9, seed=0, workers=workers)
+    result = evaluate_policy(untrained(), COUNTING, episodes=9, seed=0, workers=workers)
     expected = np.array([[3 + episode % 7 for episode in range(9)]] * 2)
     assert np.array_equal(result.lengths_SE, expected)
     assert np.array_equal(result.returns_SE, expected * (expected + 1) / 2)
@@ -37,7 +37,7 @@ def test_each_episode_runs_whole_and_no_step_is_lost_or_counted_twice(workers):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_time_limit_ends_an_episode_and_each_has_a_seed_that_members_share(workers):
-    result = evaluate_policy(Policy(config(), tensors(config())), spec("Numbered"), 7, seed=2, workers=workers)
+    result = evaluate_policy(untrained(), spec("Numbered"), 7, seed=2, workers=workers)
     assert result.lengths_SE.tolist() == [[6] * 7] * 2
     assert result.returns_SE.tolist() == [[6 * (200_006 + episode) for episode in range(7)]] * 2
 
@@ -55,7 +55,7 @@ def test_neither_workers_nor_episodes_nor_other_members_change_an_episode_by_a_b
 
 
 def test_an_episode_draws_the_noise_of_its_own_row():
-    policy, obs = Policy(config(), tensors(config())), np.ones((2, 9, 4), np.float32)
+    policy, obs = untrained(), np.ones((2, 9, 4), np.float32)
     whole = [policy.act_members(obs) for _ in range(3)]
     later = policy.reset_noise(4)
     assert np.allclose([later.act_members(obs[:, 4:]) for _ in range(3)], np.array(whole)[:, :, 4:], atol=1e-6)
@@ -63,7 +63,7 @@ def test_an_episode_draws_the_noise_of_its_own_row():
 
 @pytest.mark.parametrize(("score", "scored"), [("success", [[0.0, 100.0, 0.0]] * 2), ("return", None)])
 def test_an_episode_succeeds_if_one_step_says_so(score, scored):
-    result = evaluate_policy(Policy(config(), tensors(config())), replace(spec("Succeeding"), score=score), 3)
+    result = evaluate_policy(untrained(), replace(spec("Succeeding"), score=score), 3)
     assert result.success_SE is not None and result.success_SE.tolist() == [[False, True, False]] * 2
     assert (None if result.scores_SE is None else result.scores_SE.tolist()) == scored
     back = EvalResult.from_json(json.loads(json.dumps(result.to_json())))
@@ -71,31 +71,31 @@ def test_an_episode_succeeds_if_one_step_says_so(score, scored):
 
 
 def test_success_that_no_step_reports_is_not_known():
-    silent = evaluate_policy(Policy(config(), tensors(config())), replace(spec("Small"), score="success"), 2)
+    silent = evaluate_policy(untrained(), replace(spec("Small"), score="success"), 2)
     assert silent.success_SE is None and silent.scores_SE is None and silent.to_json()["success"] is None
     older = {name: value for name, value in silent.to_json().items() if name != "success"}
     assert EvalResult.from_json(older).success_SE is None
 
 
 def test_an_evaluation_repeats_and_its_json_reads_back():
-    first = evaluate_policy(Policy(config(11), tensors(config(11))), HOPPER, 2, seed=3, step=7)
-    again = evaluate_policy(Policy(config(11), tensors(config(11))), HOPPER, 2, seed=3, step=7)
+    first = evaluate_policy(untrained(11), HOPPER, 2, seed=3, step=7)
+    again = evaluate_policy(untrained(11), HOPPER, 2, seed=3, step=7)
     assert np.array_equal(first.returns_SE, again.returns_SE)
     back = EvalResult.from_json(first.to_json())
     assert back.to_json() == first.to_json() and np.array_equal(back.returns_SE, first.returns_SE)
-    other = evaluate_policy(Policy(config(11), tensors(config(11))), HOPPER, 2, seed=4)
+    other = evaluate_policy(untrained(11), HOPPER, 2, seed=4)
     assert not np.array_equal(first.returns_SE, other.returns_SE)
 
 
 def test_an_evaluation_does_not_depend_on_what_the_policy_did_before():
-    policy = Policy(config(11), tensors(config(11)))
+    policy = untrained(11)
     first = evaluate_policy(policy, HOPPER, 2, seed=3)
     assert np.array_equal(evaluate_policy(policy, HOPPER, 2, seed=3).returns_SE, first.returns_SE)
 
 
 @pytest.mark.parametrize("way", ["nan", "large", "reward", "healthy"])
 def test_an_episode_that_diverges_ends_there_and_leaves_the_others_alone(way):
-    result = evaluate_policy(Policy(config(), tensors(config())), spec("Diverging", way=way), episodes=4)
+    result = evaluate_policy(untrained(), spec("Diverging", way=way), episodes=4)
     assert result.lengths_SE.tolist() == [[8, 3, 8, 3]] * 2
     # The reward of the last step counts where it is a number.
     assert result.returns_SE.tolist() == [[8, 2 if way == "reward" else 3] * 2] * 2
@@ -103,7 +103,7 @@ def test_an_episode_that_diverges_ends_there_and_leaves_the_others_alone(way):
 
 
 def test_an_episode_that_diverged_is_named():
-    result = evaluate_policy(Policy(config(), tensors(config())), spec("Diverging", way="nan"), episodes=2)
+    result = evaluate_policy(untrained(), spec("Diverging", way="nan"), episodes=2)
     assert len(result.notes) == 2 and "seed 1, episode 1" in result.notes[1] and "after 3 steps" in result.notes[1]
     back = EvalResult.from_json(json.loads(json.dumps(result.to_json())))
     assert back.notes == result.notes
@@ -113,12 +113,12 @@ def test_an_episode_that_diverged_is_named():
 
 def test_an_environment_that_is_not_finite_at_its_reset_is_refused():
     with pytest.raises(UsageError, match=r"Diverging-v0 gave an observation with NaN or Inf at its reset"):
-        evaluate_policy(Policy(config(), tensors(config())), spec("Diverging", way="reset"), episodes=1)
+        evaluate_policy(untrained(), spec("Diverging", way="reset"), episodes=1)
 
 
 def test_an_environment_of_another_size_is_refused():
     with pytest.raises(DataError, match=r"has observations of shape \(11,\) but the data have 4 numbers"):
-        evaluate_policy(Policy(config(), tensors(config())), HOPPER, 1)
+        evaluate_policy(untrained(), HOPPER, 1)
 
 
 def test_building_an_environment_passes_on_what_was_written_but_for_known_notices(capfd):
@@ -132,7 +132,7 @@ def test_building_an_environment_passes_on_what_was_written_but_for_known_notice
 
 def test_an_entry_without_an_environment_is_refused():
     with pytest.raises(UsageError, match="names no evaluation environment"):
-        evaluate_policy(Policy(config(), tensors(config())), replace(COUNTING, eval_env=None), 1)
+        evaluate_policy(untrained(), replace(COUNTING, eval_env=None), 1)
 
 
 @pytest.mark.parametrize(

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_cases import config, runs, spec, tensors, within
+from eval_cases import config, runs, spec, tensors, untrained
+from run_cases import wait_for
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from gtp_fast.errors import UsageError
 from gtp_fast.evaluation.evaluate import evaluate_policy
 from gtp_fast.evaluation.rollout import ProcessLostError, RolloutError, one_thread, spread
-from gtp_fast.policy.policy import Policy
-
-POLICY = Policy(config(), tensors(config()))
-PARENT = """
-import sys
-from eval_cases import config, spec, tensors
-from gtp_fast.evaluation.evaluate import evaluate_policy
-from gtp_fast.policy.policy import Policy
-evaluate_policy(Policy(config(), tensors(config())), spec("Lasting", folder=sys.argv[1]), 7, workers=3)
-"""
-EVALUATING = """
-import sys, time
-from eval_cases import config, spec, tensors
 from gtp_fast.evaluation.worker import Evaluator
-evaluator = Evaluator(config(), spec("Lasting", folder=sys.argv[1]), episodes=7, seed=0, workers=3)
-evaluator.submit(10, tensors(config()))
-time.sleep(600)
-"""
+
+POLICY = untrained()
+
+
+def _evaluate_here(folder: Path, workers: int) -> None:
+    evaluate_policy(POLICY, spec("Lasting", folder=str(folder)), 7, workers=workers)
+
+
+def _evaluate_beside(folder: Path, workers: int) -> None:
+    evaluator = Evaluator(config(), spec("Lasting", folder=str(folder)), episodes=7, seed=0, workers=workers)
+    for step in (10, 20):  # the second is unread when the process ends
+        evaluator.submit(step, tensors(config()))
+    time.sleep(600)
 
 
 def _children() -> list[str]:
@@ -52,16 +49,17 @@ def test_answers_come_in_the_order_of_the_tasks_whichever_ends_first():
 
 
 def test_no_more_tasks_run_at_a_time_than_there_are_workers(tmp_path: Path):
+    together = multiprocessing.get_context("fork").Barrier(2, timeout=60)
+
     def task(index: int) -> int:
         (tmp_path / str(index)).touch()
-        found, until = 1, time.monotonic() + 2.0
-        while found < 2 and time.monotonic() < until:  # the other one may be long in coming
-            time.sleep(0.05)
-            found = len(list(tmp_path.iterdir()))
+        together.wait()
+        found = len(list(tmp_path.iterdir()))
+        together.wait()  # both have counted
         (tmp_path / str(index)).unlink()
         return found
 
-    assert max(spread(task, 6, 2)) == 2
+    assert spread(task, 6, 2) == [2] * 6
 
 
 def test_what_an_environment_raises_is_told_with_its_traceback():
@@ -91,23 +89,27 @@ def test_an_episode_that_diverges_in_a_process_is_marked():
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whether a process runs")
-@pytest.mark.parametrize("code", [PARENT, EVALUATING], ids=["evaluation", "worker of a training"])
-def test_processes_in_the_middle_of_rollouts_end_with_their_killed_parent(tmp_path: Path, code: str):
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
+@pytest.mark.parametrize(
+    ("evaluate", "workers"),
+    [(_evaluate_here, 3), (_evaluate_beside, 3), (_evaluate_beside, 1)],
+    ids=["evaluation", "worker of a training", "worker of a training that steps by itself"],
+)
+def test_processes_in_the_middle_of_rollouts_end_with_their_killed_parent(tmp_path: Path, evaluate, workers: int):
     def stepping() -> list[int]:
         return [int(file.name) for file in tmp_path.iterdir()]
 
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environ) as parent:
-        try:
-            assert within(60, lambda: len(stepping()) == 3) and all(map(runs, stepping()))
-            parent.kill()
-            parent.wait()
-            assert within(5, lambda: not any(map(runs, stepping())))
-        finally:
-            parent.kill()
-            for pid in filter(runs, stepping()):
-                os.kill(pid, signal.SIGKILL)
+    parent = multiprocessing.get_context("fork").Process(target=evaluate, args=(tmp_path, workers))
+    parent.start()
+    try:
+        wait_for(lambda: len(stepping()) == workers)
+        assert all(map(runs, stepping()))
+        parent.kill()
+        parent.join()
+        wait_for(lambda: not any(map(runs, stepping())), seconds=5)
+    finally:
+        parent.kill()
+        for pid in filter(runs, stepping()):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _blas_threads() -> set[int]:

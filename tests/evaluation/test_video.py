@@ -10,16 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_cases import config, spec, tensors
+from eval_cases import Painted, spec, untrained
 from PIL import Image
-from run_cases import tiny
+from run_cases import gtp_fast, tiny
 
 from gtp_fast.data import catalog
 from gtp_fast.errors import UsageError
 from gtp_fast.evaluation.evaluate import evaluate_policy
 from gtp_fast.evaluation.rollout import GROUP
 from gtp_fast.evaluation.video import record_video
-from gtp_fast.policy.policy import Policy
 from gtp_fast.training.train import train
 
 OFFSCREEN = """
@@ -30,12 +29,8 @@ env.render()
 """
 
 
-def policy() -> Policy:
-    return Policy(config(), tensors(config()))
-
-
 def test_a_video_holds_every_frame_of_the_first_episode_at_its_speed(tmp_path: Path):
-    record_video(policy(), spec("Painted"), tmp_path / "film.gif")
+    record_video(untrained(), spec("Painted"), tmp_path / "film.gif")
     with Image.open(tmp_path / "film.gif") as film:
         assert (film.format, film.n_frames, film.size, film.info["duration"]) == ("GIF", 9, (32, 32), 50)
         film.seek(5)
@@ -45,10 +40,8 @@ def test_a_video_holds_every_frame_of_the_first_episode_at_its_speed(tmp_path: P
 
 
 def test_a_video_shows_the_episode_that_the_evaluation_counts(tmp_path: Path):
-    from eval_cases import Painted
-
     taken: list[np.ndarray] = []
-    original, acting = Painted.step, policy()
+    original, acting = Painted.step, untrained()
     try:
         Painted.step = lambda env, action: (taken.append(np.array(action)), original(env, action))[1]
         evaluate_policy(acting, spec("Painted"), episodes=7, seed=3)
@@ -64,19 +57,18 @@ def test_a_video_that_cannot_be_made_leaves_the_one_before(tmp_path: Path, monke
     file.write_bytes(b"before")
     monkeypatch.setattr("eval_cases.Painted.render", lambda env: 1 / 0)
     with pytest.raises(UsageError, match=r"Painted-v0 cannot render here \(division by zero\)"):
-        record_video(policy(), spec("Painted"), file)
+        record_video(untrained(), spec("Painted"), file)
     assert file.read_bytes() == b"before" and list(tmp_path.iterdir()) == [file]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
     with pytest.raises(UsageError, match=r"cannot be written to .*nowhere/film\.gif"):
-        record_video(policy(), spec("Painted"), tmp_path / "nowhere/film.gif")
+        record_video(untrained(), spec("Painted"), tmp_path / "nowhere/film.gif")
 
 
 def test_an_environment_without_pictures_is_named(tmp_path: Path):
-    four_goals = Policy(config(2, 2), tensors(config(2, 2)))
     with pytest.raises(UsageError, match=r"MultiGoal-v0 renders no images .*leave --video out"):
-        record_video(four_goals, catalog.resolve("multigoal-v0"), tmp_path / "film.gif")
+        record_video(untrained(2, 2), catalog.resolve("multigoal-v0"), tmp_path / "film.gif")
 
 
 @pytest.mark.slow
@@ -89,8 +81,7 @@ def test_eval_of_a_mujoco_run_writes_a_video(tmp_path: Path):
         train(tiny(tmp_path, steps=10, seeds=1, env="hopper-demo-v0", dataset=None)).run_dir,
         tmp_path / "film.gif",
     )
-    command = [sys.executable, "-m", "gtp_fast", "eval", run, "--episodes", "1", "--video", str(film), "--json"]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    done = gtp_fast("eval", run, "--episodes", "1", "--video", str(film), "--json", env=environ)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["lengths"][0][0] > 1
     with Image.open(film) as pictures:

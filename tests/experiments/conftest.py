@@ -13,8 +13,8 @@ from gtp_fast.training.train import train
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """A run of 30 steps and two seeds, evaluated every 10 steps; no test changes it."""
-    return Path(train(tiny(tmp_path_factory.mktemp("trained"), eval_every=10)).run_dir)
+    """A run of 30 steps and two seeds, evaluated every 15 steps; no test changes it."""
+    return Path(train(tiny(tmp_path_factory.mktemp("trained"), eval_every=15)).run_dir)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from data_cases import columns, write
 from PIL import Image
-from run_cases import tiny
+from run_cases import multigoal, tiny
 
 from gtp_fast.data import embedded
 from gtp_fast.data.catalog import PUBLISHED, run_settings
@@ -29,6 +30,18 @@ def _run(env: str, sha256: str | None, source: str | None = "/data/hopper_medium
 
 
 D4RL = PUBLISHED["hopper-medium-v2"][1]
+
+
+def _change(file: Path, **changes: Any) -> None:
+    """Change values in a file of a run; JSON is YAML."""
+    file.write_text(json.dumps(yaml.safe_load(file.read_text()) | changes))
+
+
+def _other(run: Path, folder: Path, **settings: Any) -> Path:
+    """Return a copy of a run as if it had other settings."""
+    shutil.copytree(run, folder)
+    _change(folder / "config.yaml", **settings)
+    return folder
 
 
 @pytest.mark.parametrize(("env", "lines"), [("Hopper-v5", 1), ("cube-single", 0)])
@@ -76,12 +89,8 @@ def test_a_report_of_a_run_tells_last_and_best_apart_and_its_setting(trained: Pa
 
 
 def test_seeds_of_one_setting_are_one_line_and_settings_are_several(trained: Path, tmp_path: Path):
-    changes = ({"seed": 5}, {"bc": True})
-    runs = [
-        train(tiny(tmp_path, run_dir=str(tmp_path / str(i)), eval_every=30, **one)).run_dir
-        for i, one in enumerate(changes)
-    ]
-    out = report.draw_report([trained, *map(Path, runs)], tmp_path / "report")
+    runs = [_other(trained, tmp_path / "seeds", seed=5), _other(trained, tmp_path / "cloned", bc=True)]
+    out = report.draw_report([trained, *runs], tmp_path / "report")
     rows = json.loads((out / "summary.json").read_text())["settings"]
     assert [(row["setting"], row["seeds"]) for row in rows] == [
         ("GTP stable, K = 2", [0, 1, 5, 6]),
@@ -95,9 +104,8 @@ def test_runs_that_differ_in_more_than_seeds_are_lines_of_their_own_and_say_in_w
     assert found == {"GTP stable, K = 5, eta = 1.0": [0, 1], "GTP stable, K = 5, eta = 5.0": [2]}
 
 
-def test_members_of_a_sweep_are_lines_of_their_own_and_not_seeds(tmp_path: Path):
-    run = train(tiny(tmp_path, etas="0.5,8", eval_every=30)).run_dir
-    members = report.members_apart(report.read_run(Path(run)))
+def test_members_of_a_sweep_are_lines_of_their_own_and_not_seeds(trained: Path, tmp_path: Path):
+    members = report.members_apart(report.read_run(_other(trained, tmp_path / "sweep", etas="0.5,8")))
     assert [(m.settings["seed"], m.settings["eta"], m.figures.shape[1]) for m in members] == [(0, 0.5, 1), (1, 8.0, 1)]
     names = [name for _, name in report.group(members)]
     assert names == ["GTP stable, K = 2, eta = 0.5", "GTP stable, K = 2, eta = 8.0"]
@@ -154,9 +162,10 @@ def test_one_run_on_other_data_keeps_the_papers_number_from_its_seeds():
     assert "SHA-256 cdcdcdcd" in report._paper_score(runs)["absent"]
 
 
-def test_a_run_on_a_mirror_says_so_in_the_table(tmp_path: Path):
+def test_a_run_on_a_mirror_says_so_in_the_table(trained: Path, tmp_path: Path):
     write(tmp_path / "mirror.hdf5", columns(sizes=(11, 3)))
-    train(tiny(tmp_path, env="hopper-medium-v2", dataset=str(tmp_path / "mirror.hdf5"), eval_every=30))
+    train(tiny(tmp_path, env="hopper-medium-v2", dataset=str(tmp_path / "mirror.hdf5")))
+    shutil.copytree(trained / "eval", tmp_path / "run/eval", dirs_exist_ok=True)
     page = (report.draw_report([tmp_path / "run"], tmp_path / "report") / "README.md").read_text()
     assert "| trained on mirror.hdf5 (SHA-256 " in page and "90.3" not in page
 
@@ -184,12 +193,7 @@ def test_mode_masses_count_what_lies_in_each_mode():
 
 @pytest.mark.slow
 def test_a_run_on_the_four_goals_draws_their_picture(tmp_path: Path):
-    train(
-        run_settings(
-            {"env": "multigoal-v0", "steps": 20, "hidden": 16, "batch_size": 16, "run_dir": str(tmp_path / "run")}
-            | {"eval_every": 0, "device": "cpu", "backend": "eager", "threads": 1}
-        )
-    )
+    train(run_settings(multigoal(tmp_path / "run")))
     out = report.draw_report([tmp_path / "run"], tmp_path / "report")
     goals = json.loads((out / "summary.json").read_text())["multigoal"]
     assert set(goals) == {"data", "K = 5", "K = 2"}
@@ -222,11 +226,10 @@ def test_a_run_on_the_four_goals_draws_their_picture(tmp_path: Path):
     ],
 )
 def test_a_damaged_file_of_a_run_is_named_with_what_it_holds(run: Path, file: str, damage: dict, said: str):
-    place = run / file
-    place.write_text(json.dumps(yaml.safe_load(place.read_text()) | damage))
+    _change(run / file, **damage)
     with pytest.raises(UsageError) as error:
         report.draw_report([run], run / "report")
-    assert str(error.value).startswith(f"{place}{said}")
+    assert str(error.value).startswith(f"{run / file}{said}")
 
 
 @pytest.mark.parametrize("line", [b"\xa8", b"[1]", b'{"step": 9, "other": [1.0]}', b'{"step": 9, "actor_loss": []}'])

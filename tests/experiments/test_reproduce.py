@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from run_cases import logged_steps, started, wait_for
+from run_cases import gtp_fast, logged_steps, started, wait_for
 
 from bench import docs
 from gtp_fast.config import TrainConfig
@@ -83,9 +83,8 @@ def test_a_killed_parent_is_followed_by_one_that_ends_with_the_report_and_trains
     wait_for(lambda: list(tmp_path.glob("small/*/gtp*/ckpt/step-*")))
     first.kill()
     first.communicate()
-    second = started([*typed, "--runs", str(tmp_path), *sets])
-    _, err = second.communicate(timeout=120)
-    assert second.returncode == 0, err
+    second = gtp_fast(*typed, "--runs", str(tmp_path), *sets)
+    assert second.returncode == 0, second.stderr
     summary = json.loads((tmp_path / "table7/report/summary.json").read_text())
     assert [row["status"] for row in summary["rows"]] == ["done"] * 4
     runs = list(tmp_path.glob("small/*/gtp*"))

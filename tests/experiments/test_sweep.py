@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from places import ROOT
-from run_cases import logged_steps, started, wait_for
+from run_cases import gtp_fast, logged_steps, started, wait_for
 
 from gtp_fast.cli.main import main
 from gtp_fast.errors import UsageError
@@ -32,13 +32,13 @@ TINY = {"hidden": 16, "batch_size": 8, "device": "cpu", "backend": "eager", "eva
 
 
 def config(out: Path, **changes: Any) -> SweepConfig:
-    values: dict[str, Any] = {"envs": ("multigoal-v0",), "grid": {"lr": (1e-3, 1e-4)}, "set": TINY, "out": out}
+    values: dict[str, Any] = {"envs": ("hopper-demo-v0",), "grid": {"lr": (1e-3, 1e-4)}, "set": TINY, "out": out}
     return SweepConfig(**values | changes)
 
 
 def words(out: Path, *more: str, **changes: Any) -> list[str]:
-    fixed = [word for name, value in (TINY | changes).items() for word in ("--set", f"{name}={value}")]
-    return ["sweep", "--env", "multigoal-v0", "--out", str(out), *fixed, *more]
+    fixed = [word for name, value in (TINY | {"bc": True} | changes).items() for word in ("--set", f"{name}={value}")]
+    return ["sweep", "--env", "hopper-demo-v0", "--out", str(out), *fixed, *more]
 
 
 def paths(cfg: SweepConfig, jobs: int = 1) -> list[Path]:
@@ -123,7 +123,7 @@ def test_a_file_and_flags_ask_the_same_and_flags_stand_above_it(tmp_path: Path):
     [
         (["--grid", "etaa=1,5"], "did you mean eta?"),
         (["--grid", "lr=1,x"], "--lr is 'x', expected float"),
-        (["--grid", "lr=1,-1"], "multigoal-v0 lr=-1: --lr -1.0 is outside"),
+        (["--grid", "lr=1,-1"], "hopper-demo-v0 lr=-1: --lr -1.0 is outside"),
         (["--grid", "algo=gpt"], "did you mean gtp?"),
         (["--grid", "seed=1,2"], "give --seeds N"),
         (["--grid", "lr=1", "--set", "lr=2"], "leave it out of one of them"),
@@ -229,11 +229,11 @@ def test_a_low_screen_shows_what_runs_and_counts_the_rest():
 
 
 def test_a_trial_that_diverged_is_a_result_that_the_report_names(tmp_path: Path):
-    steps = TINY | {"steps": 60, "log_every": 10, "grad_norm": 0}
+    steps = TINY | {"bc": True, "steps": 60, "log_every": 10, "grad_norm": 0}
     planned, share = run.prepare(config(tmp_path, grid={"lr": (1e6, 1e-4)}, set=steps, jobs=2))
     found = run.sweep(planned, share, Table(io.StringIO()))
     assert [row["state"] for row in found["trials"]] == ["diverged", "complete"] and found["exit_code"] == 4
-    assert "Left out: multigoal-v0 lr=1e+06 seed 0 (diverged at step" in (tmp_path / "report/README.md").read_text()
+    assert "Left out: hopper-demo-v0 lr=1e+06 seed 0 (diverged at step" in (tmp_path / "report/README.md").read_text()
     assert json.loads((tmp_path / "sweep.json").read_text()) == json.loads(json.dumps(found))
 
 
@@ -258,10 +258,9 @@ def test_of_four_trials_one_is_killed_and_all_end_complete_and_typed_again_nothi
     assert found["complete"] == 4 and [row["state"] for row in found["trials"]] == ["complete"] * 4
     assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in found["trials"])
     assert len(json.loads((tmp_path / "report/summary.json").read_text())["settings"]) == 4
-    again = started(words(tmp_path, *GRID, **LONGER))
-    out, err = again.communicate(timeout=60)
-    assert again.returncode == 0 and "4 trials (4 complete)" in err and "started" not in err
-    assert "4 of 4 complete" in out
+    again = gtp_fast(*words(tmp_path, *GRID, **LONGER))
+    assert again.returncode == 0 and "4 trials (4 complete)" in again.stderr and "started" not in again.stderr
+    assert "4 of 4 complete" in again.stdout
 
 
 @pytest.mark.crash
@@ -294,7 +293,6 @@ def test_an_interrupted_sweep_saves_what_it_trains_and_continues_when_it_is_type
     assert process.returncode == code and "have saved what they had" in err, err
     assert len(list(tmp_path.glob("*/*/ckpt/step-*"))) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    again = started([*typed, "--json"])
-    out, err = again.communicate(timeout=300)
-    assert again.returncode == 0 and "2 trials (2 begun)" in err, err
-    assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in json.loads(out)["trials"])
+    again = gtp_fast(*typed, "--json")
+    assert again.returncode == 0 and "2 trials (2 begun)" in again.stderr, again.stderr
+    assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in json.loads(again.stdout)["trials"])

@@ -10,7 +10,7 @@ from gtp_fast.experiments.trials import Trial, run_trials
 
 _WORDS = ["train", "--algo", "gtp", "--no-bc", "--graph", "--eta", "0.5"]
 TINY = {
-    "env": "multigoal-v0",
+    "env": "hopper-demo-v0",
     "bc": True,
     "hidden": 16,
     "batch_size": 8,

@@ -6,13 +6,13 @@ GPU images often have no simulator. Each test runs processes in which the packag
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from data_cases import columns, write
-from places import ROOT
+from places import ROOT, SUPPORT
+from run_cases import gtp_fast, python
 
 from bench.gpu import checks
 
@@ -20,6 +20,7 @@ SIMULATORS = "gymnasium mujoco minari nvtx gymnasium_robotics ogbench ray"
 TRAIN = """
 import sys
 import numpy as np
+import pytest
 from pathlib import Path
 import gtp_fast
 from gtp_fast.errors import DataError, UsageError
@@ -36,20 +37,13 @@ def train(env, **changes):
 """
 
 
-def python(*words: str, absent: str = SIMULATORS) -> subprocess.CompletedProcess[str]:
-    """Run this Python where packages are absent."""
-    path = os.pathsep.join(
-        map(str, (ROOT / "tests" / "support" / "absent", ROOT, ROOT / "kernels", ROOT / "tests" / "support"))
-    )
-    there = {**os.environ, "PYTHONPATH": path, "GTP_FAST_ABSENT": absent}
-    return subprocess.run([sys.executable, *words], cwd=ROOT, env=there, capture_output=True, text=True, check=False)
-
-
-def script(code: str, *words: object, absent: str = SIMULATORS) -> str:
-    """Run code there; return what it printed."""
-    done = python("-c", code, *map(str, words), absent=absent)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(autouse=True)
+def _simulators_are_absent(monkeypatch: pytest.MonkeyPatch):
+    """Let the processes of a test find no simulator."""
+    monkeypatch.syspath_prepend(SUPPORT / "absent")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("GTP_FAST_ABSENT", SIMULATORS)
+    monkeypatch.chdir(ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +65,7 @@ def test_what_is_absent_is_neither_found_nor_imported():
         "    else:\n        raise AssertionError(name)\n"
         "import numpy"
     )
-    script(code, SIMULATORS)
+    python(code, SIMULATORS)
 
 
 @pytest.mark.slow
@@ -85,7 +79,7 @@ for env in ("halfcheetah-medium-v2", "antmaze-umaze-v0", "hopper-demo-v0", "mult
     policy = gtp_fast.load_policy(result.run_dir)
     assert np.abs(policy.act(np.zeros(policy.config.obs_dim, np.float32))).max() <= 1
 """
-    script(TRAIN + code, folder)
+    python(TRAIN + code, str(folder))
 
 
 @pytest.mark.slow
@@ -98,73 +92,67 @@ train = f"train --env hopper-demo-v0 --steps 4 --hidden 8 --batch-size 4 --eval-
 for command in (train, "doctor", "data info hopper-demo-v0", "data list", f"eval {run}"):
     main(command.split())
 """
-    done = python("-c", code, str(folder))
-    assert done.returncode == 2, done.stderr  # the last one's
+    done = python(code, str(folder), ends_with=2)  # as the last one
     assert '"steps": 4' in done.stdout and "PointMaze_Large-v3" in done.stdout
     assert "error: the environment Hopper-v5 needs the package gymnasium" in done.stderr
 
 
-def test_the_tests_that_a_gpu_runs_are_collected():
-    done = python("-m", "pytest", "--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider", *checks.files())
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert all(f"{file}::" in done.stdout for file in checks.files())
-
-
-def test_every_part_of_the_gpu_bench_is_imported():
-    names = [f"bench.gpu.{path.stem}" for path in (ROOT / "bench" / "gpu").glob("[a-z]*.py")]
-    script("import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)", *names)
+def test_every_part_of_the_gpu_bench_is_imported_and_the_tests_that_a_gpu_runs_are_collected():
+    code = """
+import importlib, pytest, sys
+from bench.gpu import checks
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+sys.exit(pytest.main(["--collect-only", "-q", "-m", "gpu", "-p", "no:cacheprovider", *checks.files()]))
+"""
+    found = python(code, *(f"bench.gpu.{path.stem}" for path in (ROOT / "bench" / "gpu").glob("[a-z]*.py"))).stdout
+    assert all(f"{file}::" in found for file in checks.files())
 
 
 def test_an_evaluation_that_is_asked_for_is_refused_before_the_training(folder: Path):
     code = """
 envs = {"hopper-demo-v0": "Hopper-v5", "multigoal-v0": "gtp_fast.evaluation.multigoal:gtp_fast/MultiGoal-v0"}
 for env, of in envs.items():
-    try:
+    with pytest.raises(UsageError) as refused:
         train(env, eval_every=2, run_dir=str(folder / "refused"))
-    except UsageError as error:
-        assert str(error) == (
-            f"the environment {of} needs the package gymnasium, which is not installed; "
-            "pip install 'gymnasium[mujoco]', or pass --eval-every 0 to train"
-        ), error
-    else:
-        raise AssertionError(env)
+    assert str(refused.value) == (
+        f"the environment {of} needs the package gymnasium, which is not installed; "
+        "pip install 'gymnasium[mujoco]', or pass --eval-every 0 to train"
+    )
     assert not (folder / "refused").exists()
 """
-    script(TRAIN + code, folder)
+    python(TRAIN + code, str(folder))
 
 
 def test_a_name_that_stands_for_nothing_is_refused_by_its_nearest_ones():
-    done = python("-m", "gtp_fast", "train", "--env", "hopper-dem-v0")
+    done = gtp_fast("train", "--env", "hopper-dem-v0")
     assert done.returncode == 2 and "did you mean hopper-demo-v0" in done.stderr
 
 
-def test_without_the_simulator_alone_an_evaluation_names_it(folder: Path):
+def test_without_the_simulator_alone_an_evaluation_names_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("gymnasium")
+    monkeypatch.setenv("GTP_FAST_ABSENT", "mujoco")
     code = """
 for env in ("HalfCheetah-v5", "antmaze-umaze-v0"):
-    try:
+    with pytest.raises(UsageError) as refused:
         train(env, eval_every=2)
-    except UsageError as error:
-        assert "needs the package mujoco, which is not installed; pip install 'gymnasium[mujoco]', or" in str(error)
-    else:
-        raise AssertionError(env)
+    words = "needs the package mujoco, which is not installed; pip install 'gymnasium[mujoco]', or"
+    assert words in str(refused.value)
 """
-    script(TRAIN + code, folder, absent="mujoco")
+    python(TRAIN + code, str(folder))
 
 
 @pytest.mark.parametrize("absent", ["gymnasium", "minari"])
-def test_a_minari_data_set_says_which_package_reads_it(tmp_path: Path, absent: str):
+def test_a_minari_data_set_says_which_package_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str):
+    monkeypatch.setenv("GTP_FAST_ABSENT", absent)
     if absent == "minari":
         pytest.importorskip("gymnasium")  # it would be named first
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "metadata.json").write_text("{}")
     code = f"""
 from gtp_fast.data import minari as minari_data
-try:
+with pytest.raises(DataError) as refused:
     minari_data.read_directory(folder)
-except DataError as error:
-    assert "is read by the package {absent}, which is not installed; pip install 'minari[hdf5]'" in str(error), error
-else:
-    raise AssertionError
+assert "is read by the package {absent}, which is not installed; pip install 'minari[hdf5]'" in str(refused.value)
 """
-    script(TRAIN + code, tmp_path, absent=absent)
+    python(TRAIN + code, str(tmp_path))

@@ -18,10 +18,13 @@ from typing import Any
 import pytest
 from data_cases import columns, write
 from places import SUPPORT
+from run_cases import gtp_fast, started, tiny_settings, wait_for
 
-from gtp_fast.errors import CheckpointError
+from gtp_fast.data.catalog import run_settings
+from gtp_fast.errors import BusyError, CheckpointError
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
+from gtp_fast.training.train import train
 
 STEPS = 150
 PARTIAL = "ckpt/.partial-step-N"
@@ -76,30 +79,8 @@ Settings = Callable[..., dict[str, Any]]
 
 
 def _settings(folder: Path) -> Settings:
-    data = write(folder / "data.hdf5", columns(episodes=3, length=20))
-
-    def make(name: str, **changes: Any) -> dict[str, Any]:
-        return {
-            "env": "HalfCheetah-v5",
-            "dataset": str(data),
-            "run_dir": str(folder / name),
-            "steps": STEPS,
-            "hidden": 16,
-            "batch_size": 16,
-            "seeds": 2,
-            "sampling_steps": 2,
-            "eta": 2.0,
-            "preset": "paper",
-            "log_every": 7,
-            "save_every": 10,
-            "eval_every": 0,
-            "device": "cpu",
-            "backend": "eager",
-            "threads": 1,
-            **changes,
-        }
-
-    return make
+    own = {"steps": STEPS, "batch_size": 16, "preset": "paper", "log_every": 7}
+    return lambda name, **changes: tiny_settings(folder, run_dir=str(folder / name), **(own | changes))
 
 
 @pytest.fixture
@@ -122,14 +103,8 @@ def outcome(run: Path) -> tuple[bytes, bytes, list[str]]:
     return (last / checkpoint.STATE).read_bytes(), (run / "metrics.jsonl").read_bytes(), names
 
 
-def _wait_for_a_checkpoint(run: Path, after: int = 0, process: subprocess.Popen | None = None) -> int:
-    for _ in range(12_000):
-        assert process is None or process.poll() is None
-        steps = checkpoint.steps(RunDir(run)) if run.exists() else []
-        if steps and steps[-1] > after:
-            return steps[-1]
-        time.sleep(0.01)
-    raise AssertionError(f"{run} has no checkpoint after step {after}")
+def _wait_for_a_checkpoint(run: Path, after: int = 0) -> int:
+    return wait_for(lambda: [step for step in checkpoint.steps(RunDir(run)) if step > after])[-1]
 
 
 def _killed_somewhere(server: Server, wanted: dict[str, Any], chance: random.Random, _: Path) -> bool:
@@ -202,15 +177,15 @@ def test_a_run_of_another_seed_differs_so_the_comparison_can_fail(server, settin
 @pytest.mark.parametrize("backend", ["eager", "compiled"])
 def test_promise_2_twice_n_steps_are_n_steps_a_kill_and_n_more(settings, tmp_path, backend):
     for name in ("whole", "killed"):
-        flags = {**settings(name, backend=backend, save_every=STEPS // 2), "seeds": 2}
+        flags = settings(name, backend=backend, save_every=STEPS // 2)
         words = [word for flag, value in flags.items() for word in (f"--{flag.replace('_', '-')}", str(value))]
-        command = [sys.executable, "-m", "gtp_fast", "train", *words]
         if name == "killed":
-            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            assert _wait_for_a_checkpoint(tmp_path / name, process=process) == STEPS // 2
+            process = started(["train", *words])
+            assert _wait_for_a_checkpoint(tmp_path / name) == STEPS // 2
             process.kill()
-            process.wait()
-        subprocess.run(command, check=True, capture_output=True)
+            process.communicate()
+        done = gtp_fast("train", *words)
+        assert done.returncode == 0, done.stderr
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
@@ -221,12 +196,12 @@ def test_promise_3_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(
 ):
     wanted = settings("stopped", save_every=100)
     pid = server.start(wanted)
-    while not (tmp_path / "stopped" / "metrics.jsonl").exists() or not (tmp_path / "stopped/metrics.jsonl").read_text():
-        time.sleep(0.01)
+    metrics = tmp_path / "stopped/metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text())
     os.kill(pid, number)
-    started = time.monotonic()
+    signalled = time.monotonic()
     assert server.wait(pid) == code
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - signalled < 2.0
     saved = checkpoint.steps(RunDir(tmp_path / "stopped"))
     assert saved and 7 <= saved[-1] < STEPS
     assert server.wait(server.start(wanted)) == 0
@@ -236,8 +211,7 @@ def test_promise_3_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(
 @pytest.mark.slow
 def test_promise_3_a_second_signal_ends_at_once(server, settings, tmp_path):
     pid = server.start(settings("stubborn", steps=100_000, save_every=0))
-    while not (tmp_path / "stubborn" / "metrics.jsonl").exists():
-        time.sleep(0.01)
+    wait_for((tmp_path / "stubborn" / "metrics.jsonl").exists)
     time.sleep(0.2)
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGINT)
@@ -248,10 +222,6 @@ def test_promise_3_a_second_signal_ends_at_once(server, settings, tmp_path):
 def test_promise_6_a_second_process_is_told_who_holds_the_run(server, settings, tmp_path, capfd):
     first = server.start(settings("shared", steps=100_000))
     _wait_for_a_checkpoint(tmp_path / "shared")
-    from gtp_fast.data.catalog import run_settings
-    from gtp_fast.errors import BusyError
-    from gtp_fast.training.train import train
-
     with pytest.raises(BusyError, match=f"process {first} on"):
         train(run_settings(settings("shared", steps=100_000)))
     os.kill(first, signal.SIGKILL)
@@ -260,7 +230,8 @@ def test_promise_6_a_second_process_is_told_who_holds_the_run(server, settings, 
 
 @pytest.mark.slow
 def test_evaluations_that_a_kill_cut_off_are_made_after_the_resume(server, settings, tmp_path):
-    wanted = {"eval_every": 50, "eval_episodes": 1, "save_every": 25}
+    write(tmp_path / "data.hdf5", columns(sizes=(11, 3)))  # of a hopper that falls soon
+    wanted = {"env": "Hopper-v5", "eval_every": 50, "save_every": 25}
     assert server.wait(server.start(settings("whole", **wanted))) == 0
     pid = server.start(settings("killed", **wanted))
     _wait_for_a_checkpoint(tmp_path / "killed", after=49)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ogbench_cases
 import pytest
 from data_server import Site, serving
 from ogbench_cases import columns, write
+from run_cases import gtp_fast, python
 
+from gtp_fast.cli.main import main
 from gtp_fast.data import catalog, dataset, download
 from gtp_fast.errors import DataError
 
@@ -40,15 +40,7 @@ def site(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield found
 
 
-def gtp(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gtp_fast", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-
-
-def train(run_dir: Path, *more: str, eval_every: int = 0) -> subprocess.CompletedProcess[str]:
-    small = ["--steps", "4", "--hidden", "16", "--batch-size", "8", "--threads", "1", "--json"]
-    rest = ["--eval-every", str(eval_every), "--eval-episodes", "1"]
-    return gtp("train", "--run-dir", str(run_dir), *small, *rest, *(more or ("--env", SPEC.name)))
+SMALL = ["--steps", "4", "--hidden", "16", "--batch-size", "8", "--threads", "1", "--backend", "eager", "--json"]
 
 
 @pytest.mark.parametrize("cuts", [[], [10_000]], ids=["whole", "cut off"])
@@ -82,20 +74,19 @@ def test_the_published_address_is_ogbenchs(tmp_path: Path, monkeypatch: pytest.M
     assert download.cache_path(SPEC) == Path(ogbench.utils.DEFAULT_DATASET_DIR).expanduser() / "cube-single-play-v0.npz"
 
 
-@pytest.mark.slow
-def test_the_commands_fetch_describe_and_check_a_file(site: Site, tmp_path: Path):
-    fetched = json.loads(gtp("data", "download", SPEC.name, "--json").stdout)
-    assert Path(fetched["path"]).is_file()
-    by_name, by_file = (
-        json.loads(gtp(*words, "--json").stdout)
-        for words in (("data", "info", SPEC.name), ("data", "check", fetched["path"], "--env", SPEC.name))
-    )
+def test_the_commands_fetch_describe_and_check_a_file(site: Site, capsys):
+    def typed(*words: str) -> dict[str, Any]:
+        main(["data", *words, "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    path = typed("download", SPEC.name)["path"]
+    by_name, by_file = typed("info", SPEC.name), typed("check", path, "--env", SPEC.name)
     assert by_name["transitions"] == by_file["transitions"] == 2000 and by_name["sha256"] == by_file["sha256"]
 
 
 @pytest.mark.slow
 def test_training_by_name_fetches_the_file_first_and_is_scored_in_the_environment(site: Site, tmp_path: Path):
-    done = train(tmp_path / "run", eval_every=4)
+    done = gtp_fast("train", "--env", SPEC.name, "--run-dir", str(tmp_path / "run"), "--eval-every", "4", *SMALL)
     assert done.returncode == 0, done.stderr
     found = json.loads(next((tmp_path / "run" / "eval").glob("step-*.json")).read_text())
     assert found["env_id"] == "ogbench:cube-single-singletask-v0" and found["lengths"] == [[200]]
@@ -104,11 +95,11 @@ def test_training_by_name_fetches_the_file_first_and_is_scored_in_the_environmen
 
 @needs_real
 @pytest.mark.slow
-def test_real_trajectories_of_a_file_of_ones_own_are_trained_on(tmp_path: Path):
+def test_real_trajectories_of_a_file_of_ones_own_are_trained_on(tmp_path: Path, capsys):
     path = shutil.copy(ogbench_cases.REAL, tmp_path / "mine.npz")
-    done = train(tmp_path / "run", "--env", "ogbench:cube-single-singletask-task4-v0", "--dataset", str(path))
-    assert done.returncode == 0, done.stderr
-    assert "578 of 24,000 rows are successes" in done.stderr
+    typed = ["--env", "ogbench:cube-single-singletask-task4-v0", "--dataset", str(path), "--eval-every", "0"]
+    main(["train", "--run-dir", str(tmp_path / "run"), *typed, *SMALL])
+    assert "578 of 24,000 rows are successes" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -131,12 +122,12 @@ def test_a_random_policy_is_rewarded_alike_in_the_environment_and_in_a_file(tmp_
 
 
 @pytest.mark.slow
-def test_where_nothing_can_be_drawn_a_visual_task_says_what_to_set():
+def test_where_nothing_can_be_drawn_a_visual_task_says_what_to_set(monkeypatch: pytest.MonkeyPatch):
     code = (
         "from gtp_fast.data.catalog import resolve\nfrom gtp_fast.evaluation.environments import make_env\n"
         "make_env(resolve('visual-cube-single').eval_env)"
     )
-    blind = os.environ | {"MUJOCO_GL": "disable"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=blind)
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    told = python(code, ends_with=1).stderr
     words = "UsageError: ogbench:visual-cube-single-singletask-task1-v0 cannot render its observations here ("
-    assert words in done.stderr and "set MUJOCO_GL=egl or osmesa" in done.stderr
+    assert words in told and "set MUJOCO_GL=egl or osmesa" in told

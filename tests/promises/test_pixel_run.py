@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from frame_cases import ACTION_DIM, SEEK, SIDE, seek_file
+from run_cases import back_to
 
 from gtp_fast import device
 from gtp_fast.algorithms.policy_config import PolicyConfig
@@ -95,9 +96,8 @@ def test_what_is_no_picture_of_the_policy_is_refused(learned, obs, said):
 
 
 def test_a_run_that_was_cut_off_ends_bitwise_equal_to_a_whole_one(settings):
-    whole, cut = (RunDir(Path(train(settings(name)).run_dir)) for name in ("whole", "cut"))
-    shutil.rmtree(cut.checkpoint(12))
-    shutil.rmtree(cut.checkpoint(8))
+    whole = RunDir(Path(train(settings("whole")).run_dir))
+    cut = back_to(Path(shutil.copytree(whole.path, whole.path.parent / "cut")), 4)
     train(settings("cut"))
     ours, theirs = (checkpoint.load(run.checkpoint(12)).tensors for run in (whole, cut))
     assert all((ours[name] == theirs[name]).all() for name in ours)

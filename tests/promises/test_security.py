@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from places import ROOT
+from run_cases import python
 
 WATCHED = """
 import json, sys
@@ -23,37 +22,42 @@ def hook(event, args):
         told.append(f"wrote {args[0]}")
 sys.addaudithook(hook)
 """
-A_DAY = (
-    WATCHED
-    + """
+A_DAY = """
 from pathlib import Path
 import numpy as np
 import gtp_fast
 from gtp_fast.cli.main import main
 run = Path(sys.argv[1]) / "run"
-typed = f"train --env multigoal-v0 --steps 20 --eval-every 10 --eval-episodes 1 --hidden 16 --backend eager --threads 1"
-for words in ([*typed.split(), "--run-dir", str(run)], ["eval", str(run), "--episodes", "1"], ["report", str(run)]):
+small = "--steps 20 --hidden 16 --backend eager --threads 1 --eval-every 10 --eval-episodes 1"
+for typed in (f"train --env hopper-demo-v0 --run-dir {run} {small}", f"eval {run} --episodes 1", f"report {run}"):
     try:
-        main(words)
+        main(typed.split())
     except SystemExit as left:
         assert not left.code, left
 policy = gtp_fast.load_policy(run)
-policy.act(np.zeros(2, np.float32))
+policy.act(np.zeros(11, np.float32))
 json.dump(told, open(Path(sys.argv[1]) / "told.json", "w"))
 """
-)
 
 
-def told(program: str, folder: Path) -> list[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(folder)}
-    words = [sys.executable, "-c", program, str(folder)]
-    subprocess.run(words, check=True, capture_output=True, env=environment, cwd=folder)
-    return json.loads((folder / "told.json").read_text())
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch) -> Callable[[str], list[str]]:
+    """Return what runs a program that watches itself, and what it told."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def run(program: str) -> list[str]:
+        python(WATCHED + program, str(tmp_path))
+        return json.loads((tmp_path / "told.json").read_text())
+
+    return run
 
 
 @pytest.mark.slow
-def test_training_scoring_and_reporting_open_no_socket_unpickle_nothing_and_write_only_where_named(tmp_path: Path):
-    events = told(A_DAY, tmp_path)
+def test_training_scoring_and_reporting_open_no_socket_unpickle_nothing_and_write_only_where_named(
+    told, tmp_path: Path
+):
+    events = told(A_DAY)
     written = [event.removeprefix("wrote ") for event in events if event.startswith("wrote ")]
     assert [event for event in events if not event.startswith("wrote ")] == []
     assert written
@@ -61,17 +65,14 @@ def test_training_scoring_and_reporting_open_no_socket_unpickle_nothing_and_writ
     assert [path for path in elsewhere if not path.isdecimal()] == []  # a number is a descriptor
 
 
-def test_a_socket_and_a_pickle_would_be_told(tmp_path: Path):
-    program = (
-        WATCHED
-        + """
+def test_a_socket_and_a_pickle_would_be_told(told):
+    program = """
 import collections, pickle, socket
 socket.socket().bind(("127.0.0.1", 0))
 pickle.loads(pickle.dumps(collections.OrderedDict()))
 json.dump(told, open(sys.argv[1] + "/told.json", "w"))
 """
-    )
-    assert {event.split()[0] for event in told(program, tmp_path)} >= {"socket.bind", "pickle.find_class"}
+    assert {event.split()[0] for event in told(program)} >= {"socket.bind", "pickle.find_class"}
 
 
 def test_every_dependency_is_pinned():

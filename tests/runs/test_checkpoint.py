@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_cases import python
 
@@ -100,7 +100,7 @@ def test_a_foreign_manifest_is_refused(run, change, words):
         checkpoint.load(run.checkpoint(10))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_no_altered_truncated_or_grown_byte_passes(run, data):
     path = _save(run, 10)

@@ -15,7 +15,7 @@ import numpy as np
 from gtp_fast import algorithms
 from gtp_fast.algorithms import networks
 from gtp_fast.data.spec import DataSpec, EvalEnv
-from gtp_fast.policy.policy import PolicyConfig
+from gtp_fast.policy.policy import Policy, PolicyConfig
 
 
 class Small(gymnasium.Env):
@@ -55,19 +55,6 @@ class Diverging(Small):
             reward = np.nan if self.way == "reward" else reward
             terminated = self.way == "healthy"  # as MuJoCo's: is_healthy asks for finite numbers
         return obs, reward, terminated, truncated, info
-
-
-class Endless(Small):
-    """An episode without an end, which says by a file that it has begun."""
-
-    def __init__(self, marker: str):
-        super().__init__()
-        self.marker = Path(marker)
-
-    def step(self, action):
-        self.marker.touch()
-        time.sleep(0.01)
-        return np.zeros(4, np.float32), 1.0, False, False, {}
 
 
 class Counting(Small):
@@ -184,6 +171,12 @@ def tensors(c: PolicyConfig):
     return {"actor": networks.init_flat(layout, list(c.seeds))}
 
 
+def untrained(obs_dim=4, action_dim=3) -> Policy:
+    """Return a small policy of two members."""
+    c = config(obs_dim, action_dim)
+    return Policy(c, tensors(c))
+
+
 def runs(pid: int) -> bool:
     """Whether a process runs; one that has ended but was not asked for its exit code does not."""
     try:
@@ -192,14 +185,6 @@ def runs(pid: int) -> bool:
         return False
 
 
-def within(seconds: float, what) -> bool:
-    """Whether something becomes true in time."""
-    ends = time.monotonic() + seconds
-    while not what() and time.monotonic() < ends:
-        time.sleep(0.02)
-    return what()
-
-
-for case in (Small, Diverging, Endless, Counting, Numbered, Succeeding, Failing, Lasting, Painted, Reaching):
+for case in (Small, Diverging, Counting, Numbered, Succeeding, Failing, Lasting, Painted, Reaching):
     limit = 6 if case is Numbered else None
     gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", case, max_episode_steps=limit, disable_env_checker=True)

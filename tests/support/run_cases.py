@@ -23,7 +23,7 @@ from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
 
 
-def tiny(folder: Path, **changes: Any) -> TrainConfig:
+def tiny_settings(folder: Path, **changes: Any) -> dict[str, Any]:
     """Return settings of a 30-step run of two members on generated HalfCheetah rows, in `folder`/run."""
     data = folder / "data.hdf5"
     if not data.exists():
@@ -46,7 +46,12 @@ def tiny(folder: Path, **changes: Any) -> TrainConfig:
         "backend": "eager",
         "threads": 1,
     }
-    return run_settings(settings | changes)
+    return settings | changes
+
+
+def tiny(folder: Path, **changes: Any) -> TrainConfig:
+    """Return those settings whole and checked, for `train`."""
+    return run_settings(tiny_settings(folder, **changes))
 
 
 def multigoal(folder: Path, **changes: Any) -> dict[str, Any]:
