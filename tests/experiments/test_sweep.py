@@ -274,6 +274,20 @@ def test_two_sweeps_share_the_trials_and_train_each_step_once_though_one_trial_i
     assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in found[0]["trials"])
 
 
+def _held(out: Path) -> list[int]:
+    """Stop each process that trains, so that none ends before the others are seen; return them."""
+    pids = training(out)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    return pids
+
+
+def _signalled(pid: int) -> bool:
+    """Say whether a signal waits for a stopped process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return any(line.startswith("ShdPnd:") and int(line.split()[1], 16) for line in lines)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "stop", "code"), [([], signal.SIGTERM, 143), (["--ray"], signal.SIGINT, 130)], ids=["here", "ray"]
@@ -284,11 +298,11 @@ def test_an_interrupted_sweep_saves_what_it_trains_and_continues_when_it_is_type
     more = ["--grid", "lr=1e-3,1e-4", "--jobs", "2", *more]
     typed = words(tmp_path, *more, **LONGER | {"save_every": 10_000})
     process = started(typed)
-    held = wait_for(lambda: training(tmp_path))
-    os.kill(held[0], signal.SIGSTOP)  # so that it has not ended when the other trains
-    pids = wait_for(lambda: len(found := training(tmp_path)) == 2 and found)
+    pids = wait_for(lambda: len(found := _held(tmp_path)) == 2 and found)
     process.send_signal(stop)
-    os.kill(held[0], signal.SIGCONT)
+    wait_for(lambda: all(map(_signalled, pids)))
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code and "have saved what they had" in err, err
     assert len(list(tmp_path.glob("*/*/ckpt/step-*"))) == 2
