@@ -6,8 +6,8 @@ Algorithms mark phases with `phase`. `profile_steps` takes a function that runs 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +33,17 @@ def _nvtx_range(name: str) -> AbstractContextManager[Any]:
     return nvtx.annotate(name)
 
 
-class _Phase:
-    """One range for both Nsight Systems and torch's profiler."""
-
-    def __init__(self, name: str):
-        self._name, self._ranges = name, (record_function(name), _nvtx_range(name))
-
-    def __enter__(self) -> None:
-        for part in self._ranges:
-            part.__enter__()
-
-    def __exit__(self, *exc: Any) -> None:
-        for part in reversed(self._ranges):
-            part.__exit__(*exc)
+@contextmanager
+def _recorded(name: str) -> Iterator[None]:
+    with record_function(name), _nvtx_range(name):
+        yield
 
 
 def phase(name: str) -> AbstractContextManager[None]:
     """Mark a phase of the train step. It costs nothing unless phases are recorded; compiled steps have none."""
     if torch.compiler.is_compiling() or not _Recorder.on:
         return _QUIET
-    return _Phase(name)
+    return _recorded(name)
 
 
 def profile_steps(run: Callable[[int], None], steps: int, trace: Path) -> dict[str, float]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from gtp_fast import rng
 from gtp_fast.config import TrainConfig, member_seeds
 from gtp_fast.data.replay import Batch
-from gtp_fast.data.transitions import ROW_ALIGN
+from gtp_fast.data.transitions import row_width
 
 if TYPE_CHECKING:
     from gtp_fast.data.transitions import Transitions
@@ -51,7 +51,7 @@ class FrameBuffer:
         """Move frames and rows to the device once. Rewards are stored shifted and scaled, as training uses them."""
         assert data.frames_FHWC is not None
         size, action_dim = data.action_NA.shape
-        rows = np.zeros((size, _row_width(action_dim)), dtype=np.float32)
+        rows = np.zeros((size, row_width(0, action_dim)), dtype=np.float32)
         rows[:, :action_dim] = data.action_NA
         rows[:, action_dim] = (data.reward_N + cfg.reward_shift) * cfg.reward_scale
         rows[:, action_dim + 1] = ~data.terminal_N
@@ -72,7 +72,7 @@ class FrameBuffer:
         """Return the bytes that `from_transitions` will take on the device: frames, rows and places."""
         assert data.frames_FHWC is not None
         size, action_dim = data.action_NA.shape
-        return data.frames_FHWC.nbytes + size * (4 * _row_width(action_dim) + 3 * 8)
+        return data.frames_FHWC.nbytes + size * (4 * row_width(0, action_dim) + 3 * 8)
 
     @property
     def obs_shape(self) -> tuple[int, int, int]:
@@ -134,8 +134,3 @@ class FrameBuffer:
         shift_S1 = (bits[:, :1, 2] < round(self.augment * 2**32)).to(torch.int64)
         down, right = ((integer_below(bits[..., lane], 2 * PAD + 1) - PAD) * shift_S1 for lane in (0, 1))
         return down, right
-
-
-def _row_width(action_dim: int) -> int:
-    """Return the floats in a row without observations."""
-    return -(-(action_dim + 2) // ROW_ALIGN) * ROW_ALIGN

@@ -60,9 +60,9 @@ class Policy:
         self._actor, self._critic = views(tensors["actor"].to(device), layouts["actor"]), None
         if config.candidates > 1:
             self._critic = views(tensors["critic"].to(device), layouts["critic"])
-        self._columns = self._algorithm.noise_columns(config)
+        self.noise_columns = self._algorithm.noise_columns(config)  # standard normals for one action, 0 for none
         self._sampler = self._make_sampler(tensors, precision)
-        self._noise = CallNoise(config.seeds, rng.ACT, self._columns)
+        self._noise = CallNoise(config.seeds, rng.ACT, self.noise_columns)
         self._choice = CallNoise(config.seeds, rng.SELECT, 1, gumbel=True) if config.select == "softmax" else None
 
     def _make_sampler(self, tensors: dict[str, Tensor], precision: str) -> Sampler:
@@ -116,11 +116,6 @@ class Policy:
         return AlgorithmSampler(self.config, self._actor, self._critic)
 
     @property
-    def noise_columns(self) -> int:
-        """Number of standard normals for one action, 0 for a deterministic policy."""
-        return self._columns
-
-    @property
     def runtime(self) -> str:
         """What computes the actions: "numpy", "fused" (one captured launch), or "torch"."""
         return {"CpuSampler": "numpy", "CudaSampler": "fused"}.get(type(self._sampler).__name__, "torch")
@@ -172,8 +167,8 @@ class Policy:
             z = self._noise.of_call(self._calls, rows)
         else:
             z = numbers(noise, "noise")
-            if z.shape != (self.members, rows, self._columns):
-                expected = rows, self._columns
+            if z.shape != (self.members, rows, self.noise_columns):
+                expected = rows, self.noise_columns
                 raise UsageError(f"noise of shape {z.shape[1:]}, expected {expected}; leave it out to have it drawn")
         if gumbel is not None:
             gumbel = numbers(gumbel, "gumbel")

@@ -18,7 +18,6 @@ from torch import Tensor
 from gtp_fast import algorithms, device, profiling
 from gtp_fast.algorithms import policy_config, updates
 from gtp_fast.algorithms.backends import stepper
-from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, hash6, member_seeds
 from gtp_fast.data import catalog, dataset, streaming
@@ -143,12 +142,15 @@ def _loop(
     policy = policy_config.of_run(cfg, *job.sizes, buffer.obs_scale)
     evaluator = Evaluator(policy, job.spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
     disk = Disk(run.path, lambda message: tell(Warned(message)))
-    meta = _meta(cfg, job.data, policy)
+    meta = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg), "policy": policy.to_json()}
+    meta |= {"data_sha256": job.data.sha256, "references": job.data.references}
     loop = _Loop(cfg, run, state, evaluator, writer, tell, disk, Saving(disk), meta, start.best)
     if start.checkpoint is not None:
         loop.saved = start.checkpoint.path
         loop.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
-        loop.resubmit(start.checkpoint.pending_evals)
+        for pending, tensors in start.checkpoint.pending_evals.items():
+            if not run.evaluation(pending).exists():
+                evaluator.submit(pending, tensors)
     profiling.record_phases(cfg.profile)
     (run.path / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
     return loop
@@ -253,12 +255,6 @@ class _Loop:
                 self.report(Warned(note))
             self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
 
-    def resubmit(self, pending: Mapping[int, dict[str, Tensor]]) -> None:
-        """Submit the policies whose evaluation a stopped run had not finished."""
-        for step, policy in pending.items():
-            if not self.run.evaluation(step).exists():
-                self.evaluator.submit(step, policy)
-
 
 def _due(cfg: TrainConfig, step: int, every: int) -> bool:
     return every > 0 and (step % every == 0 or step == cfg.steps)
@@ -267,12 +263,6 @@ def _due(cfg: TrainConfig, step: int, every: int) -> bool:
 def _steps_until_due(cfg: TrainConfig, step: int) -> int:
     nexts = [(step // every + 1) * every for every in (cfg.log_every, cfg.eval_every, cfg.save_every) if every > 0]
     return min([*nexts, cfg.steps]) - step
-
-
-def _meta(cfg: TrainConfig, data: Transitions, policy: PolicyConfig) -> dict[str, Any]:
-    """Return the description of the run that goes into every checkpoint."""
-    about = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg)}
-    return about | {"policy": policy.to_json(), "data_sha256": data.sha256, "references": data.references}
 
 
 def _replace_best(
