@@ -53,18 +53,8 @@ GOALS_M = {
 DEFAULT_TASK = 2  # of both
 # The exceptions of zipfile, zlib and numpy on damaged bytes. numpy's header is Python source, which is tokenized.
 # RuntimeError: the bytes claim to be encrypted, or of a later version.
-_DAMAGED = (
-    zipfile.BadZipFile,
-    tokenize.TokenError,
-    zlib.error,
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    KeyError,
-)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, tokenize.TokenError, OSError, EOFError)
+_DAMAGED += (ValueError, RuntimeError, SyntaxError, TypeError, KeyError)
 
 
 def read(path: Path, spec: DataSpec) -> Arrays:
@@ -231,9 +221,8 @@ def _by_package(stem: str, task: int, states: dict[str, np.ndarray], where: str)
     del ogbench
     columns = dict(states)
     with warnings.catch_warnings(action="ignore"):  # about bounds in float64
-        env = gymnasium.make(
-            f"{stem}-singletask{f'-task{task}' if task else ''}-v0"
-        )  # the state version, which draws no frames
+        # The state version, which draws no frames.
+        env = gymnasium.make(f"{stem}-singletask{f'-task{task}' if task else ''}-v0")
         relabel_dataset(stem, env, columns)
     env.close()
     return columns["rewards"], columns["masks"] == 0

@@ -24,9 +24,8 @@ HORIZON = {"umaze": 700, "medium": 1000, "large": 1000}  # steps; then the episo
 CELL_M = 4.0
 WALL_M = 2.0  # height
 GOAL_RADIUS_M = 0.5
-GOAL_SPREAD = (
-    0.25  # share of a cell: the goal is off its cell's centre by (u + v / 2) times this, u and v uniform in [0, 1]
-)
+# Share of a cell: the goal is off its cell's centre by (u + v / 2) times this, u and v uniform in [0, 1].
+GOAL_SPREAD = 0.25
 FRAME_SKIP = 5  # physics steps of 0.02 s for each action: 10 actions per second
 RESET_NOISE = 0.1  # half-width of the uniform noise on positions, and deviation of the normal noise on velocities
 TORQUE = 30.0  # Nm for an action of 1

@@ -305,9 +305,8 @@ class CallNoise:
     def _draw(self, first: int, rows: int) -> np.ndarray:
         """Draw several calls from `first` on, (calls, S, rows, columns); each call of each member has a Philox key."""
         counters = rng.counters_for_normals(rows, self._columns)
-        calls = max(
-            1, BLOCK_COUNTERS // max(1, counters * len(self._seeds))
-        )  # a policy without noise needs no counters
+        # A policy without noise needs no counters.
+        calls = max(1, BLOCK_COUNTERS // max(1, counters * len(self._seeds)))
         keys = rng.seed_keys(list(self._seeds), "cpu").repeat(calls, 1)
         steps = torch.arange(first, first + calls).repeat_interleave(len(self._seeds))[:, None]
         layout = rng.plan({self._stream: counters}, "cpu")

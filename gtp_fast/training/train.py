@@ -273,18 +273,16 @@ def _replace_best(
     Args: best, the members' tensors, figures and steps so far, {} before the first evaluation, updated in place;
     policy, the tensors that were evaluated; meta, the description of the run. Raises: OSError from the file system.
     """
-    tensors, figures, steps = best.get("tensors"), best.get("figures"), best.get("steps")
-    if tensors is None or figures is None or steps is None:
+    if not best:
         tensors = {name: tensor.clone() for name, tensor in policy.items()}
-        figures, steps = list(result.figures), [result.step] * len(result.seeds)
-    else:
-        for i, figure in enumerate(result.figures):
-            if (figure, -result.step) > (figures[i], -steps[i]):
-                figures[i], steps[i] = figure, result.step
-                for name, tensor in policy.items():
-                    rows = tensor.shape[0] // len(result.seeds)
-                    tensors[name][i * rows : (i + 1) * rows] = tensor[i * rows : (i + 1) * rows]
-    best.update(tensors=tensors, figures=figures, steps=steps)
+        best.update(tensors=tensors, figures=list(result.figures), steps=[result.step] * len(result.seeds))
+    tensors, figures, steps = best["tensors"], best["figures"], best["steps"]
+    for i, figure in enumerate(result.figures):
+        if (figure, -result.step) > (figures[i], -steps[i]):
+            figures[i], steps[i] = figure, result.step
+            for name, tensor in policy.items():
+                rows = tensor.shape[0] // len(result.seeds)
+                tensors[name][i * rows : (i + 1) * rows] = tensor[i * rows : (i + 1) * rows]
     checkpoint.save_best(run, tensors, {**meta, "step": max(steps), "figures": figures, "steps": steps})
 
 
