@@ -10,7 +10,6 @@ Legend: F frames of H x W pixels and C channels, N transitions, S members, B bat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,10 +19,7 @@ from torch import Tensor
 from gtp_fast import rng
 from gtp_fast.config import TrainConfig, member_seeds
 from gtp_fast.data.replay import Batch
-from gtp_fast.data.transitions import row_width
-
-if TYPE_CHECKING:
-    from gtp_fast.data.transitions import Transitions
+from gtp_fast.data.transitions import Transitions, row_width
 
 PAD = 3  # largest shift in pixels, for images of 64 [FQL]
 

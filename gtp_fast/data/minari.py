@@ -258,8 +258,8 @@ def _references(metadata: dict[str, Any]) -> tuple[float, float] | None:
 
 def _shown(bounds: Bounds) -> str:
     """Format bounds: [-2, 2] if all actions share them, otherwise those of each action."""
-    each = list(dict.fromkeys(f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True)))
-    return each[0] if len(each) == 1 else ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True))
+    each = [f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True)]
+    return each[0] if len(set(each)) == 1 else ", ".join(each)
 
 
 def _sha256(arrays: Iterable[np.ndarray]) -> str:

@@ -153,14 +153,8 @@ def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
     if asked.best and path.resolve() != run.path.resolve():
         raise UsageError(f"--best picks the best policy of a run, and {path} is one checkpoint; name {run.path}")
     saved = find_policy(path, asked.best)
-    policy = load_policy(
-        saved,
-        asked.seed,
-        device=cfg.device,
-        sampling_steps=asked.sampling_steps,
-        candidates=asked.candidates,
-        select=asked.select,
-    )
+    wanted = {"sampling_steps": asked.sampling_steps, "candidates": asked.candidates, "select": asked.select}
+    policy = load_policy(saved, asked.seed, device=cfg.device, **wanted)
     steps = tuple(saved.steps[seed] for seed in policy.config.seeds)
     spec = with_references(spec, saved.meta.get("references"))
     episodes = settings["eval_episodes"] if asked.episodes is None else asked.episodes
