@@ -81,11 +81,6 @@ class FrameBuffer:
         """Number of transitions N."""
         return self.rows.shape[0]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the device."""
-        return sum(part.numel() * part.element_size() for part in (self.frames, self.rows, self.place))
-
     def gather(self, index_SB: Tensor, step: Tensor) -> Batch:
         """Read the transitions at int64 indices in [0, N); observations are uint8 (S, B, H, W, n C).
 

@@ -59,11 +59,6 @@ class ReplayBuffer:
         return self.rows.shape[0]
 
     @property
-    def nbytes(self) -> int:
-        """Bytes on the device."""
-        return self.rows.numel() * self.rows.element_size()
-
-    @property
     def obs_shape(self) -> int:
         """Size of an observation."""
         return self.obs_dim

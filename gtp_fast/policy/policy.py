@@ -60,7 +60,9 @@ class Policy:
         self._actor, self._critic = views(tensors["actor"].to(device), layouts["actor"]), None
         if config.candidates > 1:
             self._critic = views(tensors["critic"].to(device), layouts["critic"])
-        self.noise_columns = self._algorithm.noise_columns(config)  # standard normals for one action, 0 for none
+        self.members = len(config.seeds)  # S
+        self.steps_are_free = self._algorithm.STEPS_ARE_FREE  # may be others than the run's setting
+        self.noise_columns = self._algorithm.noise_columns(config)  # normals for one action; 0: deterministic
         self._sampler = self._make_sampler(tensors, precision)
         self._noise = CallNoise(config.seeds, rng.ACT, self.noise_columns)
         self._choice = CallNoise(config.seeds, rng.SELECT, 1, gumbel=True) if config.select == "softmax" else None
@@ -79,16 +81,6 @@ class Policy:
 
             return CudaSampler(config, tensors, self.device, precision)
         return self.formulas
-
-    @property
-    def members(self) -> int:
-        """Number of members S."""
-        return len(self.config.seeds)
-
-    @property
-    def steps_are_free(self) -> bool:
-        """Whether the policy can act in another number of steps than the run's setting."""
-        return self._algorithm.STEPS_ARE_FREE
 
     def reset_noise(self, first: int = 0) -> Policy:
         """Return a copy that shares the parameters and restarts the noise.

@@ -86,13 +86,8 @@ class Job:
     chosen: str
     spec: DataSpec
     data: Transitions
-    obs: ObsShape
+    sizes: tuple[ObsShape, int]  # the shape of an observation and the number of an action's components
     parameters: int
-
-    @property
-    def sizes(self) -> tuple[ObsShape, int]:
-        """The shape of an observation and the number of an action's components."""
-        return self.obs, self.data.action_NA.shape[1]
 
 
 def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
@@ -111,13 +106,13 @@ def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
     device.prepare(cfg)
     if cfg.eval_every > 0:
         check_environment(spec, obs, action_dim, cfg.frame_stack, data.action_bounds)
-    return Job(cfg, chosen, with_references(spec, data.references), data, obs, parameters)
+    return Job(cfg, chosen, with_references(spec, data.references), data, (obs, action_dim), parameters)
 
 
 def build(job: Job, saved: Checkpoint | None) -> tuple[TrainState, Buffer]:
     """Allocate state and buffer after checking that they fit, and load the checkpoint that the run starts from."""
     cfg = job.cfg
-    memory.check_memory(cfg, job.parameters, bytes_on_device(job.data, cfg), job.obs)
+    memory.check_memory(cfg, job.parameters, bytes_on_device(job.data, cfg), job.sizes[0])
     state = algorithms.init_state(cfg, *job.sizes, cfg.device)
     buffer = buffer_of(job.data, cfg, state.step)
     if saved is not None:
@@ -152,7 +147,7 @@ def _loop(
             if not run.evaluation(pending).exists():
                 evaluator.submit(pending, tensors)
     profiling.record_phases(cfg.profile)
-    (run.path / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
+    run.failure.unlink(missing_ok=True)  # of an earlier attempt
     return loop
 
 
