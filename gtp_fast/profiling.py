@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,12 +17,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 PHASES = ("sample", "chain", "critic", "advantage", "actor", "average")
 _QUIET = nullcontext()
-
-
-class _Recorder:
-    """Whether phases are recorded. It is off in training: a phase then costs one attribute read."""
-
-    on = False
+# Whether phases are recorded. It is off in training: a phase then costs one attribute read.
+_recorder = SimpleNamespace(on=False)
 
 
 def _nvtx_range(name: str) -> AbstractContextManager[Any]:
@@ -41,7 +38,7 @@ def _recorded(name: str) -> Iterator[None]:
 
 def phase(name: str) -> AbstractContextManager[None]:
     """Mark a phase of the train step. It costs nothing unless phases are recorded; compiled steps have none."""
-    if torch.compiler.is_compiling() or not _Recorder.on:
+    if torch.compiler.is_compiling() or not _recorder.on:
         return _QUIET
     return _recorded(name)
 
@@ -59,13 +56,13 @@ def profile_steps(run: Callable[[int], None], steps: int, trace: Path) -> dict[s
     _synchronise()
     whole = (time.perf_counter() - started) / steps
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
-    _Recorder.on = True
+    _recorder.on = True
     try:
         with profile(activities=activities) as profiler:
             run(steps)
             _synchronise()
     finally:
-        _Recorder.on = False
+        _recorder.on = False
     profiler.export_chrome_trace(str(trace))
     phases = {event.key: event.cpu_time_total / steps for event in profiler.key_averages() if event.key in PHASES}
     return {name: phases[name] for name in PHASES if name in phases} | {"step": whole * 1e6}
@@ -73,7 +70,7 @@ def profile_steps(run: Callable[[int], None], steps: int, trace: Path) -> dict[s
 
 def record_phases(on: bool) -> None:
     """Switch NVTX ranges on or off, as `gtp-fast train --profile` does under Nsight Systems."""
-    _Recorder.on = on
+    _recorder.on = on
 
 
 def nsys_command(env: str, dataset: str | None = None) -> str:
