@@ -64,7 +64,7 @@ def bench_pack(benchmark, machine, file):
     packed = ReplayBuffer.from_transitions(built, cfg, DEVICE)
     assert np.array_equal(packed.rows[-1, :17].cpu().numpy(), built.obs_ND[-1])
     benchmark.pedantic(ReplayBuffer.from_transitions, (built, cfg, DEVICE), rounds=5, warmup_rounds=1)
-    _record(benchmark, machine, packed.nbytes)
+    _record(benchmark, machine, packed.rows.nbytes)
 
 
 @pytest.mark.benchmark(group="data/stage")

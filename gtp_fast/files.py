@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -123,14 +123,11 @@ def holder(path: Path) -> str | None:
 
     It asks with a shared lock, so that two that ask at the same time do not take each other for a holder.
     """
-    try:
-        with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file closes
-            except BlockingIOError:
-                return _named(file)
-    except FileNotFoundError:
-        pass
+    with suppress(FileNotFoundError), path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file closes
+        except BlockingIOError:
+            return _named(file)
     return None
 
 

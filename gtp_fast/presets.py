@@ -68,9 +68,8 @@ def _saved(resume: str) -> dict[str, Any]:
 def settings_file(path: Path) -> Path | None:
     """Return config.yaml of a run, given its directory or one of its checkpoints; None if there is none."""
     files = (folder / "config.yaml" for folder in (path, path.parent.parent))
-    return next(
-        (file for file in files if os.path.isfile(file)), None
-    )  # not Path.is_file, which raises on a name that is too long
+    # Not Path.is_file, which raises on a name that is too long.
+    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def _implied(values: dict[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ Algorithms mark phases with `phase`. `profile_steps` takes a function that runs 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,12 +17,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 PHASES = ("sample", "chain", "critic", "advantage", "actor", "average")
 _QUIET = nullcontext()
-
-
-class _Recorder:
-    """Whether phases are recorded. It is off in training: a phase then costs one attribute read."""
-
-    on = False
+# Whether phases are recorded. It is off in training: a phase then costs one attribute read.
+_recorder = SimpleNamespace(on=False)
 
 
 def _nvtx_range(name: str) -> AbstractContextManager[Any]:
@@ -33,26 +30,17 @@ def _nvtx_range(name: str) -> AbstractContextManager[Any]:
     return nvtx.annotate(name)
 
 
-class _Phase:
-    """One range for both Nsight Systems and torch's profiler."""
-
-    def __init__(self, name: str):
-        self._name, self._ranges = name, (record_function(name), _nvtx_range(name))
-
-    def __enter__(self) -> None:
-        for part in self._ranges:
-            part.__enter__()
-
-    def __exit__(self, *exc: Any) -> None:
-        for part in reversed(self._ranges):
-            part.__exit__(*exc)
+@contextmanager
+def _recorded(name: str) -> Iterator[None]:
+    with record_function(name), _nvtx_range(name):
+        yield
 
 
 def phase(name: str) -> AbstractContextManager[None]:
     """Mark a phase of the train step. It costs nothing unless phases are recorded; compiled steps have none."""
-    if torch.compiler.is_compiling() or not _Recorder.on:
+    if torch.compiler.is_compiling() or not _recorder.on:
         return _QUIET
-    return _Phase(name)
+    return _recorded(name)
 
 
 def profile_steps(run: Callable[[int], None], steps: int, trace: Path) -> dict[str, float]:
@@ -68,13 +56,13 @@ def profile_steps(run: Callable[[int], None], steps: int, trace: Path) -> dict[s
     _synchronise()
     whole = (time.perf_counter() - started) / steps
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
-    _Recorder.on = True
+    _recorder.on = True
     try:
         with profile(activities=activities) as profiler:
             run(steps)
             _synchronise()
     finally:
-        _Recorder.on = False
+        _recorder.on = False
     profiler.export_chrome_trace(str(trace))
     phases = {event.key: event.cpu_time_total / steps for event in profiler.key_averages() if event.key in PHASES}
     return {name: phases[name] for name in PHASES if name in phases} | {"step": whole * 1e6}
@@ -82,7 +70,7 @@ def profile_steps(run: Callable[[int], None], steps: int, trace: Path) -> dict[s
 
 def record_phases(on: bool) -> None:
     """Switch NVTX ranges on or off, as `gtp-fast train --profile` does under Nsight Systems."""
-    _Recorder.on = on
+    _recorder.on = on
 
 
 def nsys_command(env: str, dataset: str | None = None) -> str:

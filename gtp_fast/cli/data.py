@@ -18,7 +18,9 @@ def data_command(arguments: argparse.Namespace) -> dict[str, Any] | None:
     Raises: DataError, once the report is printed, when `check` finds data that are not ready.
     """
     if arguments.action == "list":
-        _list(arguments.json)
+        rows = catalog.listing()
+        table = [catalog.HEAD, *map(catalog.line, rows)]
+        print(json.dumps({"datasets": rows}) if arguments.json else "\n".join(table))
         return None
     if not arguments.name:
         raise UsageError(f"gtp-fast data {arguments.action} needs a name; gtp-fast data list shows them")
@@ -38,14 +40,6 @@ def data_command(arguments: argparse.Namespace) -> dict[str, Any] | None:
         if arguments.action == "download" and spec.source in download.PLACES:
             return {"name": spec.name, "path": str(download.fetch(spec, progress))}
         return dataset.info(dataset.load(spec, progress=progress))
-
-
-def _list(as_json: bool) -> None:
-    rows = catalog.listing()
-    if as_json:
-        print(json.dumps({"datasets": rows}))
-        return
-    print("\n".join([catalog.HEAD, *map(catalog.line, rows)]))
 
 
 def _check(name: str, env: str | None, as_json: bool) -> None:

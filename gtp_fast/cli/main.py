@@ -46,8 +46,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(flag(field.name), type=kind, metavar=kind.__name__.upper(), **options)
 
 
-def add_eval(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of eval."""
+def _add_eval(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--episodes", type=int, help="(default: as trained)")
     parser.add_argument("--sampling-steps", type=int, help="K (default: as trained)")
@@ -70,8 +69,7 @@ def _add_json(parser: argparse.ArgumentParser, what: str = "") -> None:
     parser.add_argument("--json", action="store_true", help=f"print {what}one JSON object")
 
 
-def add_latency(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of latency."""
+def _add_latency(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--seed", type=int, help="one member of the run (default: the first)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -80,8 +78,7 @@ def add_latency(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
 
 
-def add_export(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of export."""
+def _add_export(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--format", choices=["onnx", "pt2"], default="onnx", help="pt2: torch.export (default: onnx)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="(default: policy.onnx or policy.pt2 in RUN)")
@@ -93,16 +90,14 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of data."""
+def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["list", "info", "download", "check"])
     parser.add_argument("name", nargs="?", help="a data set's name, or a file or directory")
     parser.add_argument("--env", help="info, check: the environment that the file is for")
     _add_json(parser)
 
 
-def add_reproduce(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of reproduce."""
+def _add_reproduce(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("item", choices=NAMES, metavar="ITEM", help=f"one of {', '.join(NAMES)}")
     parser.add_argument(
         "--budget", choices=["small", "paper"], default="small", help="small: half an hour on two CPU cores (default)"
@@ -170,16 +165,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, below the flags")
     train.add_argument("--print-config", action="store_true", help="print the merged settings and stop")
     _add_json(train, "the result as ")
-    add_eval(command("eval", _eval, "roll out a saved policy: raw and normalised score of each seed"))
-    add_latency(command("latency", _latency, "time an action against sampling steps, batch and candidates"))
+    _add_eval(command("eval", _eval, "roll out a saved policy: raw and normalised score of each seed"))
+    _add_latency(command("latency", _latency, "time an action against sampling steps, batch and candidates"))
     report = command("report", _report, "draw the learning curve, write the table and the model card")
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     report.add_argument("--out", type=Path, help="where to write (default: report/ of the run; of several: ./report)")
     _add_json(report, "the summary as ")
-    add_reproduce(command("reproduce", _reproduce, "run one table or figure of the paper: ours beside the paper's"))
+    _add_reproduce(command("reproduce", _reproduce, "run one table or figure of the paper: ours beside the paper's"))
     add_sweep(command("sweep", run_sweep, "train a grid of data sets, settings and seeds; run again to continue"))
-    add_export(command("export", _export, "write a policy as one file that needs nothing of gtp-fast"))
-    add_data(command("data", _data, "list, describe, fetch or check data sets"))
+    _add_export(command("export", _export, "write a policy as one file that needs nothing of gtp-fast"))
+    _add_data(command("data", _data, "list, describe, fetch or check data sets"))
     _add_json(command("doctor", _doctor, "say what was found here and which backend will be used"))
     profile = command("profile", _profile, "time the phases of a train step and write a Chrome trace")
     add_settings(profile)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NoReturn, TextIO
+from contextlib import ExitStack, contextmanager
+from typing import TextIO
 
 from tqdm import tqdm
 
 from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
+
+Progressed = Callable[[int, int | None], None]  # takes bytes so far, and the total if known
 
 
 class Screen:
@@ -16,16 +18,14 @@ class Screen:
 
     def __init__(self, stream: TextIO, steps: int):
         self._stream, self._score, self._steps = stream, "-", steps
-        self._bar: tqdm[NoReturn] | None = None
-        self._fetching: tqdm[NoReturn] | None = None
+        self._bars, self._bar = ExitStack(), None
+        self._fetched: Progressed | None = None
 
     def __enter__(self) -> Screen:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for bar in (self._bar, self._fetching):
-            if bar is not None:
-                bar.close()
+        self._bars.close()
 
     def show(self, event: Event) -> None:
         """Show one event."""
@@ -37,26 +37,21 @@ class Screen:
                 for note in event.notes:
                     self._say(f"note   {note}")
                 if self._stream.isatty():
-                    self._bar = tqdm(
-                        total=self._steps, initial=event.step, unit="step", file=self._stream, dynamic_ncols=True
+                    self._bar = self._bars.enter_context(
+                        tqdm(total=self._steps, initial=event.step, unit="step", file=self._stream, dynamic_ncols=True)
                     )
             case Progress():
                 self._progress(event)
             case Downloading():
-                self._download(event)
+                if self._fetched is None:
+                    self._fetched = self._bars.enter_context(download_bar(self._stream, "fetching"))
+                self._fetched(event.done, event.total)
             case Evaluated():
                 kind = "score" if event.scored else "return"
                 self._score = " ".join(f"{figure:.1f}" for figure in event.figures)
                 self._say(f"step {event.step:>9,}  {kind} {self._score}")
             case Warned():
                 self._say(f"warning: {event.message}")
-
-    def _download(self, event: Downloading) -> None:
-        if self._fetching is None:
-            quiet = not self._stream.isatty()
-            self._fetching = tqdm(unit="B", unit_scale=True, desc="fetching", file=self._stream, disable=quiet)
-        self._fetching.total = event.total
-        self._fetching.update(event.done - self._fetching.n)
 
     def _progress(self, event: Progress) -> None:
         shown = {
@@ -100,9 +95,9 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def download_bar(stream: TextIO) -> Iterator[Callable[[int, int | None], None]]:
+def download_bar(stream: TextIO, name: str | None = None) -> Iterator[Progressed]:
     """Yield a progress callback for a download; silent where the stream is no terminal."""
-    with tqdm(unit="B", unit_scale=True, file=stream, disable=not stream.isatty()) as bar:
+    with tqdm(desc=name, unit="B", unit_scale=True, file=stream, disable=not stream.isatty()) as bar:
 
         def progress(done: int, total: int | None) -> None:
             bar.total = total

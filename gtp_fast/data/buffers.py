@@ -6,8 +6,6 @@ error for settings that do not suit the observations.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from gtp_fast.config import TrainConfig
@@ -15,10 +13,8 @@ from gtp_fast.data import streaming
 from gtp_fast.data.frames import FrameBuffer
 from gtp_fast.data.replay import ReplayBuffer
 from gtp_fast.data.spec import ObsShape
+from gtp_fast.data.transitions import Transitions
 from gtp_fast.errors import UsageError
-
-if TYPE_CHECKING:
-    from gtp_fast.data.transitions import Transitions
 
 Buffer = ReplayBuffer | FrameBuffer
 

@@ -26,12 +26,8 @@ HEAD = _LINE.format("name", "source", "size", "obs/act", "environment", "what sc
 def resolve(name: str) -> DataSpec:
     """Return the entry of a name: embedded, D4RL, Minari, OGBench, then an environment for the user's own file.
 
-    Args:
-        name: data set name, or a Gymnasium id to go with `--dataset` (`Hopper-v5`, `my_module:MyEnv-v0`).
-    Returns:
-        The entry; its `source` is one of these kinds.
-    Raises:
-        UsageError: no such name; the message lists the nearest ones.
+    Args: name, of a data set, or a Gymnasium id to go with `--dataset` (`Hopper-v5`, `my_module:MyEnv-v0`).
+    Raises: UsageError when there is no such name; the message lists the nearest ones.
 
     >>> resolve("hopper-medium-v2").paper_row
     'hopper-m'

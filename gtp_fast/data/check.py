@@ -45,9 +45,11 @@ def check(name_or_path: str | Path, spec: DataSpec | None = None) -> dict[str, A
     path = Path(name_or_path)
     own = path.exists() or path.suffix in FILES or spec is not None
     if not own:
-        return _checked_name(catalog.resolve(str(name_or_path)))
+        named = catalog.resolve(str(name_or_path))
+        found, faults = _loaded({"name": named.name, "source": named.source}, named, None)  # the first fault ends it
+        return _verdict(found, faults, [], f"gtp-fast train --env {named.name}")
     expected = spec or DataSpec(path.name, "file")
-    found: dict[str, Any] = {"name": expected.name, "source": str(path)}
+    found = {"name": expected.name, "source": str(path)}
     try:
         files = [_read(part, expected) for part in hdf5.shard_paths(path)]
     except DataError as error:
@@ -67,12 +69,6 @@ def check(name_or_path: str | Path, spec: DataSpec | None = None) -> dict[str, A
     environment = fitting[0] if fitting else "MODULE:ENVIRONMENT-v0"
     command = f"gtp-fast train --env {environment} --dataset {path}"
     return _verdict(found | {"environments": fitting}, faults, warnings, command)
-
-
-def _checked_name(spec: DataSpec) -> dict[str, Any]:
-    """Check the data of a name: as in training, the first fault ends the check."""
-    found, faults = _loaded({"name": spec.name, "source": spec.source}, spec, None)
-    return _verdict(found, faults, [], f"gtp-fast train --env {spec.name}")
 
 
 def _read(path: Path, spec: DataSpec) -> _File:

@@ -10,7 +10,6 @@ Legend: F frames of H x W pixels and C channels, N transitions, S members, B bat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,10 +19,7 @@ from torch import Tensor
 from gtp_fast import rng
 from gtp_fast.config import TrainConfig, member_seeds
 from gtp_fast.data.replay import Batch
-from gtp_fast.data.transitions import ROW_ALIGN
-
-if TYPE_CHECKING:
-    from gtp_fast.data.transitions import Transitions
+from gtp_fast.data.transitions import Transitions, row_width
 
 PAD = 3  # largest shift in pixels, for images of 64 [FQL]
 
@@ -51,7 +47,7 @@ class FrameBuffer:
         """Move frames and rows to the device once. Rewards are stored shifted and scaled, as training uses them."""
         assert data.frames_FHWC is not None
         size, action_dim = data.action_NA.shape
-        rows = np.zeros((size, _row_width(action_dim)), dtype=np.float32)
+        rows = np.zeros((size, row_width(0, action_dim)), dtype=np.float32)
         rows[:, :action_dim] = data.action_NA
         rows[:, action_dim] = (data.reward_N + cfg.reward_shift) * cfg.reward_scale
         rows[:, action_dim + 1] = ~data.terminal_N
@@ -72,7 +68,7 @@ class FrameBuffer:
         """Return the bytes that `from_transitions` will take on the device: frames, rows and places."""
         assert data.frames_FHWC is not None
         size, action_dim = data.action_NA.shape
-        return data.frames_FHWC.nbytes + size * (4 * _row_width(action_dim) + 3 * 8)
+        return data.frames_FHWC.nbytes + size * (4 * row_width(0, action_dim) + 3 * 8)
 
     @property
     def obs_shape(self) -> tuple[int, int, int]:
@@ -84,11 +80,6 @@ class FrameBuffer:
     def size(self) -> int:
         """Number of transitions N."""
         return self.rows.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the device."""
-        return sum(part.numel() * part.element_size() for part in (self.frames, self.rows, self.place))
 
     def gather(self, index_SB: Tensor, step: Tensor) -> Batch:
         """Read the transitions at int64 indices in [0, N); observations are uint8 (S, B, H, W, n C).
@@ -134,8 +125,3 @@ class FrameBuffer:
         shift_S1 = (bits[:, :1, 2] < round(self.augment * 2**32)).to(torch.int64)
         down, right = ((integer_below(bits[..., lane], 2 * PAD + 1) - PAD) * shift_S1 for lane in (0, 1))
         return down, right
-
-
-def _row_width(action_dim: int) -> int:
-    """Return the floats in a row without observations."""
-    return -(-(action_dim + 2) // ROW_ALIGN) * ROW_ALIGN

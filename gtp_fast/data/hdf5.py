@@ -147,8 +147,7 @@ def shard_paths(path: Path) -> list[Path]:
     if (path / "main_data.hdf5").exists() or not found:
         if other:
             raise DataError(f"{path} holds {other[0]} and no *.hdf5 shard; name the file itself, or its shards .hdf5")
-        minari = [path / "main_data.hdf5"] if (path / "main_data.hdf5").exists() else []
-        if minari and len(found) > len(list(path.glob("main_data*.hdf5"))):
+        if len(found) > len(list(path.glob("main_data*.hdf5"))):
             raise DataError(_mixed(path, "main_data.hdf5, which is Minari's"))
         return [path]
     if (path / "data" / "main_data.hdf5").exists():

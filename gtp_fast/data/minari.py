@@ -94,6 +94,8 @@ def _fetch(name: str) -> None:
 
 def _read(folder: Path, where: str) -> Arrays:
     try:
+        from gymnasium.spaces import flatdim
+
         from gtp_fast.data import spaces
 
         metadata = json.loads((folder / "metadata.json").read_bytes())
@@ -115,7 +117,7 @@ def _read(folder: Path, where: str) -> Arrays:
         ) from None
     notes, bounds = (), spaces.bounds(action)
     if len(parts := spaces.parts(obs)) > 1:
-        notes += (f"observations are laid out as {', '.join(parts)}: {spaces.size(obs)} numbers",)
+        notes += (f"observations are laid out as {', '.join(parts)}: {flatdim(obs)} numbers",)
     if bounds is not None and spaces.wide(bounds):
         columns["action"] = spaces.scale_actions(columns["action"], bounds)
         notes += (f"actions are scaled from {_shown(bounds)} to [-1, 1], and back in evaluations",)
@@ -170,9 +172,9 @@ def episode_columns(
     Args: where names the data set in errors; metadata is metadata.json's content; obs and action are its spaces.
     Raises: DataError when arrays do not match or do not fit into memory; h5py's or Minari's errors on damaged files.
     """
-    from gtp_fast.data.spaces import size
+    from gymnasium.spaces import flatdim
 
-    row_bytes, rows, found = 4 * (2 * size(obs) + action.shape[0]), 0, []
+    row_bytes, rows, found = 4 * (2 * flatdim(obs) + action.shape[0]), 0, []
     for name, episode in _episodes(folder, metadata, obs):
         rows += len(episode["rewards"])
         if rows * row_bytes > MEMORY:
@@ -256,8 +258,8 @@ def _references(metadata: dict[str, Any]) -> tuple[float, float] | None:
 
 def _shown(bounds: Bounds) -> str:
     """Format bounds: [-2, 2] if all actions share them, otherwise those of each action."""
-    each = list(dict.fromkeys(f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True)))
-    return each[0] if len(each) == 1 else ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True))
+    each = [f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True)]
+    return each[0] if len(set(each)) == 1 else ", ".join(each)
 
 
 def _sha256(arrays: Iterable[np.ndarray]) -> str:

@@ -15,8 +15,10 @@ import tokenize
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -51,26 +53,8 @@ GOALS_M = {
 DEFAULT_TASK = 2  # of both
 # The exceptions of zipfile, zlib and numpy on damaged bytes. numpy's header is Python source, which is tokenized.
 # RuntimeError: the bytes claim to be encrypted, or of a later version.
-_DAMAGED = (
-    zipfile.BadZipFile,
-    tokenize.TokenError,
-    zlib.error,
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    KeyError,
-)
-
-
-class _Declared(NamedTuple):
-    """The header of one array."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    nbytes: int
+_DAMAGED = (zipfile.BadZipFile, zlib.error, tokenize.TokenError, OSError, EOFError)
+_DAMAGED += (ValueError, RuntimeError, SyntaxError, TypeError, KeyError)
 
 
 def read(path: Path, spec: DataSpec) -> Arrays:
@@ -109,7 +93,11 @@ def _columns(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
                     "OGBench's own file"
                 )
             _check_declared(path, {key: _declared(path, archive, key) for key in keys})
-            return {key: _read(path, archive, key) for key in keys}
+            columns = {}
+            for key in keys:
+                with _member(path, archive, key) as file:
+                    columns[key] = np.ascontiguousarray(npy.read_array(file, allow_pickle=False))
+            return columns
     except _DAMAGED as error:
         raise DataError(
             f"{path} cannot be read as an npz archive ({path.stat().st_size:,} bytes; {error}); delete it and fetch it "
@@ -117,57 +105,50 @@ def _columns(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _declared(path: Path, archive: zipfile.ZipFile, key: str) -> _Declared:
-    """Read the header of one array, and compare its size with the archive's bytes."""
-    member = archive.getinfo(f"{key}.npy")
+@contextmanager
+def _member(path: Path, archive: zipfile.ZipFile, key: str) -> Iterator[IO[bytes]]:
     try:
-        with archive.open(member) as file:
-            version = npy.read_magic(file)
-            header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = header(file)
-            start = file.tell()
+        with archive.open(f"{key}.npy") as file:
+            yield file
     except _DAMAGED as error:
-        raise _damaged(path, key, error) from None
-    declared = _Declared(shape, dtype, math.prod(shape) * dtype.itemsize)
+        raise DataError(f"{path}: {key} cannot be read ({error}); delete the file and fetch it again") from None
+
+
+def _declared(path: Path, archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], int]:
+    """Read the shape of one array and its bytes from its header, and compare them with the archive's bytes."""
+    with _member(path, archive, key) as file:
+        version = npy.read_magic(file)
+        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = header(file)
+        found = archive.getinfo(f"{key}.npy").file_size - file.tell()
+    nbytes = math.prod(shape) * dtype.itemsize
     if dtype.kind not in "biuf":
         raise DataError(f"{path}: {key} holds {dtype}, expected numbers; fetch OGBench's own file")
-    if start + declared.nbytes != member.file_size:
+    if found != nbytes:
         raise DataError(
-            f"{path}: {key} declares shape {shape} of {dtype}, {declared.nbytes:,} bytes, and has "
-            f"{member.file_size - start:,}; delete the file and fetch it again"
+            f"{path}: {key} declares shape {shape} of {dtype}, {nbytes:,} bytes, and has {found:,}; delete the file "
+            "and fetch it again"
         )
-    return declared
+    return shape, nbytes
 
 
-def _check_declared(path: Path, found: dict[str, _Declared]) -> None:
+def _check_declared(path: Path, found: dict[str, tuple[tuple[int, ...], int]]) -> None:
     """Refuse arrays of unequal length, without rows, with wrong axes, or larger than this machine's memory."""
     ranks = {"observations": (2, 4), "terminals": (1,)}
-    for key, declared in found.items():
+    for key, (shape, _) in found.items():
         allowed = ranks.get(key, (2,))
-        if len(declared.shape) not in allowed or 0 in declared.shape[1:]:
-            raise DataError(f"{path}: {key} has shape {declared.shape}, expected {' or '.join(map(str, allowed))} axes")
-    lengths = {key: declared.shape[0] for key, declared in found.items()}
+        if len(shape) not in allowed or 0 in shape[1:]:
+            raise DataError(f"{path}: {key} has shape {shape}, expected {' or '.join(map(str, allowed))} axes")
+    lengths = {key: shape[0] for key, (shape, _) in found.items()}
     if len(set(lengths.values())) > 1 or not lengths["observations"]:
         shown = ", ".join(f"{key} {length:,}" for key, length in lengths.items())
         raise DataError(f"{path}: rows are {shown}; every array needs one row per observation, and at least one")
-    total, memory = sum(array.nbytes for array in found.values()), machine_memory()
+    total, memory = sum(nbytes for _, nbytes in found.values()), machine_memory()
     if total > memory:
         raise DataError(
             f"{path}: its arrays declare {total / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB of memory; "
             "fetch the file again, or use a larger machine"
         )
-
-
-def _read(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    try:
-        with archive.open(f"{key}.npy") as file:
-            return np.ascontiguousarray(npy.read_array(file, allow_pickle=False))
-    except _DAMAGED as error:
-        raise _damaged(path, key, error) from None
-
-
-def _damaged(path: Path, key: str, error: Exception) -> DataError:
-    return DataError(f"{path}: {key} cannot be read ({error}); delete the file and fetch it again")
 
 
 def _check_observations(path: Path, obs: np.ndarray, spec: DataSpec) -> None:
@@ -240,9 +221,8 @@ def _by_package(stem: str, task: int, states: dict[str, np.ndarray], where: str)
     del ogbench
     columns = dict(states)
     with warnings.catch_warnings(action="ignore"):  # about bounds in float64
-        env = gymnasium.make(
-            f"{stem}-singletask{f'-task{task}' if task else ''}-v0"
-        )  # the state version, which draws no frames
+        # The state version, which draws no frames.
+        env = gymnasium.make(f"{stem}-singletask{f'-task{task}' if task else ''}-v0")
         relabel_dataset(stem, env, columns)
     env.close()
     return columns["rewards"], columns["masks"] == 0

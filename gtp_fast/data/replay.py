@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gtp_fast.data.transitions import row_width
-
-if TYPE_CHECKING:
-    from gtp_fast.config import TrainConfig
-    from gtp_fast.data.transitions import Transitions
+from gtp_fast.config import TrainConfig
+from gtp_fast.data.transitions import Transitions, row_width
 
 EPS = 1e-3  # added to the standard deviation, as in TD3+BC: a constant column stays finite
 Scale = tuple[tuple[float, ...], tuple[float, ...]]  # mean, and std + EPS, of each column
@@ -61,11 +57,6 @@ class ReplayBuffer:
     def size(self) -> int:
         """Number of transitions N."""
         return self.rows.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the device."""
-        return self.rows.numel() * self.rows.element_size()
 
     @property
     def obs_shape(self) -> int:

@@ -43,18 +43,13 @@ def no_vector(space: spaces.Space[Any]) -> str | None:
     return None if known else f"a {type(space).__name__} space"
 
 
-def size(space: spaces.Space[Any]) -> int:
-    """Return the size of an observation of a space as a vector."""
-    return int(spaces.flatdim(space))
-
-
 def parts(space: spaces.Space[Any], name: str = "") -> list[str]:
     """Name the parts of a space in order, each with its size: `achieved_goal 3`."""
     if isinstance(space, spaces.Dict):
         return [part for key in sorted(space) for part in parts(space[key], f"{name}/{key}".strip("/"))]
     if isinstance(space, spaces.Tuple):
         return [part for i, inner in enumerate(space) for part in parts(inner, f"{name}/{i}".strip("/"))]
-    return [f"{name} {size(space)}".strip()]
+    return [f"{name} {spaces.flatdim(space)}".strip()]
 
 
 def flatten_rows(space: spaces.Space[Any], values: Any, name: str = "observations") -> np.ndarray:

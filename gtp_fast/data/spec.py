@@ -75,11 +75,8 @@ def scored_on(name: str, source: Source, env_id: str, **known: Any) -> DataSpec:
 def normalised_score(spec: DataSpec, returns: float | Sequence[float] | np.ndarray) -> np.ndarray | None:
     """Normalise returns to D4RL's scale, 100 (R - random) / (expert - random).
 
-    Args:
-        spec: the entry with the references.
-        returns: raw returns, any shape.
-    Returns:
-        float64 of the same shape, 0 for the random policy and 100 for the expert; None where no reference is known.
+    Args: spec, the entry with the references; returns, raw ones of any shape. Returns float64 of the same shape, 0 for
+    the random policy and 100 for the expert; None where no reference is known.
     """
     if spec.ref_random is None or spec.ref_expert is None:
         return None

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,10 +22,7 @@ from torch import Tensor
 from gtp_fast import rng
 from gtp_fast.config import TrainConfig, member_seeds
 from gtp_fast.data.replay import Batch, ReplayBuffer, packed
-from gtp_fast.data.transitions import row_width
-
-if TYPE_CHECKING:
-    from gtp_fast.data.transitions import Transitions
+from gtp_fast.data.transitions import Transitions, row_width
 
 WINDOW_BYTES = 4 * 2**20  # of rows; docs/data.md has the cost
 LONGEST_WINDOW = 512  # steps

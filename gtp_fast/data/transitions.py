@@ -210,7 +210,7 @@ def _successors(data: Arrays, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def row_width(obs_dim: int, action_dim: int) -> int:
-    """Return the floats in a row of the buffer, [o, a, r, 1 - terminal, o', padding]."""
+    """Return the floats in a row of the buffer, [o, a, r, 1 - terminal, o', padding]; frames have no o in theirs."""
     return -(-(2 * obs_dim + action_dim + 2) // ROW_ALIGN) * ROW_ALIGN
 
 

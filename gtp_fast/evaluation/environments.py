@@ -123,18 +123,12 @@ def check_environment(
             else ""
         )
         raise UsageError(f"{spec.name} names no evaluation environment in this version; {own}pass --eval-every 0")
+    env_id, shape = spec.eval_env.id, (obs,) if isinstance(obs, int) else obs
     with closing(_made(spec.eval_env, frame_stack)) as made:
-        _check_spaces(spec.eval_env.id, made, obs, action_dim, action_bounds)
+        from gtp_fast.data.spaces import as_vectors, bounds, wide  # imports Gymnasium, which may be absent
 
-
-def _check_spaces(
-    env_id: str, made: gymnasium.Env, obs: ObsShape, action_dim: int, action_bounds: Bounds | None
-) -> None:
-    from gtp_fast.data.spaces import as_vectors, bounds, wide
-
-    env = as_vectors(made)
-    shape = (obs,) if isinstance(obs, int) else obs
-    spaces = ((env.observation_space, shape, "observation"), (env.action_space, (action_dim,), "action"))
+        env, theirs = as_vectors(made), bounds(made.action_space)
+        spaces = ((env.observation_space, shape, "observation"), (env.action_space, (action_dim,), "action"))
     for space, expected, what in spaces:
         if space.shape != expected:
             data = f"{expected[0]} numbers" if len(expected) == 1 else f"images of {expected}"
@@ -142,7 +136,6 @@ def _check_spaces(
                 f"{env_id} has {what}s of shape {space.shape} but the data have {data}; name the "
                 "environment that the data came from with --env"
             )
-    theirs = bounds(made.action_space)
     if action_bounds is not None and (wide(theirs) or wide(action_bounds)) and theirs != action_bounds:
         raise DataError(
             f"{env_id} has actions of other bounds {theirs} than the data {action_bounds}: no scaling to "

@@ -7,7 +7,6 @@ Legend: S members (seeds), E episodes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain
@@ -82,7 +81,8 @@ def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, worke
             seeds = [episode_seed(seed, e) for e in range(first, min(first + GROUP, episodes))]
             return play(member.reset_noise(first), envs[: len(seeds)], seeds, GROUP, env.id)
 
-        return _joined(spread(task, len(groups), workers))
+        answers = spread(task, len(groups), workers)
+        return Rollouts(*(list(chain.from_iterable(columns)) for columns in zip(*answers, strict=True)))
 
 
 def _play_at_once(policy: Policy, env: EvalEnv, episodes: int, seed: int) -> Rollouts:
@@ -92,10 +92,6 @@ def _play_at_once(policy: Policy, env: EvalEnv, episodes: int, seed: int) -> Rol
         envs = [stack.enter_context(closing(make_env(env, stacked))) for _ in range(policy.members * episodes)]
         seeds = [episode_seed(seed, e) for e in range(episodes)] * policy.members
         return play(policy.reset_noise(), envs, seeds, episodes, env.id)
-
-
-def _joined(groups: list[Sequence[list[Any]]]) -> Rollouts:
-    return Rollouts(*(list(chain.from_iterable(columns)) for columns in zip(*groups, strict=True)))
 
 
 def _scores(spec: DataSpec, returns_SE: np.ndarray, success_SE: np.ndarray | None) -> np.ndarray | None:
@@ -157,14 +153,8 @@ def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
     if asked.best and path.resolve() != run.path.resolve():
         raise UsageError(f"--best picks the best policy of a run, and {path} is one checkpoint; name {run.path}")
     saved = find_policy(path, asked.best)
-    policy = load_policy(
-        saved,
-        asked.seed,
-        device=cfg.device,
-        sampling_steps=asked.sampling_steps,
-        candidates=asked.candidates,
-        select=asked.select,
-    )
+    wanted = {"sampling_steps": asked.sampling_steps, "candidates": asked.candidates, "select": asked.select}
+    policy = load_policy(saved, asked.seed, device=cfg.device, **wanted)
     steps = tuple(saved.steps[seed] for seed in policy.config.seeds)
     spec = with_references(spec, saved.meta.get("references"))
     episodes = settings["eval_episodes"] if asked.episodes is None else asked.episodes

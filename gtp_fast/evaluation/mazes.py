@@ -17,6 +17,7 @@ import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box, Dict
+from gymnasium.wrappers import TransformObservation
 
 from gtp_fast.data.catalog import MAZES
 
@@ -24,9 +25,8 @@ HORIZON = {"umaze": 700, "medium": 1000, "large": 1000}  # steps; then the episo
 CELL_M = 4.0
 WALL_M = 2.0  # height
 GOAL_RADIUS_M = 0.5
-GOAL_SPREAD = (
-    0.25  # share of a cell: the goal is off its cell's centre by (u + v / 2) times this, u and v uniform in [0, 1]
-)
+# Share of a cell: the goal is off its cell's centre by (u + v / 2) times this, u and v uniform in [0, 1].
+GOAL_SPREAD = 0.25
 FRAME_SKIP = 5  # physics steps of 0.02 s for each action: 10 actions per second
 RESET_NOISE = 0.1  # half-width of the uniform noise on positions, and deviation of the normal noise on velocities
 TORQUE = 30.0  # Nm for an action of 1
@@ -143,28 +143,20 @@ class AntMazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 gymnasium.register("gtp_fast/AntMaze-v0", "gtp_fast.evaluation.mazes:AntMazeEnv")
 
 
-class PointMazeEnv(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """A point that must reach a goal it observes: reward 1 within 0.45 of it, where the episode ends.
+def point_maze(env_id: str = "PointMaze_UMaze-v3", render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+    """Build a point that must reach a goal it observes: reward 1 within 0.45 of it, where the episode ends.
 
     Every reset draws start and goal. gymnasium-robotics returns a dictionary, and by default its episode goes on at the
     goal; data files hold vectors: the agent's observation, then its goal. Observation: float64 (6,), x, y, vx, vy, goal
     x, goal y. Action: (2,) in [-1, 1], forces. info says whether the goal was reached.
     Raises: ImportError without gymnasium-robotics.
     """
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
-
-    def __init__(self, env_id: str = "PointMaze_UMaze-v3", render_mode: str | None = None) -> None:
-        # The id names the module: gymnasium imports it, and the module registers its environments.
-        super().__init__(gymnasium.make(f"gymnasium_robotics:{env_id}", continuing_task=False, render_mode=render_mode))
-        parts = self.env.observation_space
-        assert isinstance(parts, Dict)
-        size = sum(int(np.prod(parts[key].shape or ())) for key in ("observation", "desired_goal"))
-        self.observation_space = Box(-np.inf, np.inf, (size,), np.float64)
-
-    def observation(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the agent's observation and its goal as one vector."""
-        return np.concatenate([observation["observation"], observation["desired_goal"]])
+    # The id names the module: gymnasium imports it, and the module registers its environments.
+    env = gymnasium.make(f"gymnasium_robotics:{env_id}", continuing_task=False, render_mode=render_mode)
+    parts, keys = env.observation_space, ("observation", "desired_goal")
+    assert isinstance(parts, Dict)
+    vector = Box(-np.inf, np.inf, (sum(int(np.prod(parts[key].shape or ())) for key in keys),), np.float64)
+    return TransformObservation(env, lambda obs: np.concatenate([obs[key] for key in keys]), vector)
 
 
-gymnasium.register("gtp_fast/PointMaze-v0", "gtp_fast.evaluation.mazes:PointMazeEnv")
+gymnasium.register("gtp_fast/PointMaze-v0", "gtp_fast.evaluation.mazes:point_maze")

@@ -123,9 +123,8 @@ def spread(task: Callable[[int], Any], count: int, workers: int) -> list[Any]:
             while len(running) < workers and (index := next(waiting, None)) is not None:
                 receiving, sending = context.Pipe(duplex=False)
                 process = context.Process(target=_answer, args=(task, index, sending))
-                with warnings.catch_warnings():
-                    # The child only steps environments: other threads' locks do not matter. torch's loaders fork too.
-                    warnings.simplefilter("ignore", DeprecationWarning)
+                # The child only steps environments: other threads' locks do not matter. torch's loaders fork too.
+                with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
                     process.start()
                 sending.close()  # then only the child holds this end, and the pipe ends with the child
                 running[receiving] = index, process

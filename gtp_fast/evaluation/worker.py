@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -134,18 +135,17 @@ def workers_beside(cfg: TrainConfig) -> int:
 def _write(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[bytes | None]) -> None:
     """Write requests to the worker in a thread: a pipe holds 64 KiB, a policy has megabytes."""
     assert process.stdin is not None
-    while (request := requests.get()) is not None:
-        try:
-            process.stdin.write(request)
-            process.stdin.flush()
-        except OSError:
-            return  # the worker ended: `_read` reports it
+    with suppress(OSError), process.stdin as pipe:  # an error: the worker ended, which `_read` reports
+        while (request := requests.get()) is not None:
+            pipe.write(request)
+            pipe.flush()
 
 
 def _read(process: subprocess.Popen[bytes], answers: queue.SimpleQueue[str]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        answers.put(line.decode())
+    with process.stdout as pipe:
+        for line in pipe:
+            answers.put(line.decode())
     answers.put("")
 
 

@@ -71,7 +71,14 @@ def latency_run(path: Path, asked: LatencyConfig) -> dict[str, Any]:
         "rows": rows,
         "fits": fits(rows),
     }
-    return found | _write(found, asked.out or run_of(path).path / "report")
+    out = asked.out or run_of(path).path / "report"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        publish(out / "latency.png", latency_lines(found))
+        publish_json(out / "latency.json", found)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written ({error}); name another folder with --out") from error
+    return found | {"picture": str(out / "latency.png")}
 
 
 def _exported(saved: SavedPolicy, seed: int, candidates: int) -> Run | None:
@@ -158,18 +165,6 @@ def fits(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         line = {"backend": backend, "batch": batch, "candidates": candidates}
         lines.append(line | {"fixed_us": float(fixed), "step_us": float(slope)})
     return lines
-
-
-def _write(found: dict[str, Any], out: Path) -> dict[str, str]:
-    """Write both files; return where the picture is."""
-    picture = out / "latency.png"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        publish(picture, latency_lines(found))
-        publish_json(out / "latency.json", found)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error}); name another folder with --out") from error
-    return {"picture": str(picture)}
 
 
 def table(found: dict[str, Any]) -> str:

@@ -60,9 +60,11 @@ class Policy:
         self._actor, self._critic = views(tensors["actor"].to(device), layouts["actor"]), None
         if config.candidates > 1:
             self._critic = views(tensors["critic"].to(device), layouts["critic"])
-        self._columns = self._algorithm.noise_columns(config)
+        self.members = len(config.seeds)  # S
+        self.steps_are_free = self._algorithm.STEPS_ARE_FREE  # may be others than the run's setting
+        self.noise_columns = self._algorithm.noise_columns(config)  # normals for one action; 0: deterministic
         self._sampler = self._make_sampler(tensors, precision)
-        self._noise = CallNoise(config.seeds, rng.ACT, self._columns)
+        self._noise = CallNoise(config.seeds, rng.ACT, self.noise_columns)
         self._choice = CallNoise(config.seeds, rng.SELECT, 1, gumbel=True) if config.select == "softmax" else None
 
     def _make_sampler(self, tensors: dict[str, Tensor], precision: str) -> Sampler:
@@ -79,16 +81,6 @@ class Policy:
 
             return CudaSampler(config, tensors, self.device, precision)
         return self.formulas
-
-    @property
-    def members(self) -> int:
-        """Number of members S."""
-        return len(self.config.seeds)
-
-    @property
-    def steps_are_free(self) -> bool:
-        """Whether the policy can act in another number of steps than the run's setting."""
-        return self._algorithm.STEPS_ARE_FREE
 
     def reset_noise(self, first: int = 0) -> Policy:
         """Return a copy that shares the parameters and restarts the noise.
@@ -114,11 +106,6 @@ class Policy:
     def formulas(self) -> AlgorithmSampler:
         """The algorithm's formulas in torch, for exports and comparisons; observations must be normalised already."""
         return AlgorithmSampler(self.config, self._actor, self._critic)
-
-    @property
-    def noise_columns(self) -> int:
-        """Number of standard normals for one action, 0 for a deterministic policy."""
-        return self._columns
 
     @property
     def runtime(self) -> str:
@@ -172,8 +159,8 @@ class Policy:
             z = self._noise.of_call(self._calls, rows)
         else:
             z = numbers(noise, "noise")
-            if z.shape != (self.members, rows, self._columns):
-                expected = rows, self._columns
+            if z.shape != (self.members, rows, self.noise_columns):
+                expected = rows, self.noise_columns
                 raise UsageError(f"noise of shape {z.shape[1:]}, expected {expected}; leave it out to have it drawn")
         if gumbel is not None:
             gumbel = numbers(gumbel, "gumbel")
@@ -310,9 +297,8 @@ class CallNoise:
     def _draw(self, first: int, rows: int) -> np.ndarray:
         """Draw several calls from `first` on, (calls, S, rows, columns); each call of each member has a Philox key."""
         counters = rng.counters_for_normals(rows, self._columns)
-        calls = max(
-            1, BLOCK_COUNTERS // max(1, counters * len(self._seeds))
-        )  # a policy without noise needs no counters
+        # A policy without noise needs no counters.
+        calls = max(1, BLOCK_COUNTERS // max(1, counters * len(self._seeds)))
         keys = rng.seed_keys(list(self._seeds), "cpu").repeat(calls, 1)
         steps = torch.arange(first, first + calls).repeat_interleave(len(self._seeds))[:, None]
         layout = rng.plan({self._stream: counters}, "cpu")

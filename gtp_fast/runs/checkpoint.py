@@ -28,13 +28,8 @@ from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.disk import Disk
 
 FORMAT = 1
-STATE, POLICY, META, MANIFEST, PENDING = (
-    "state.safetensors",
-    "policy.safetensors",
-    "state.json",
-    "MANIFEST.json",
-    "pending-eval-",
-)
+STATE, POLICY, PENDING = "state.safetensors", "policy.safetensors", "pending-eval-"
+META, MANIFEST = "state.json", "MANIFEST.json"
 BEST = "best"
 Read = TypeVar("Read")
 

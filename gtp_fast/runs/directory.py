@@ -9,42 +9,19 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from gtp_fast.files import PARTIAL, REPLACED, file_name, locked
 
 
-@dataclass(frozen=True)
 class RunDir:
     """The paths of a run's files and folders, all below `path`."""
 
-    path: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "ckpt"
-
-    @property
-    def evaluations(self) -> Path:
-        return self.path / "eval"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "train.log"
-
-    @property
-    def lock(self) -> Path:
-        return self.path / "LOCK"
-
-    @property
-    def failure(self) -> Path:
-        return self.path / "failure.json"
+    def __init__(self, path: Path):
+        self.path, self.checkpoints, self.evaluations = path, path / "ckpt", path / "eval"
+        self.metrics, self.log = path / "metrics.jsonl", path / "train.log"
+        self.lock, self.failure = path / "LOCK", path / "failure.json"
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"

@@ -10,16 +10,13 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
 from gtp_fast.config import TrainConfig
+from gtp_fast.data.spec import ObsShape
 from gtp_fast.errors import OutOfMemoryError
-
-if TYPE_CHECKING:
-    from gtp_fast.data.spec import ObsShape
-
 
 FLOATS_A_PARAMETER = 8  # itself, two moments, EMA copy, gradient, and temporaries of an update
 # Floats of a batch row at the peak of an eager step, in multiples of --hidden, measured (2026-11-21): for the step

@@ -18,7 +18,6 @@ from torch import Tensor
 from gtp_fast import algorithms, device, profiling
 from gtp_fast.algorithms import policy_config, updates
 from gtp_fast.algorithms.backends import stepper
-from gtp_fast.algorithms.policy_config import PolicyConfig
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, hash6, member_seeds
 from gtp_fast.data import catalog, dataset, streaming
@@ -87,13 +86,8 @@ class Job:
     chosen: str
     spec: DataSpec
     data: Transitions
-    obs: ObsShape
+    sizes: tuple[ObsShape, int]  # the shape of an observation and the number of an action's components
     parameters: int
-
-    @property
-    def sizes(self) -> tuple[ObsShape, int]:
-        """The shape of an observation and the number of an action's components."""
-        return self.obs, self.data.action_NA.shape[1]
 
 
 def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
@@ -112,13 +106,13 @@ def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
     device.prepare(cfg)
     if cfg.eval_every > 0:
         check_environment(spec, obs, action_dim, cfg.frame_stack, data.action_bounds)
-    return Job(cfg, chosen, with_references(spec, data.references), data, obs, parameters)
+    return Job(cfg, chosen, with_references(spec, data.references), data, (obs, action_dim), parameters)
 
 
 def build(job: Job, saved: Checkpoint | None) -> tuple[TrainState, Buffer]:
     """Allocate state and buffer after checking that they fit, and load the checkpoint that the run starts from."""
     cfg = job.cfg
-    memory.check_memory(cfg, job.parameters, bytes_on_device(job.data, cfg), job.obs)
+    memory.check_memory(cfg, job.parameters, bytes_on_device(job.data, cfg), job.sizes[0])
     state = algorithms.init_state(cfg, *job.sizes, cfg.device)
     buffer = buffer_of(job.data, cfg, state.step)
     if saved is not None:
@@ -143,14 +137,17 @@ def _loop(
     policy = policy_config.of_run(cfg, *job.sizes, buffer.obs_scale)
     evaluator = Evaluator(policy, job.spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
     disk = Disk(run.path, lambda message: tell(Warned(message)))
-    meta = _meta(cfg, job.data, policy)
+    meta = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg), "policy": policy.to_json()}
+    meta |= {"data_sha256": job.data.sha256, "references": job.data.references}
     loop = _Loop(cfg, run, state, evaluator, writer, tell, disk, Saving(disk), meta, start.best)
     if start.checkpoint is not None:
         loop.saved = start.checkpoint.path
         loop.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
-        loop.resubmit(start.checkpoint.pending_evals)
+        for pending, tensors in start.checkpoint.pending_evals.items():
+            if not run.evaluation(pending).exists():
+                evaluator.submit(pending, tensors)
     profiling.record_phases(cfg.profile)
-    (run.path / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
+    run.failure.unlink(missing_ok=True)  # of an earlier attempt
     return loop
 
 
@@ -253,12 +250,6 @@ class _Loop:
                 self.report(Warned(note))
             self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
 
-    def resubmit(self, pending: Mapping[int, dict[str, Tensor]]) -> None:
-        """Submit the policies whose evaluation a stopped run had not finished."""
-        for step, policy in pending.items():
-            if not self.run.evaluation(step).exists():
-                self.evaluator.submit(step, policy)
-
 
 def _due(cfg: TrainConfig, step: int, every: int) -> bool:
     return every > 0 and (step % every == 0 or step == cfg.steps)
@@ -269,12 +260,6 @@ def _steps_until_due(cfg: TrainConfig, step: int) -> int:
     return min([*nexts, cfg.steps]) - step
 
 
-def _meta(cfg: TrainConfig, data: Transitions, policy: PolicyConfig) -> dict[str, Any]:
-    """Return the description of the run that goes into every checkpoint."""
-    about = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg)}
-    return about | {"policy": policy.to_json(), "data_sha256": data.sha256, "references": data.references}
-
-
 def _replace_best(
     run: RunDir, best: dict[str, Any], result: EvalResult, policy: dict[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
@@ -283,18 +268,16 @@ def _replace_best(
     Args: best, the members' tensors, figures and steps so far, {} before the first evaluation, updated in place;
     policy, the tensors that were evaluated; meta, the description of the run. Raises: OSError from the file system.
     """
-    tensors, figures, steps = best.get("tensors"), best.get("figures"), best.get("steps")
-    if tensors is None or figures is None or steps is None:
+    if not best:
         tensors = {name: tensor.clone() for name, tensor in policy.items()}
-        figures, steps = list(result.figures), [result.step] * len(result.seeds)
-    else:
-        for i, figure in enumerate(result.figures):
-            if (figure, -result.step) > (figures[i], -steps[i]):
-                figures[i], steps[i] = figure, result.step
-                for name, tensor in policy.items():
-                    rows = tensor.shape[0] // len(result.seeds)
-                    tensors[name][i * rows : (i + 1) * rows] = tensor[i * rows : (i + 1) * rows]
-    best.update(tensors=tensors, figures=figures, steps=steps)
+        best.update(tensors=tensors, figures=list(result.figures), steps=[result.step] * len(result.seeds))
+    tensors, figures, steps = best["tensors"], best["figures"], best["steps"]
+    for i, figure in enumerate(result.figures):
+        if (figure, -result.step) > (figures[i], -steps[i]):
+            figures[i], steps[i] = figure, result.step
+            for name, tensor in policy.items():
+                rows = tensor.shape[0] // len(result.seeds)
+                tensors[name][i * rows : (i + 1) * rows] = tensor[i * rows : (i + 1) * rows]
     checkpoint.save_best(run, tensors, {**meta, "step": max(steps), "figures": figures, "steps": steps})
 
 

@@ -25,7 +25,7 @@ def test_gathered_rows_are_the_transitions(size, obs_dim, action_dim, seed):
     buffer = ReplayBuffer.from_transitions(data, TrainConfig(env="x"), "cpu")
     index = torch.from_numpy(np.random.default_rng(seed).integers(0, size, (2, 5)))
     batch, i = buffer.gather(index), index.numpy()
-    assert (buffer.size, buffer.nbytes) == (size, size * row_width(obs_dim, action_dim) * 4)
+    assert (buffer.size, buffer.rows.nbytes) == (size, size * row_width(obs_dim, action_dim) * 4)
     np.testing.assert_array_equal(batch.obs_SBD, data.obs_ND[i])
     np.testing.assert_array_equal(batch.action_SBA, data.action_NA[i])
     np.testing.assert_array_equal(batch.reward_SB, data.reward_N[i])

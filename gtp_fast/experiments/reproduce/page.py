@@ -46,7 +46,9 @@ def _scores(summary: Summary) -> list[str]:
     heads += ["ms a step", "hours", "paper", "paper, hours"]
     lines = table_head(heads)
     for row in summary["rows"]:
-        lines.append(table_line([row["data"]] * several + [row["method"], *_ours(row), *_theirs(row)]))
+        hours = row["paper"].get("hours")
+        theirs = [_cell(row["paper"]), "-" if hours is None else f"{hours:g}"]
+        lines.append(table_line([row["data"]] * several + [row["method"], *_ours(row), *theirs]))
     if summary["averages"]:
         lines += ["", *table_head(["average over tasks", "mean (std)", "IQM, 95 % stratified over tasks", "paper"])]
         for row in summary["averages"]:
@@ -64,11 +66,6 @@ def _ours(row: dict[str, Any]) -> list[str]:
     best = mean_std(row["best"]) if row["best"] else "-"
     speed = [f"{row['ms_per_step']:.1f}", f"{row['hours']:.2f}"] if row["ms_per_step"] else ["-", "-"]
     return [mean_std(row["last"]), best, iqm(row["last"]), *speed]
-
-
-def _theirs(row: dict[str, Any]) -> list[str]:
-    hours = row["paper"].get("hours")
-    return [_cell(row["paper"]), "-" if hours is None else f"{hours:g}"]
 
 
 def _cell(paper: dict[str, Any]) -> str:

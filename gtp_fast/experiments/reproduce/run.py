@@ -17,6 +17,7 @@ from typing import Any
 from gtp_fast.config import TrainConfig, check_range, hash6
 from gtp_fast.data import catalog, dataset
 from gtp_fast.data.catalog import run_settings
+from gtp_fast.data.download import Progress
 from gtp_fast.device import cores, resolve
 from gtp_fast.errors import DataError, GtpError, UsageError
 from gtp_fast.experiments import figures, paper
@@ -26,8 +27,6 @@ from gtp_fast.experiments.reproduce.page import page
 from gtp_fast.experiments.sweep.plan import read_set
 from gtp_fast.experiments.trials import Outcome, Trial, run_trials
 from gtp_fast.files import file_name, publish, publish_json
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)

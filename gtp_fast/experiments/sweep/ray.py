@@ -58,8 +58,18 @@ def starter(jobs: int, gpus_per_trial: float) -> Iterator[Callable[[Trial], Proc
     `jobs` places, and a task takes one.
     """
     ray, cluster = _ray(), bool(_cluster())
-    if not ray.is_initialized():
-        _join(ray) if cluster else _begin(ray, jobs)
+    if cluster:
+        _join(ray)
+    elif not ray.is_initialized():
+        ray.init(
+            address="local",
+            num_cpus=jobs,
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     task = ray.remote(max_retries=0)(_work)
 
     def start(trial: Trial) -> Process:
@@ -90,18 +100,6 @@ def _cluster() -> str:
     """Return the address of the cluster to join, nothing where Ray is to be started here."""
     address = os.environ.get("RAY_ADDRESS", "")
     return "" if address == "local" else address
-
-
-def _begin(ray: Any, jobs: int) -> None:
-    ray.init(
-        address="local",
-        num_cpus=jobs,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
 
 
 def _join(ray: Any) -> None:

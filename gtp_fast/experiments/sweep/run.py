@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from gtp_fast.experiments.sweep import ray
 from gtp_fast.experiments.sweep.plan import Plan, SweepConfig, plan, points, rows
 from gtp_fast.experiments.sweep.table import Table
-from gtp_fast.experiments.trials import DIVERGED, Outcome, Process, Trial, run_trials, start
+from gtp_fast.experiments.trials import DIVERGED, Outcome, run_trials, start
 from gtp_fast.files import publish_json
 from gtp_fast.runs.records import read_progress
 
@@ -36,12 +35,10 @@ def sweep(planned: Plan, gpus_per_trial: float, table: Table) -> dict[str, Any]:
     about = {"seeds_per_trial": planned.seeds_per_trial, "jobs": planned.jobs, "ray": asked.ray}
     publish_json(asked.out / "sweep.json", about | {"trials": found, "report": None})
     trials = [one.trial for one in planned.trials]
+    on_ray = asked.ray and any(one.before is None for one in planned.trials)
     try:
-        if all(one.before is not None for one in planned.trials):
-            outcomes = run_trials(trials, planned.jobs, table.say, table.watch)
-        else:
-            with _place(planned, gpus_per_trial) as begin:
-                outcomes = run_trials(trials, planned.jobs, table.say, table.watch, begin)
+        with ray.starter(planned.jobs, gpus_per_trial) if on_ray else nullcontext(start) as begin:
+            outcomes = run_trials(trials, planned.jobs, table.say, table.watch, begin)
     finally:
         table.close()
     for row, trial, outcome in zip(found, trials, outcomes, strict=True):
@@ -54,10 +51,6 @@ def sweep(planned: Plan, gpus_per_trial: float, table: Table) -> dict[str, Any]:
     }
     publish_json(asked.out / "sweep.json", summary)
     return summary
-
-
-def _place(planned: Plan, gpus_per_trial: float) -> AbstractContextManager[Callable[[Trial], Process]]:
-    return ray.starter(planned.jobs, gpus_per_trial) if planned.asked.ray else nullcontext(start)
 
 
 def _report(planned: Plan, outcomes: list[Outcome]) -> str | None:
