@@ -55,7 +55,7 @@ def learning_curves(groups: Mapping[tuple[str, str], list[Run]]) -> bytes:
     first = next(iter(groups.values()))[0]
     _data_line(score, first)
     scored = all(run.scored or not len(run.eval_steps) for runs in groups.values() for run in runs)
-    tidy(score, "normalised score" if scored else "return")
+    tidy(score, f"{'normalised score' if scored else 'return'}: mean of the seeds, their range shaded")
     score.set_xlabel("train steps", fontsize=9)
     score.legend(fontsize=8, frameon=False, loc="best")
     tidy(loss, "actor loss")
@@ -78,10 +78,9 @@ def _curve(axes: Axes, runs: list[Run], colour: str, text: str) -> None:
         steps = shared[0].eval_steps
         shared = shared[:1]
     figures = np.concatenate([run.figures[np.isin(run.eval_steps, steps)] for run in shared], axis=1)
-    mean = figures.mean(axis=1)
-    axes.plot(
-        steps, mean, color=colour, linewidth=2, marker="o", markersize=3, label=f"{text}, {figures.shape[1]} seeds"
-    )
+    mean, seeds = figures.mean(axis=1), figures.shape[1]
+    label = f"{text}, {seeds} seeds" if seeds > 1 else f"{text}, 1 seed"
+    axes.plot(steps, mean, color=colour, linewidth=2, marker="o", markersize=3, label=label)
     axes.fill_between(steps, figures.min(axis=1), figures.max(axis=1), color=colour, alpha=0.18, linewidth=0)
 
 
