@@ -40,7 +40,8 @@ def site(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield found
 
 
-SMALL = ["--steps", "4", "--hidden", "16", "--batch-size", "8", "--threads", "1", "--backend", "eager", "--json"]
+SMALL = ["--steps", "4", "--hidden", "16", "--batch-size", "8", "--threads", "1", "--backend", "eager"]
+SMALL += ["--eval-episodes", "1", "--json"]
 
 
 @pytest.mark.parametrize("cuts", [[], [10_000]], ids=["whole", "cut off"])
