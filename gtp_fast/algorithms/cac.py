@@ -125,13 +125,10 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
 
 
 def _next_actions(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> Tensor:
-    """Sample the EMA actor at o', (S, samples B, A); several samples of a state follow in blocks of B rows."""
-    samples = updates.backup_samples(const.cfg)
-    columns = batch.action_SBA.shape[-1] * const.cfg.sampling_steps
-    z = rng.normals(random_bits[rng.TARGET_NOISE], const.cfg.batch_size * samples, columns)
-    ema = views(state.actor.ema, const.actor)
-    obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, samples, 1)
-    return _follow(ema, obs, z, const.levels_T, const.cfg)[-1].clamp(-1.0, 1.0)
+    """Sample the EMA actor at o', (S, samples B, A)."""
+    return _follow(*updates.target_chain(const, state, batch, random_bits), const.levels_T, const.cfg)[-1].clamp(
+        -1.0, 1.0
+    )
 
 
 def _update_actor(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> list[Tensor]:

@@ -150,6 +150,19 @@ def chain_normals(cfg: TrainConfig, action_dim: int) -> dict[int, tuple[int, int
     return noising if cfg.bc else noising | drawing
 
 
+def target_chain(
+    const: Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Return what the chain at o' starts from: the EMA actor, observations, and the noise that `chain_normals` plans.
+
+    Several samples of a state follow one another in blocks of B rows.
+    """
+    samples, columns = backup_samples(const.cfg), batch.action_SBA.shape[-1] * const.cfg.sampling_steps
+    ema = views(state.actor.ema, const.actor)
+    obs = encode_obs(ema, batch.next_obs_SBD).repeat(1, samples, 1)
+    return ema, obs, rng.normals(random_bits[rng.TARGET_NOISE], const.cfg.batch_size * samples, columns)
+
+
 def backup_samples(cfg: TrainConfig) -> int:
     """Return how many actions are drawn at each next observation."""
     return BACKUP_SAMPLES if cfg.max_q_backup else 1

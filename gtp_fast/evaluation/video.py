@@ -33,7 +33,8 @@ def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, fram
     `evaluate_policy` with the same seed plays this episode first.
     Raises: UsageError when the environment cannot render here, or the file cannot be written.
     """
-    assert spec.eval_env is not None  # the evaluation before the video refused that
+    if spec.eval_env is None:
+        raise UsageError(f"{spec.name} names no evaluation environment in this version; leave --video out")
     with closing(make_env(spec.eval_env)) as env:
         modes = env.metadata.get("render_modes", [])
         if "rgb_array" not in modes:

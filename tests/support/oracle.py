@@ -97,6 +97,11 @@ def lowest(heads: nn.ModuleList, obs: Tensor, action: Tensor) -> Tensor:
 class Trainer:
     """One member's training: a batch, the losses of an algorithm, the averages."""
 
+    # What each algorithm adds: its actor, and its loss and its actions from standard normals where `learn` is this one.
+    make_actor: Callable[[], nn.Module]
+    actor_loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    sample: Callable[[Any, Tensor, Tensor], Tensor]
+    noises = 1  # draws of A normals that one action takes
     has_value = False
 
     def __init__(self, cfg: TrainConfig, data: Any, obs_dim: int, action_dim: int, seed: int):
@@ -116,9 +121,6 @@ class Trainer:
             self.nets["value"] = self.value = net("value", lambda: mlp(obs_dim, cfg.hidden, 1), 2)
         self.actor: Any = self.nets["actor"].heads[0]
         self.ema: Any = self.nets["actor"].slow[0]
-
-    def make_actor(self) -> nn.Module:
-        raise NotImplementedError
 
     def make_critic(self) -> nn.Module:
         return mlp(self.obs_dim + self.action_dim, self.cfg.hidden, 1)
@@ -161,15 +163,6 @@ class Trainer:
 
     def regress(self, obs: Tensor, action: Tensor, y: Tensor) -> None:
         self.descend(sum(mse_loss(q, y) for q in values(self.critic.heads, obs, action)), "critic")
-
-    def actor_loss(self, obs: Tensor, action: Tensor, bits: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def sample(self, actor: Any, obs: Tensor, z: Tensor) -> Tensor:
-        """Return actions from standard normals."""
-        raise NotImplementedError
-
-    noises = 1  # draws of A normals that one action takes
 
     @torch.no_grad()
     def td_target(self, reward: Tensor, going: Tensor, next_obs: Tensor) -> Tensor:
