@@ -126,9 +126,8 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[
 
 def _next_actions(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> Tensor:
     """Sample the EMA actor at o', (S, samples B, A)."""
-    return _follow(*updates.target_chain(const, state, batch, random_bits), const.levels_T, const.cfg)[-1].clamp(
-        -1.0, 1.0
-    )
+    points = _follow(*updates.target_chain(const, state, batch, random_bits), const.levels_T, const.cfg)
+    return points[-1].clamp(-1.0, 1.0)
 
 
 def _update_actor(const: _Constants, state: TrainState, batch: Batch, random_bits: rng.RandomBits) -> list[Tensor]:
