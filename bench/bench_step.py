@@ -120,7 +120,7 @@ def bench_update(benchmark, timed):
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the fused launches need a GPU; interpreted they are not timed")
-@pytest.mark.parametrize("place", range(10))
+@pytest.mark.parametrize("place", range(13))
 def bench_launch(benchmark, timed, place):
     """Time each launch of the fused step by itself; `bench_step` checks that the whole step is right."""
     from bench.gpu.speed import fused_of

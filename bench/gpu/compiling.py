@@ -22,9 +22,9 @@ from gtp_fast.errors import GtpError
 if TYPE_CHECKING:
     from gtp_kernels.launch import Launch
 
-LAUNCHES = 10  # of a step
-CHAIN = 1  # its place among them: another K changes the chain alone
-LONGEST_FIRST = (0, 1, 3, 2, 6)  # actor, chain, critic, heads; the others take a second or two
+LAUNCHES = 15  # of a step, and two that differ in the middle of a graph
+CHAIN = 2  # its place among them: another K changes the chain alone
+LONGEST_FIRST = (1, 2, 5, 4, 0, 3, 8)  # actor, chain, critic, teacher, heads; the others take a second or two
 LIMIT_S = 60.0  # what is not compiled by then is compiled by the row that needs it
 
 
@@ -118,7 +118,8 @@ def _compiled(key: str, place: int, dry: bool) -> tuple[float, str, str]:
 @lru_cache(maxsize=32)
 def _launches(key: str, dry: bool) -> tuple[Launch, ...]:
     row = json.loads(key)
-    return (learning.fused if row.get("what") else speed.fused_of)(row, dry).launches
+    made = (learning.fused if row.get("what") else speed.fused_of)(row, dry)
+    return (*made.launches, made.bind.update("actor", due=False), made.bind.record(last=False))
 
 
 def _compile(launch: Launch) -> None:

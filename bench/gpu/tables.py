@@ -159,7 +159,7 @@ def _kernels(rows: list[Row], page: _Page) -> tuple[list[str], Cells]:
     def figures(row: Row) -> list[str]:
         own = default.get((row["precision"], row["seeds"]))
         of_default = _ratio(row["us"] / own, "default") if own and row["shapes"] else ""
-        return [*(f"{row[name]:.1f}" for name in ("us", *names)), of_default]
+        return [*(f"{row[name]:.1f}" if name in row else "" for name in ("us", *names)), of_default]
 
     cells = []
     for row in rows:

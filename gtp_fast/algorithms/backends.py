@@ -6,9 +6,9 @@ uncaptured step does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from gtp_kernels.primitives import Compiler, mish
@@ -25,18 +25,20 @@ from gtp_fast.errors import UsageError
 from gtp_fast.profiling import phase
 
 WARMUP_STEPS = 3  # allocator, cuBLAS workspaces and compiled kernels must exist before capture
+Step = Callable[[], None]
 
 
 def stepper(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[int], None]:
     """Return a function that makes n train steps on the state in place.
 
     Args: cfg with device, backend and graph resolved (no "auto"). On the CPU, or with graph off, steps are called one
-    by one; on CUDA, cfg.unroll steps are one graph launch and a remainder is replayed step by step.
+    by one; on CUDA, cfg.unroll steps are one graph launch where they begin at a multiple of cfg.unroll, and shorter
+    graphs make the others.
     Raises: UsageError when the installed torch cannot compile the step.
     """
-    step, refresh = _step(cfg, state, buffer)
+    step, refresh, beside = _step(cfg, state, buffer)
     if buffer.rows.is_cuda and cfg.graph:
-        return fed(_captured(step, refresh, state, cfg.unroll), buffer)
+        return fed(_captured({n: beside(n) for n in graph_lengths(cfg)}, refresh, state), buffer)
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -45,17 +47,48 @@ def stepper(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[in
     return fed(run, buffer)
 
 
-def _step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Return one step, and a function to call when other code has written the state."""
+def _step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> tuple[Step, Step, Callable[[int], Step]]:
+    """Return one step, what to call when other code has written the state, and what gives n steps as one function."""
     if cfg.backend == "fused":
         from gtp_fast.algorithms import fused  # Triton is not needed by the other backends
 
         assert not isinstance(buffer, FrameBuffer)  # `device.resolve` chooses another backend for frames
 
-        step = fused.make_step(cfg, state, buffer)
-        return step, step.refresh
+        fused_step = fused.make_step(cfg, state, buffer)
+        return fused_step, fused_step.refresh, fused_step.beside
     step = algorithms.of(cfg).make_step(cfg, state, buffer)
-    return (compile_step(step) if cfg.backend == "compiled" else step), lambda: None
+    step = compile_step(step) if cfg.backend == "compiled" else step
+    return step, lambda: None, partial(_in_a_row, step)
+
+
+def _in_a_row(step: Step, count: int) -> Step:
+    def steps() -> None:
+        for _ in range(count):
+            step()
+
+    return steps
+
+
+def graph_lengths(cfg: TrainConfig) -> list[int]:
+    """Return how many steps the graphs hold, largest first; each begins at a multiple of its length.
+
+    The fused step gains by knowing where its EMA moves: a graph of the steps between two moves makes what is too short
+    for a whole one.
+    """
+    between = cfg.ema_every if cfg.backend == "fused" and cfg.ema_every < cfg.unroll else 1
+    return sorted({cfg.unroll, between, 1}, reverse=True)
+
+
+def pieces(start: int, count: int, lengths: list[int]) -> Iterator[int]:
+    """Yield the lengths of graphs that make `count` steps from `start` on, each the longest that may begin there.
+
+    Args: lengths, largest first, the last 1.
+    """
+    end = start + count
+    while start < end:
+        length = next(n for n in lengths if start % n == 0 and n <= end - start)
+        yield length
+        start += length
 
 
 def compile_step(step: Callable[[], None]) -> Callable[[], None]:
@@ -101,18 +134,16 @@ def _traces_gradients() -> bool:
     return torch.allclose(found, slope(x))
 
 
-def _captured(
-    step: Callable[[], None], refresh: Callable[[], None], state: TrainState, unroll: int
-) -> Callable[[int], None]:
-    """Capture one graph of `unroll` steps and one of a single step; return the function that replays them."""
+def _captured(parts: dict[int, Step], refresh: Step, state: TrainState) -> Captured:
+    """Capture a graph of each number of steps."""
     saved = {name: tensor.clone() for name, tensor in state.tensors().items()}
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(WARMUP_STEPS):
-            step()
+        for part in (*[parts[1]] * WARMUP_STEPS, *parts.values()):
+            part()
     torch.cuda.current_stream().wait_stream(stream)
-    captured = Captured(step, unroll, _capture(step, unroll), _capture(step, 1))
+    captured = Captured(parts, {length: _capture(part) for length, part in parts.items()}, state)
     _restore(state, saved)
     refresh()
     return captured
@@ -120,31 +151,31 @@ def _captured(
 
 @dataclass(frozen=True)
 class Captured:
-    """A step as two graphs, of `unroll` steps and of one: call it with the number of steps to make.
+    """Steps as graphs, by how many of them a graph holds: call it with the number of steps to make.
 
-    A graph holds addresses and keeps no tensor alive, so this object keeps `step` and its tensors. Without it they were
-    freed, and replays read what others wrote there (on an H200, 2026-11-26: NaN, or an illegal address).
+    A graph holds addresses and keeps no tensor alive, so this object keeps `parts` and their tensors. Without it they
+    were freed, and replays read what others wrote there (on an H200, 2026-11-26: NaN, or an illegal address).
     """
 
-    step: Callable[[], None]
-    unroll: int
-    many: torch.cuda.CUDAGraph
-    single: torch.cuda.CUDAGraph
+    parts: dict[int, Step]
+    graphs: dict[int, torch.cuda.CUDAGraph]
+    state: TrainState
 
     def __call__(self, steps: int) -> None:
-        """Make so many train steps on the state."""
-        launches, rest = divmod(steps, self.unroll)
-        for graph, times in ((self.many, launches), (self.single, rest)):
-            for _ in range(times):
-                with phase("replay"):
-                    graph.replay()
+        """Make so many train steps on the state, which says at which step it is."""
+        self.replay(int(self.state.step), steps)
+
+    def replay(self, start: int, steps: int) -> None:
+        """Make the steps from `start` on, without waiting for the device."""
+        for length in pieces(start, steps, sorted(self.graphs, reverse=True)):
+            with phase("replay"):
+                self.graphs[length].replay()
 
 
-def _capture(step: Callable[[], None], steps: int) -> torch.cuda.CUDAGraph:
+def _capture(part: Step) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(steps):
-            step()
+        part()
     return graph
 
 

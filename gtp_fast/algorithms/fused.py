@@ -1,8 +1,9 @@
-"""The train step of `gtp` as ten fused launches, on the same state and from the same random numbers as the eager step.
+"""The train step of `gtp` as fused launches, on the same state and from the same random numbers as the eager step.
 
-`make_step` lists the launches in order. `Binding` allocates every tensor of a step once, so a CUDA graph can hold many
-steps, and binds each kernel to its tensors: one method a launch. The actor's launch needs no critic, because the
-advantage weights enter with the weight gradients; so it runs beside the chain.
+`FusedStep` lists the launches of one step or of several in order. `Binding` allocates every tensor of a step once, so
+a CUDA graph can hold many steps, and binds each kernel to its tensors: one method a launch. What a launch waits for
+follows from the tensors that it reads and writes (`gtp_kernels.graph`). Results that a later step replaces have several
+slots, which the steps of a graph use in turn, so that a step's chain can run before the step before it has ended.
 
 Legend: S members (seeds), B batch rows, M rows of a parameter buffer.
 """
@@ -15,11 +16,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from gtp_kernels.actor import gtp_actor
-from gtp_kernels.advantage import gtp_advantage
+from gtp_kernels.actor import gtp_actor, gtp_teacher
+from gtp_kernels.advantage import gtp_advantage, gtp_record
 from gtp_kernels.chain import gtp_chain
-from gtp_kernels.critic import gtp_critic, gtp_heads
+from gtp_kernels.critic import gtp_critic_backward, gtp_critic_forward, gtp_heads
 from gtp_kernels.gradients import gtp_gradients
+from gtp_kernels.graph import launch_beside, waits
 from gtp_kernels.launch import (
     INTERPRETED,
     Launch,
@@ -47,32 +49,41 @@ from gtp_fast.rng import seed_keys
 
 @dataclass(frozen=True)
 class FusedStep:
-    """One train step. On a GPU the first launch runs on `stream` beside the next; launch number `join` waits for it.
+    """Train steps: call it for one, with its launches in a row.
 
     Code that writes the state from outside must call `refresh`, which rewrites the operand copies of the weights.
     """
 
+    bind: Binding
     launches: tuple[Launch, ...]
-    join: int
-    refresh: Callable[[], None]
-    scratch: dict[str, Tensor]
-    stream: torch.cuda.Stream | None
 
     def __call__(self) -> None:
-        """Launch the step on the current stream."""
-        if self.stream is None:
-            for launch in self.launches:
-                with phase(launch.phase):
-                    launch()
-            return
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream), phase(self.launches[0].phase):
-            self.launches[0]()
-        for place, launch in enumerate(self.launches[1:], start=1):
-            if place == self.join:
-                torch.cuda.current_stream().wait_stream(self.stream)
+        """Launch one step on the current stream."""
+        for launch in self.launches:
             with phase(launch.phase):
                 launch()
+
+    def of(self, count: int) -> tuple[Launch, ...]:
+        """Return the launches of `count` steps in the order of one step after another.
+
+        They make the steps from any on if count is 1, else from a multiple of count on: then it is known of most steps
+        that their EMA is not due, and the chains of the steps behind them need not wait.
+        """
+        every = self.bind.cfg.ema_every
+        known = count % every == 0
+        steps = (self.bind.step(k, k == count - 1, not known or k % every == 0) for k in range(count))
+        return tuple(launch for step in steps for launch in step)
+
+    def beside(self, count: int) -> Callable[[], None]:
+        """Return the function that makes `count` steps, with launches beside each other, to be captured."""
+        launches = self.of(count)
+        waiting = waits(launches)
+        return lambda: launch_beside(launches, waiting)
+
+    def refresh(self) -> None:
+        """Rewrite the operand copies from the state."""
+        for operands in self.bind.operands.values():
+            operands.refresh()
 
 
 def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer, shapes: Tuning | None = None) -> FusedStep:
@@ -81,18 +92,14 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer, shapes:
     Args: cfg with device and precision resolved; shapes replaces those of `tuned_for`, for measurements and tests.
     """
     bind = Binding(cfg, state, buffer, shapes or tuned_for(cfg.hidden, cfg.batch_size, shared_memory(buffer.rows)))
-    launches = [bind.actor()]
-    if state.critic is not None:
-        launches += [bind.chain(), bind.target_q(), bind.critic(), bind.gradients("critic"), bind.update("critic")]
-        launches += [bind.advantage_q()]
-    join = len(launches)
-    launches += [bind.advantage(), bind.gradients("actor"), bind.update("actor")]
-    stream = torch.cuda.Stream() if buffer.rows.is_cuda and state.critic is not None else None
-    return FusedStep(tuple(launches), join, bind.refresh, bind.scratch, stream)
+    return FusedStep(bind, bind.step())
 
 
 class Binding:
-    """The tensors of a step, and one method for each launch, which binds its kernel to them."""
+    """The tensors of a step, and one method for each launch, which binds its kernel to them.
+
+    A method's k is the place of the step behind the one that the state counts; it decides the slot of the tensors.
+    """
 
     def __init__(self, cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer, shapes: Tuning):
         self.cfg, self.state, self.buffer, self.shapes = cfg, state, buffer, shapes
@@ -122,124 +129,164 @@ class Binding:
         self.seed = keys_S2[:, 0] | (keys_S2[:, 1] << 32)
         self.eta = torch.tensor(member_values(cfg, "eta"), device=device)
         self.lr = torch.tensor(member_values(cfg, "lr"), device=device)
-        self.scratch = self._scratch(device)
+        kept = self._kept(device)
+        self.slots = [kept | self._handed_on(device) for _ in range(shapes.slots)]
+        self.scratch = self.slots[0]
 
-    def refresh(self) -> None:
-        """Rewrite the operand copies from the state."""
-        for operands in self.operands.values():
-            operands.refresh()
+    def step(self, k: int = 0, last: bool = True, due: bool = True) -> tuple[Launch, ...]:
+        """Return the launches of a step. last: it ends what is launched together. due: the EMA may be due."""
+        launches = [self.teacher(k), self.actor(k)]
+        if self.state.critic is not None:
+            launches += [self.chain(k), self.target_q(k), self.critic_forward(k), self.critic_backward(k)]
+            launches += [self.gradients("critic", k), self.update("critic", k), self.advantage_q(k)]
+        launches += [self.advantage(k), self.gradients("actor", k), self.update("actor", k, due), self.record(k, last)]
+        return tuple(launches)
 
-    def actor(self) -> Launch:
+    def teacher(self, k: int = 0) -> Launch:
+        """The EMA actor's jump from a_u to s, which Eq. 17 regresses on."""
+        return self._network(
+            "actor", gtp_teacher, (blocks(self.cfg.batch_size, self.shapes.rows), self.cfg.seeds), "actor.ema",
+            target_ptr=self.slots[k % len(self.slots)]["teacher"], **self._draws(k), stages=self.shapes.actor_stages,
+            ahead=True,
+        )  # fmt: skip
+
+    def actor(self, k: int = 0) -> Launch:
         """Both losses of Eq. 17 and 18 and the gradient back through the activations."""
-        cfg, ema = self.cfg, self.operands["actor.ema"].args()
+        cfg, slot = self.cfg, self.slots[k % len(self.slots)]
         return self._network(
             "actor", gtp_actor, (2 * blocks(cfg.batch_size, self.shapes.rows), cfg.seeds), "actor.param",
-            rows_ptr=self.buffer.rows, seed_ptr=self.seed, step_ptr=self.state.step,
-            points_ptr=self.times.points, grid_ptr=self.times.grid,
-            ema_ptr=ema["param_ptr"], ema1_ptr=ema["w1_ptr"], ema2_ptr=ema["w2_ptr"],
-            act_ptr=self.scratch["actor.acts"], slope_ptr=self.scratch["actor.slopes"],
-            loss_ptr=self.scratch["losses"], size=self.buffer.size, stage_length=self.times.stage_length,
-            sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, lambda_flow=cfg.lambda_flow, BATCH=cfg.batch_size,
-            COLUMNS=self.saved["actor"].width, X=self.saved["actor"].inputs,
-            STAGES_OF_N=len(self.times.points), WIDTH=self.times.width, STABLE=cfg.weighting == "stable",
-            INST_WEIGHT_CAP=equations.INST_WEIGHT_CAP, AP=padded(self.buffer.action_dim),
-            stages=self.shapes.actor_stages,
+            target_ptr=slot["teacher"], act_ptr=slot["actor.acts"], slope_ptr=slot["actor.slopes"],
+            loss_ptr=slot["losses"], lambda_flow=cfg.lambda_flow, COLUMNS=self.saved["actor"].width,
+            X=self.saved["actor"].inputs, STABLE=cfg.weighting == "stable", INST_WEIGHT_CAP=equations.INST_WEIGHT_CAP,
+            **self._draws(k), stages=self.shapes.actor_stages,
         )  # fmt: skip
 
-    def chain(self) -> Launch:
+    def _draws(self, k: int) -> dict[str, Any]:
+        """Return what teacher and actor draw a step's transitions, times and noise from."""
+        cfg, times = self.cfg, self.times
+        return {
+            "rows_ptr": self.buffer.rows, "seed_ptr": self.seed, "step_ptr": self.state.step, "offset": k,
+            "points_ptr": times.points, "grid_ptr": times.grid, "size": self.buffer.size,
+            "stage_length": times.stage_length, "sigma_min": cfg.sigma_min, "sigma_data": cfg.sigma_data,
+            "BATCH": cfg.batch_size, "STAGES_OF_N": len(times.points), "WIDTH": times.width,
+            "AP": padded(self.buffer.action_dim),
+        }  # fmt: skip
+
+    def chain(self, k: int = 0) -> Launch:
         """The EMA actor's actions at o' and at o, and the batch for the launches that follow."""
-        cfg = self.cfg
+        cfg, slot = self.cfg, self.slots[k % len(self.slots)]
         return self._network(
             "chain", gtp_chain, (blocks(self.chain_rows, self.shapes.rows), cfg.seeds), "actor.ema",
-            rows_ptr=self.buffer.rows, noise_ptr=self.buffer.rows, seed_ptr=self.seed, step_ptr=self.state.step,
-            grid_ptr=self.grid,
-            action_ptr=self.scratch["actions"], batch_ptr=self.scratch["batch"], size=self.buffer.size,
+            rows_ptr=self.buffer.rows, noise_ptr=None, seed_ptr=self.seed, step_ptr=self.state.step, offset=k,
+            grid_ptr=self.grid, action_ptr=slot["actions"], batch_ptr=slot["batch"], size=self.buffer.size,
             sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, BATCH=cfg.batch_size, NEXT=self.next_rows,
             ROWS=self.chain_rows, REPEAT=1, AP=padded(self.buffer.action_dim), K=cfg.sampling_steps,
-            KEEP=self.shapes.keep, FLOW=False, warps=self.shapes.forward_warps,
+            KEEP=self.shapes.keep, FLOW=False, warps=self.shapes.forward_warps, ahead=True,
         )  # fmt: skip
 
-    def target_q(self) -> Launch:
+    def target_q(self, k: int = 0) -> Launch:
         """The target heads' values at (o', a'); a' are the first of the chain's actions."""
         next_obs_at = self.buffer.obs_dim + self.buffer.action_dim + 2
-        return self._heads("critic", "critic.ema", "next_q", self.next_rows, 0, next_obs_at, 0)
+        return self._heads(k, "critic", "critic.ema", "next_q", self.next_rows, 0, next_obs_at, 0)
 
-    def critic(self) -> Launch:
-        """The heads' TD error of Eq. 16 and its gradient back through the activations."""
-        cfg = self.cfg
-        return self._network(
-            "critic", gtp_critic, (blocks(cfg.batch_size, self.shapes.rows), 2, cfg.seeds), "critic.param",
-            batch_ptr=self.scratch["batch"], next_q_ptr=self.scratch["next_q"], act_ptr=self.scratch["critic.acts"],
-            slope_ptr=self.scratch["critic.slopes"], q_ptr=self.scratch["q"], target_ptr=self.scratch["target"],
-            gamma=cfg.gamma, BATCH=cfg.batch_size, SAMPLES=updates.backup_samples(cfg),
-            COLUMNS=self.saved["critic"].width, X=self.saved["critic"].inputs,
+    def critic_forward(self, k: int = 0) -> Launch:
+        """The heads' values at (o, a), and what the way back needs."""
+        slot = self.slots[k % len(self.slots)]
+        return self._critic(gtp_critic_forward, slot, q_ptr=slot["q"])
+
+    def critic_backward(self, k: int = 0) -> Launch:
+        """The TD error of Eq. 16 and its gradient back through the activations."""
+        slot = self.slots[k % len(self.slots)]
+        return self._critic(
+            gtp_critic_backward, slot, q_ptr=slot["q"], next_q_ptr=slot["next_q"], target_ptr=slot["target"],
+            gamma=self.cfg.gamma, SAMPLES=updates.backup_samples(self.cfg),
         )  # fmt: skip
 
-    def gradients(self, name: str) -> Launch:
+    def _critic(self, kernel: object, slot: dict[str, Tensor], **args: Any) -> Launch:
+        rows, saved = self.cfg.batch_size, self.saved["critic"]
+        return self._network(
+            "critic", kernel, (blocks(rows, self.shapes.rows), 2, self.cfg.seeds), "critic.param",
+            batch_ptr=slot["batch"], act_ptr=slot["critic.acts"], slope_ptr=slot["critic.slopes"], BATCH=rows,
+            COLUMNS=saved.width, X=saved.inputs, **args,
+        )  # fmt: skip
+
+    def gradients(self, name: str, k: int = 0) -> Launch:
         """The weight gradients of a network; for the actor each transition counts with its advantage weight."""
-        net, heads = self.nets[name]
+        (net, heads), slot = self.nets[name], self.slots[k % len(self.slots)]
         weighted = name == "actor" and not self.cfg.bc
         return self._launch(
             name, gtp_gradients, (len(self.tables[name]), self.cfg.seeds * heads),
-            act_ptr=self.scratch[f"{name}.acts"], weight_ptr=self.scratch["weights"], table_ptr=self.tables[name],
-            grad_ptr=self.scratch[f"{name}.grad"], square_ptr=self.scratch[f"{name}.squares"],
+            act_ptr=slot[f"{name}.acts"], weight_ptr=slot["weights"] if weighted else None,
+            table_ptr=self.tables[name], grad_ptr=slot[f"{name}.grad"], square_ptr=slot[f"{name}.squares"],
             grad_stride=net.param.shape[1], ROWS=self._kept_rows(name), COLUMNS=self.saved[name].width,
             PERIOD=self.cfg.batch_size if weighted else 0, TILE=self.shapes.tile, BR=self.shapes.tile_rows,
             STAGES=self.shapes.stages, warps=self.shapes.tile_warps,
         )  # fmt: skip
 
-    def update(self, name: str) -> Launch:
-        """Adam and the EMA copy. The actor's update ends a step, so it records the metrics and counts the step."""
-        cfg, scratch, last = self.cfg, self.scratch, name == "actor"
+    def update(self, name: str, k: int = 0, due: bool = True) -> Launch:
+        """Adam and the EMA copy, which is left as it is unless it may be due."""
+        cfg, slot, average = self.cfg, self.slots[k % len(self.slots)], name == "actor"
         net, heads = self.nets[name]
-        size, norm = net.param.shape[1], f"{name}_grad_norm"
+        size, partials = net.param.shape[1], heads * len(self.tables[name])
         param, ema = self.operands[f"{name}.param"], self.operands[f"{name}.ema"]
-        names = gtp.metric_names(cfg)
+        norm_at = gtp.metric_names(cfg).index(f"{name}_grad_norm")
         return self._launch(
-            "average" if last else name, gtp_update, (blocks(size, self.shapes.block), cfg.seeds * heads),
-            param_ptr=net.param, grad_ptr=scratch[f"{name}.grad"], exp_avg_ptr=net.exp_avg,
-            exp_avg_sq_ptr=net.exp_avg_sq, ema_ptr=net.ema, hidden_weights_ptr=param.copies,
-            ema_hidden_weights_ptr=ema.copies,
-            square_ptr=scratch[f"{name}.squares"], step_ptr=scratch["now"] if last else self.state.step,
-            lr_ptr=self.lr, metric_ptr=scratch["metrics"], sum_ptr=self.state.metric_sums_SQ,
-            bad_ptr=self.state.first_bad_SQ, count_ptr=self.state.step, largest_norm=cfg.grad_norm,
-            rate=1.0 - cfg.ema_decay if last else cfg.tau, total_steps=cfg.steps, SIZE=size, HEADS=heads,
-            PARTIALS=heads * len(self.tables[name]), PADDED=padded(heads * len(self.tables[name])),
-            NORM=names.index(norm), EVERY=cfg.ema_every if last else 1, START=cfg.ema_start if last else 0,
-            COSINE=cfg.lr_schedule == "cosine", RECORD=last, METRICS=len(names),
-            METRIC_STRIDE=scratch["metrics"].shape[1], STEP_STRIDE=1 if last else 0,
+            "average" if average else name, gtp_update, (blocks(size, self.shapes.block), cfg.seeds * heads),
+            param_ptr=net.param, grad_ptr=slot[f"{name}.grad"], exp_avg_ptr=net.exp_avg,
+            exp_avg_sq_ptr=net.exp_avg_sq, ema_ptr=net.ema if due else None, hidden_weights_ptr=param.copies,
+            ema_hidden_weights_ptr=ema.copies if due else None, square_ptr=slot[f"{name}.squares"],
+            step_ptr=self.state.step, offset=k, lr_ptr=self.lr, norm_ptr=slot["metrics"].view(-1)[norm_at:],
+            largest_norm=cfg.grad_norm, rate=1.0 - cfg.ema_decay if average else cfg.tau, total_steps=cfg.steps,
+            SIZE=size, HEADS=heads, PARTIALS=partials, PADDED=padded(partials),
+            EVERY=cfg.ema_every if average else 1, START=cfg.ema_start if average else 0,
+            COSINE=cfg.lr_schedule == "cosine", METRIC_STRIDE=slot["metrics"].shape[1],
             HIDDEN_WEIGHTS=param.first, H=cfg.hidden, BETA1=optimizer.BETA1, BETA2=optimizer.BETA2,
             LOG2_BETA1=math.log2(optimizer.BETA1), LOG2_BETA2=math.log2(optimizer.BETA2),
             ADAM_EPS=optimizer.ADAM_EPS, CLIP_EPS=optimizer.CLIP_EPS, BLOCK=self.shapes.block,
         )  # fmt: skip
 
-    def advantage_q(self) -> Launch:
+    def advantage_q(self, k: int = 0) -> Launch:
         """The updated heads' values at (o, a) and (o, a_V); a_V are the last of the chain's actions."""
         rows = self.cfg.batch_size * (1 + self.cfg.value_samples)
         first = self.next_rows * self.buffer.action_dim
-        return self._heads("advantage", "critic.param", "advantage_q", rows, self.cfg.batch_size, 0, first)
+        return self._heads(k, "advantage", "critic.param", "advantage_q", rows, self.cfg.batch_size, 0, first)
 
-    def advantage(self) -> Launch:
+    def advantage(self, k: int = 0) -> Launch:
         """The weights of Eq. 14 and the metrics; for BC only the losses."""
-        cfg, scratch = self.cfg, self.scratch
+        cfg, slot = self.cfg, self.slots[k % len(self.slots)]
         names = gtp.metric_names(replace(cfg, bc=False))  # BC has the first of these; the updates write the norms
         columns = {name.upper(): column for column, name in enumerate(names) if not name.endswith("_grad_norm")}
+        guided = {
+            "q_ptr": slot["advantage_q"], "critic_q_ptr": slot["q"], "target_ptr": slot["target"],
+            "eta_ptr": self.eta, "weight_ptr": slot["weights"],
+        }  # fmt: skip
         return Launch("advantage", gtp_advantage, (cfg.seeds,), {
-            "q_ptr": scratch["advantage_q"], "loss_ptr": scratch["losses"], "critic_q_ptr": scratch["q"],
-            "target_ptr": scratch["target"], "eta_ptr": self.eta, "step_ptr": self.state.step,
-            "weight_ptr": scratch["weights"], "metric_ptr": scratch["metrics"], "now_ptr": scratch["now"],
+            **(dict.fromkeys(guided) if cfg.bc else guided), "loss_ptr": slot["losses"], "metric_ptr": slot["metrics"],
             "cap": cfg.weight_cap, "lambda_flow": cfg.lambda_flow, "BATCH": cfg.batch_size,
             "SAMPLES": cfg.value_samples, "BC": cfg.bc, "CHUNK": min(1024, padded(cfg.batch_size)),
-            "EPS": equations.ADVANTAGE_EPS, "METRIC_STRIDE": scratch["metrics"].shape[1], **columns,
+            "EPS": equations.ADVANTAGE_EPS, "METRIC_STRIDE": slot["metrics"].shape[1], **columns,
         }, warps=4)  # fmt: skip
 
-    def _heads(self, phase: str, net: str, out: str, rows: int, from_batch: int, obs_at: int, action_at: int) -> Launch:
+    def record(self, k: int = 0, last: bool = True) -> Launch:
+        """The sums of the metrics; the last of several steps counts them all."""
+        state, metrics, members = self.state, self.slots[k % len(self.slots)]["metrics"], self.cfg.seeds
+        return Launch("average", gtp_record, (1,), {
+            "metric_ptr": metrics, "sum_ptr": state.metric_sums_SQ, "bad_ptr": state.first_bad_SQ,
+            "step_ptr": state.step, "offset": k, "count_ptr": state.step if last else None, "MEMBERS": members,
+            "PADDED": padded(members, 1), "METRICS": state.metric_sums_SQ.shape[1],
+            "METRIC_STRIDE": metrics.shape[1],
+        }, warps=4)  # fmt: skip
+
+    def _heads(
+        self, k: int, phase: str, net: str, out: str, rows: int, from_batch: int, obs_at: int, action_at: int
+    ) -> Launch:
         """Bind `gtp_heads`; obs_at and action_at are where the first row's operands lie in `batch` and `actions`."""
-        batch = self.scratch["batch"].view(-1)
+        slot = self.slots[k % len(self.slots)]
+        batch = slot["batch"].view(-1)
         return self._network(
             phase, gtp_heads, (blocks(rows, self.shapes.rows), 2, self.cfg.seeds), net,
-            obs_ptr=batch[obs_at:], batch_action_ptr=batch[self.buffer.obs_dim :],
-            action_ptr=self.scratch["actions"].view(-1)[action_at:], q_ptr=self.scratch[out],
+            obs_ptr=batch[obs_at:], batch_action_ptr=batch[self.buffer.obs_dim :] if from_batch else None,
+            action_ptr=slot["actions"].view(-1)[action_at:], q_ptr=slot[out],
             obs_rows=self.cfg.batch_size, action_rows=self.chain_rows, ROWS=rows, FROM_BATCH=from_batch,
             WRAP=self.cfg.batch_size, REPEAT=1, AP=padded(self.buffer.action_dim), warps=self.shapes.forward_warps,
         )  # fmt: skip
@@ -254,16 +301,18 @@ class Binding:
         return self._launch(phase, kernel, grid, stages=stages, **self.operands[net].args(), **shared, **args)
 
     def _launch(
-        self, phase: str, kernel: object, grid: tuple[int, ...], warps: int = 0, stages: int = 0, **args: Any
-    ) -> Launch:
+        self, phase: str, kernel: object, grid: tuple[int, ...], warps: int = 0, stages: int = 0, ahead: bool = False,
+        **args: Any,
+    ) -> Launch:  # fmt: skip
         """Bind a kernel whose products have the run's precision."""
         args |= {"PREC": self.cfg.precision, "INTERP": INTERPRETED}
-        return Launch(phase, kernel, grid, args, warps or self.shapes.warps, stages or self.shapes.stages)
+        return Launch(phase, kernel, grid, args, warps or self.shapes.warps, stages or self.shapes.stages, ahead)
 
-    def _scratch(self, device: torch.device) -> dict[str, Tensor]:
-        """Allocate what launches hand to one another."""
+    def _handed_on(self, device: torch.device) -> dict[str, Tensor]:
+        """Allocate a slot: what the launches of a step hand to others that may run after the next step has begun."""
         cfg, seeds, rows = self.cfg, self.cfg.seeds, self.cfg.batch_size
         shapes: dict[str, tuple[int, ...]] = {
+            "teacher": (seeds, rows, self.buffer.action_dim),
             "losses": (seeds, 2, rows),
             "weights": (seeds, rows),
             "metrics": (seeds, padded(len(gtp.metric_names(cfg)), 16)),
@@ -274,17 +323,18 @@ class Binding:
             "target": (seeds, rows),
             "advantage_q": (seeds, 2, rows * (1 + cfg.value_samples)),
         }
+        return {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
+
+    def _kept(self, device: torch.device) -> dict[str, Tensor]:
+        """Allocate what is used up before the next step writes it again: activations and gradients."""
+        scratch, kind = {}, torch.bfloat16 if self.cfg.precision == "bf16" else torch.float32
         for name, (net, heads) in self.nets.items():
-            shapes[f"{name}.slopes"] = (seeds * heads, self._kept_rows(name), self.saved[name].slopes)
-            shapes[f"{name}.squares"] = (seeds * heads, len(self.tables[name]))
-            shapes[f"{name}.grad"] = tuple(net.param.shape)
-        # Zeros, because the update reads the padding between the tensors of a gradient row, and nothing writes it.
-        scratch = {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
-        scratch["now"] = torch.zeros(seeds, dtype=torch.int64, device=device)
-        kind = torch.bfloat16 if cfg.precision == "bf16" else torch.float32
-        for name, (_, heads) in self.nets.items():
-            shape = seeds * heads, self._kept_rows(name), self.saved[name].width
-            scratch[f"{name}.acts"] = torch.zeros(shape, dtype=kind, device=device)
+            rows, saved = (self.cfg.seeds * heads, self._kept_rows(name)), self.saved[name]
+            scratch[f"{name}.acts"] = torch.zeros(*rows, saved.width, dtype=kind, device=device)
+            scratch[f"{name}.slopes"] = torch.zeros(*rows, saved.slopes, device=device)
+            scratch[f"{name}.squares"] = torch.zeros(rows[0], len(self.tables[name]), device=device)
+            # Zeros, because the update reads the padding between the tensors of a row, and nothing writes it.
+            scratch[f"{name}.grad"] = torch.zeros_like(net.param)
         return scratch
 
     def _kept_rows(self, name: str) -> int:

@@ -65,8 +65,8 @@ class CudaSampler:
         }  # fmt: skip
         tiles = blocks(rows, shapes.rows)
         chain = {
-            "rows_ptr": call.obs, "noise_ptr": call.noise, "seed_ptr": call.obs, "step_ptr": call.obs,
-            "grid_ptr": self._grid, "action_ptr": call.actions, "batch_ptr": call.actions, "size": 0,
+            "rows_ptr": call.obs, "noise_ptr": call.noise, "seed_ptr": None, "step_ptr": None,
+            "offset": 0, "grid_ptr": self._grid, "action_ptr": call.actions, "batch_ptr": None, "size": 0,
             "sigma_min": config.sigma_min, "sigma_data": config.sigma_data, "BATCH": 0, "NEXT": 0,
             "K": config.sampling_steps, "KEEP": shapes.keep, "FLOW": config.process == "flow",
         }  # fmt: skip
@@ -75,12 +75,13 @@ class CudaSampler:
         if config.candidates == 1:
             return launches
         heads = {
-            "obs_ptr": call.obs, "batch_action_ptr": call.obs, "action_ptr": call.actions, "q_ptr": call.q,
+            "obs_ptr": call.obs, "batch_action_ptr": None, "action_ptr": call.actions, "q_ptr": call.q,
             "obs_rows": call.count, "action_rows": rows, "FROM_BATCH": 0, "WRAP": rows,
         }  # fmt: skip
         heads |= self._nets["critic"].args() | network
         choose = {
-            "action_ptr": call.actions, "q_ptr": call.q, "gumbel_ptr": call.gumbel, "chosen_ptr": call.chosen,
+            "action_ptr": call.actions, "q_ptr": call.q, "chosen_ptr": call.chosen,
+            "gumbel_ptr": call.gumbel if config.select == "softmax" else None,
             "observations": call.count, "CANDIDATES": config.candidates, "PADDED": padded(config.candidates),
             "A": config.action_dim, "AP": action_width, "NOISY": config.select == "softmax",
         }  # fmt: skip

@@ -172,7 +172,7 @@ class _Loop:
         """Run until the last step and the last evaluation end; return the seconds spent in train steps."""
         cfg, spent, logged, chunk = self.cfg, 0.0, (step, 0.0), 1
         while step < cfg.steps:
-            count = min(chunk, _steps_until_due(cfg, step))
+            count = _steps_at_once(cfg, step, chunk)
             started = time.perf_counter()
             run_steps(count)
             step += count
@@ -255,9 +255,17 @@ def _due(cfg: TrainConfig, step: int, every: int) -> bool:
     return every > 0 and (step % every == 0 or step == cfg.steps)
 
 
-def _steps_until_due(cfg: TrainConfig, step: int) -> int:
+def _steps_at_once(cfg: TrainConfig, step: int, most: int) -> int:
+    """Return how many steps to make before the next that something is due after, at most `most`.
+
+    They end at a multiple of cfg.unroll where they pass one: graphs of so many steps begin there.
+    """
     nexts = [(step // every + 1) * every for every in (cfg.log_every, cfg.eval_every, cfg.save_every) if every > 0]
-    return min([*nexts, cfg.steps]) - step
+    due, end = min([*nexts, cfg.steps]), step + most
+    if due <= end:
+        return due - step
+    whole = end // cfg.unroll * cfg.unroll
+    return (whole if whole > step else end) - step
 
 
 def _replace_best(

@@ -1,12 +1,13 @@
-"""The actor's two losses as one launch: draws, teacher, student, losses, and the gradient back through the activations.
+"""The actor's two losses: draws, teacher, student, losses, and the gradient back through the activations.
 
 Map rows regress Phi_theta(a_t, t, s) on Phi_theta^-(a_u, u, s) (Eq. 17), denoiser rows phi_theta(a_t, t, t) on a
 (Eq. 18). Both predictions are r x + (1 - r)(c_skip x + c_out F), with r = s/t for the map and 0 for the denoiser. So
 dL/dF = 2 weight (1 - r) c_out (prediction - target) / (A B). The advantage weight of a transition multiplies all of its
-gradients alike. `gtp_gradients` applies it, so this launch need not wait for the critic.
+gradients alike. `gtp_gradients` applies it, so `gtp_actor` need not wait for the critic. The targets of the map rows
+depend on the EMA actor alone: `gtp_teacher` computes them as soon as it has moved.
 
-A block of BM rows reads their transitions and 2 H^2 operands of the hidden weights, two times for a denoiser block and,
-with the teacher's, three for a map block. It writes a kept row and 3 H slopes for each of its rows.
+A block of BM rows reads their transitions and 2 H^2 operands of the hidden weights, twice in `gtp_actor`. That writes a
+kept row and 3 H slopes for each of its rows, `gtp_teacher` an action.
 """
 
 import triton
@@ -21,10 +22,40 @@ HIDDEN_DZ_AT = tl.constexpr(launch.TIME_HIDDEN_DZ_AT)
 OUTPUT_DZ_AT = tl.constexpr(launch.TIME_OUTPUT_DZ_AT)
 
 
-@triton.jit
+@launch.writes("target_ptr")
+@triton.jit(do_not_specialize=["offset"])
+def gtp_teacher(
+    rows_ptr, seed_ptr, step_ptr, offset, points_ptr, grid_ptr, param_ptr, w1_ptr, w2_ptr, target_ptr,
+    size, stage_length, param_stride, hidden_stride, sigma_min, sigma_data,
+    BATCH: tl.constexpr, STAGES_OF_N: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, A: tl.constexpr,
+    AP: tl.constexpr, W: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
+    PREC: tl.constexpr, INTERP: tl.constexpr,
+):  # fmt: skip
+    """Write the targets Phi_theta^-(a_u, u, s) of the map rows; grid (ceil(BATCH / BM), S).
+
+    target_ptr float32 (S, BATCH, A) receives them. param_ptr, w1_ptr and w2_ptr are the EMA actor's; the other
+    arguments are those of `gtp_actor`.
+    """
+    b, member = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1)
+    live, column = b < BATCH, tl.arange(0, AP)[None, :]
+    seed, step = tl.load(seed_ptr + member), tl.load(step_ptr) + offset
+    source, a, z, _, u, s = _drawn(
+        rows_ptr, seed, step, points_ptr, grid_ptr, size, stage_length, b, live, STAGES_OF_N, WIDTH, D, A, AP, W
+    )
+    ema = param_ptr + member * param_stride
+    w1, w2 = w1_ptr + member * hidden_stride, w2_ptr + member * hidden_stride
+    target = _teacher(
+        a + u[:, None] * z, u, s, source, live, ema, w1, w2, sigma_min, sigma_data, D, A, AP, H, BN, STAGES, PREC,
+        INTERP,
+    )  # fmt: skip
+    tl.store(target_ptr + (member * BATCH + b)[:, None] * A + column, target, mask=live[:, None] & (column < A))
+
+
+@launch.writes("act_ptr", "slope_ptr", "loss_ptr")
+@triton.jit(do_not_specialize=["offset"])
 def gtp_actor(
-    rows_ptr, seed_ptr, step_ptr, points_ptr, grid_ptr,
-    param_ptr, w1_ptr, w2_ptr, ema_ptr, ema1_ptr, ema2_ptr, act_ptr, slope_ptr, loss_ptr,
+    rows_ptr, seed_ptr, step_ptr, offset, points_ptr, grid_ptr, target_ptr,
+    param_ptr, w1_ptr, w2_ptr, act_ptr, slope_ptr, loss_ptr,
     size, stage_length, param_stride, hidden_stride, sigma_min, sigma_data, lambda_flow,
     BATCH: tl.constexpr, COLUMNS: tl.constexpr, X: tl.constexpr, STAGES_OF_N: tl.constexpr, WIDTH: tl.constexpr,
     STABLE: tl.constexpr, INST_WEIGHT_CAP: tl.constexpr, D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr,
@@ -33,25 +64,23 @@ def gtp_actor(
 ):  # fmt: skip
     """Run the actor forward and back; grid (2 ceil(BATCH / BM), S), the first half map rows, the second denoiser rows.
 
-    rows_ptr float32 (size, W) is the replay buffer; points_ptr and grid_ptr are those of `draws.grid_times`, with
-    STAGES_OF_N stages of WIDTH points. act_ptr (S, 2 BATCH, COLUMNS) receives the kept rows that `launch.actor_saved`
-    lays out, their input padded to X columns. slope_ptr (S, 2 BATCH, 3 H) is scratch: the slopes of Mish stay there
-    until the way back, which leaves the registers to the products. loss_ptr (S, 2, BATCH) receives both losses of each
-    transition, without its advantage weight. STABLE: weights over t of 1/(t - u) and
-    min(INST_WEIGHT_CAP, 1 / c_out^2), else 1.
+    The step is that of step_ptr plus offset. rows_ptr float32 (size, W) is the replay buffer; points_ptr and grid_ptr
+    are those of `draws.grid_times`, with STAGES_OF_N stages of WIDTH points; target_ptr holds the map rows' targets
+    from `gtp_teacher`. act_ptr (S, 2 BATCH, COLUMNS) receives the kept rows that `launch.actor_saved` lays out, their
+    input padded to X columns. slope_ptr (S, 2 BATCH, 3 H) is scratch: the slopes of Mish stay there until the way back,
+    which leaves the registers to the products. loss_ptr (S, 2, BATCH) receives both losses of each transition, without
+    its advantage weight. STABLE: weights over t of 1/(t - u) and min(INST_WEIGHT_CAP, 1 / c_out^2), else 1.
     """
     tiles: tl.constexpr = (BATCH + BM - 1) // BM
     kind, member = tl.program_id(0) // tiles, tl.program_id(1)
     b = tl.program_id(0) % tiles * BM + tl.arange(0, BM)
     live = b < BATCH
     column = tl.arange(0, AP)[None, :]
-    seed, step = tl.load(seed_ptr + member), tl.load(step_ptr)
-    bits, bits_n, bits_j, _ = draws.random_bits(seed, step, draws.INDEX, b)
-    source = rows_ptr + draws.integer_below(bits, size).to(tl.int64) * W
-    t, u, s = draws.grid_times(bits_n, bits_j, step, points_ptr, grid_ptr, stage_length, STAGES_OF_N, WIDTH)
     inside = live[:, None] & (column < A)
-    a = tl.load(source[:, None] + D + column, mask=inside, other=0.0)
-    z = tl.where(column < A, draws.normals(seed, step, draws.ACTION_NOISE, b[:, None], column, A), 0.0)
+    seed, step = tl.load(seed_ptr + member), tl.load(step_ptr) + offset
+    source, a, z, t, u, s = _drawn(
+        rows_ptr, seed, step, points_ptr, grid_ptr, size, stage_length, b, live, STAGES_OF_N, WIDTH, D, A, AP, W
+    )
 
     variance = t * t + sigma_data * sigma_data
     c_in = tl.rsqrt(variance)
@@ -65,12 +94,7 @@ def gtp_actor(
         second, r, share = s, s / t, 1.0
         if STABLE:
             weight = 1.0 / (t - u)
-        ema = ema_ptr + member * param_stride
-        ema1, ema2 = ema1_ptr + member * hidden_stride, ema2_ptr + member * hidden_stride
-        target = _teacher(
-            a + u[:, None] * z, u, s, source, live, ema, ema1, ema2, sigma_min, sigma_data,
-            D, A, AP, H, BN, STAGES, PREC, INTERP,
-        )  # fmt: skip
+        target = tl.load(target_ptr + (member * BATCH + b)[:, None] * A + column, mask=inside, other=0.0)
 
     row = member * 2 * BATCH + kind * BATCH + b
     acts, slopes = act_ptr + row.to(tl.int64) * COLUMNS, slope_ptr + row * 3 * H
@@ -88,6 +112,22 @@ def gtp_actor(
     tl.store(loss_ptr + (2 * member + kind) * BATCH + b, loss, mask=live)
     df = (share * (2.0 / (A * BATCH))) * (weight * (1.0 - r) * c_out)[:, None] * error
     _backward(df, slope_t, slope_s, live, param, w1, w2, acts, slopes, X, D, A, AP, H, BN, STAGES, PREC, INTERP)
+
+
+@triton.jit
+def _drawn(
+    rows_ptr, seed, step, points_ptr, grid_ptr, size, stage_length, b, live,
+    STAGES_OF_N: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr,
+    W: tl.constexpr,
+):  # fmt: skip
+    """Draw transitions b: where their rows begin, action and noise (BM, AP), and times t, u, s (BM,)."""
+    column = tl.arange(0, AP)[None, :]
+    bits, bits_n, bits_j, _ = draws.random_bits(seed, step, draws.INDEX, b)
+    source = rows_ptr + draws.integer_below(bits, size).to(tl.int64) * W
+    t, u, s = draws.grid_times(bits_n, bits_j, step, points_ptr, grid_ptr, stage_length, STAGES_OF_N, WIDTH)
+    a = tl.load(source[:, None] + D + column, mask=live[:, None] & (column < A), other=0.0)
+    z = tl.where(column < A, draws.normals(seed, step, draws.ACTION_NOISE, b[:, None], column, A), 0.0)
+    return source, a, z, t, u, s
 
 
 @triton.jit

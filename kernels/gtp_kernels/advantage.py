@@ -1,4 +1,4 @@
-"""The reductions over a batch, one program a member: the advantage weights and every metric of a step but the norms.
+"""The reductions over a batch: the advantage weights, and a step's metrics but the norms; and their sums over steps.
 
 w = exp(eta max(0, A) / (std(A) + eps)), at most cap (Eq. 14), with A = Qmin(o, a) - mean_m Qmin(o, a_m). It reads the
 critic's values and both losses of each transition, a few floats each, twice for the deviation, and writes one weight a
@@ -8,13 +8,13 @@ transition and 11 metrics a member.
 import triton
 import triton.language as tl
 
-from gtp_kernels import mlp
+from gtp_kernels import launch, mlp
 
 
+@launch.writes("weight_ptr", "metric_ptr")
 @triton.jit
 def gtp_advantage(
-    q_ptr, loss_ptr, critic_q_ptr, target_ptr, eta_ptr, step_ptr, weight_ptr, metric_ptr, now_ptr,
-    cap, lambda_flow,
+    q_ptr, loss_ptr, critic_q_ptr, target_ptr, eta_ptr, weight_ptr, metric_ptr, cap, lambda_flow,
     BATCH: tl.constexpr, SAMPLES: tl.constexpr, BC: tl.constexpr, CHUNK: tl.constexpr, EPS: tl.constexpr,
     METRIC_STRIDE: tl.constexpr, ACTOR_LOSS: tl.constexpr, TRAJ_LOSS: tl.constexpr, INST_LOSS: tl.constexpr,
     CRITIC_LOSS: tl.constexpr, Q: tl.constexpr, TD_TARGET: tl.constexpr, ADVANTAGE: tl.constexpr,
@@ -24,11 +24,10 @@ def gtp_advantage(
 
     q_ptr float32 (S, 2, (1 + SAMPLES) BATCH): the updated heads' values at (o, a), then at the policy's samples in
     blocks of BATCH. loss_ptr (S, 2, BATCH): the actor's two losses. critic_q_ptr (S, 2, BATCH) and target_ptr (S,
-    BATCH): what the critic regressed. metric_ptr (S, METRIC_STRIDE); each metric's constant is its column, and with BC
-    only the three losses are written. now_ptr int64 (S,) receives the step, for the launch that increments it.
+    BATCH): what the critic regressed. metric_ptr (S, METRIC_STRIDE); each metric's constant is its column. With BC only
+    the three losses are read and written.
     """
     member = tl.program_id(0)
-    tl.store(now_ptr + member, tl.load(step_ptr))
     metric = metric_ptr + member * METRIC_STRIDE
     mean, std = 0.0, 1.0
     if not BC:
@@ -36,7 +35,6 @@ def gtp_advantage(
         mean, std = _spread(q_ptr, member, BATCH, SAMPLES, CHUNK)
         tl.store(metric + ADVANTAGE, mean)
         tl.store(metric + ADVANTAGE_STD, std)
-    eta = tl.load(eta_ptr + member)
     w_sum, w_square, w_max, map_sum, inst_sum = _zero(CHUNK), _zero(CHUNK), _zero(CHUNK), _zero(CHUNK), _zero(CHUNK)
     for first in range(0, BATCH, CHUNK):
         b = first + tl.arange(0, CHUNK)
@@ -45,7 +43,7 @@ def gtp_advantage(
         if not BC:
             gain = _advantage(q_ptr, member, b, live, BATCH, SAMPLES)
             gain = mlp.larger(gain, 0.0)
-            w = tl.exp(eta * gain / (std + EPS))
+            w = tl.exp(tl.load(eta_ptr + member) * gain / (std + EPS))
             w = tl.where(live, tl.where((cap > 0.0) & (w > cap), cap, w), 0.0)
             tl.store(weight_ptr + member * BATCH + b, w, mask=live)
         w_sum += w
@@ -116,3 +114,28 @@ def _advantage(q_ptr, member, b, live, BATCH: tl.constexpr, SAMPLES: tl.constexp
 @triton.jit
 def _zero(CHUNK: tl.constexpr):
     return tl.zeros((CHUNK,), tl.float32)
+
+
+@launch.writes("sum_ptr", "bad_ptr", "count_ptr")
+@triton.jit(do_not_specialize=["offset"])
+def gtp_record(
+    metric_ptr, sum_ptr, bad_ptr, step_ptr, offset, count_ptr,
+    MEMBERS: tl.constexpr, PADDED: tl.constexpr, METRICS: tl.constexpr, METRIC_STRIDE: tl.constexpr,
+):  # fmt: skip
+    """Add a step's metrics to their sums and note the step of a first non-finite one; grid (1,).
+
+    metric_ptr float32 (S, METRIC_STRIDE) holds METRICS of each of MEMBERS members. sum_ptr float32 (S, METRICS)
+    receives the sums, bad_ptr int64 (S, METRICS) the step. The step is that of step_ptr plus offset. count_ptr, the
+    same number as step_ptr, receives the next step's; None leaves it to a later launch.
+    """
+    member, q = tl.arange(0, PADDED)[:, None], tl.arange(0, METRIC_STRIDE)[None, :]
+    inside, at = (member < MEMBERS) & (q < METRICS), member * METRICS + q
+    step = tl.load(step_ptr) + offset
+    metric = tl.load(metric_ptr + member * METRIC_STRIDE + q, mask=inside, other=0.0)
+    bad = tl.load(bad_ptr + at, mask=inside, other=0)
+    finite = tl.abs(metric) < float("inf")
+    tl.store(bad_ptr + at, tl.where((bad < 0) & (finite == 0), step, bad), mask=inside)
+    tl.store(sum_ptr + at, tl.load(sum_ptr + at, mask=inside, other=0.0) + metric, mask=inside)
+    if count_ptr is not None:
+        tl.debug_barrier()  # every thread has read the step
+        tl.store(count_ptr, step + 1)

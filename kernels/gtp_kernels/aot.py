@@ -32,11 +32,11 @@ def compile_for(launch: Launch, capability: int) -> Any:
     if INTERPRETED:
         raise RuntimeError("TRITON_INTERPRET is set: kernels are interpreted, not compiled; unset it")
     names = launch.kernel.arg_names
-    constants = {p.name: launch.args[p.name] for p in launch.kernel.params if p.is_constexpr}
-    signature = {name: "constexpr" if name in constants else _type(launch.args[name]) for name in names}
-    aligned = {
-        (names.index(name),): [["tt.divisibility", 16]] for name in names if _aligned(name, launch.args, constants)
-    }
+    params, args = launch.kernel.params, launch.args
+    constants = {p.name: args[p.name] for p in params if p.is_constexpr or args[p.name] is None}
+    signature = {name: "constexpr" if name in constants else _type(args[name]) for name in names}
+    specialised = {p.name for p in params if not p.do_not_specialize} - constants.keys()
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in specialised if _aligned(args[name])}
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -48,13 +48,12 @@ def _type(value: object) -> str:
     return "fp32" if isinstance(value, float) else "i32"
 
 
-def _aligned(name: str, args: dict[str, Any], constants: dict[str, Any]) -> bool:
-    value = args[name]
-    if name in constants or isinstance(value, float):
+def _aligned(value: object) -> bool:
+    if isinstance(value, float):
         return False
     if isinstance(value, Tensor):
         return value.storage_offset() * value.element_size() % 16 == 0
-    return value % 16 == 0
+    return isinstance(value, int) and value % 16 == 0
 
 
 def resources(compiled: Any, capability: int) -> dict[str, Any]:

@@ -14,15 +14,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gtp_kernels import draws, mlp
+from gtp_kernels import draws, launch, mlp
 
 # `gtp_fast.device` refuses more steps. A product takes at least 16 rows, so a smaller number would save nothing.
 LARGEST_K = tl.constexpr(16)
 
 
-@triton.jit
+@launch.writes("action_ptr", "batch_ptr")
+@triton.jit(do_not_specialize=["offset"])
 def gtp_chain(
-    rows_ptr, noise_ptr, seed_ptr, step_ptr, param_ptr, w1_ptr, w2_ptr, grid_ptr, action_ptr, batch_ptr,
+    rows_ptr, noise_ptr, seed_ptr, step_ptr, offset, param_ptr, w1_ptr, w2_ptr, grid_ptr, action_ptr, batch_ptr,
     size, param_stride, hidden_stride, sigma_min, sigma_data,
     BATCH: tl.constexpr, NEXT: tl.constexpr, ROWS: tl.constexpr, REPEAT: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, W: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
@@ -31,19 +32,19 @@ def gtp_chain(
 ):  # fmt: skip
     """Sample ROWS actions of each member; grid (ceil(ROWS / BM), S).
 
-    Training (BATCH > 0): rows_ptr float32 (size, W) is the replay buffer. The first NEXT rows act at the batch's next
-    observations, in blocks of BATCH; the others act at its observations. batch_ptr (S, BATCH, W) receives the
-    transitions. Acting (BATCH 0): rows_ptr (S, ROWS / REPEAT, W) holds the observations, each for REPEAT candidates,
-    and noise_ptr (S, ROWS, A) standard normals. action_ptr float32 (S, ROWS, A) receives the clamped actions. KEEP: the
-    first and last weights stay in shared memory along the chain. FLOW: phi is the network itself, without EDM's
-    scaling.
+    Training (BATCH > 0), at the step of step_ptr plus offset: rows_ptr float32 (size, W) is the replay buffer. The
+    first NEXT rows act at the batch's next observations, in blocks of BATCH; the others act at its observations.
+    batch_ptr (S, BATCH, W) receives the transitions. Acting (BATCH 0): rows_ptr (S, ROWS / REPEAT, W) holds the
+    observations, each for REPEAT candidates, and noise_ptr (S, ROWS, A) standard normals. action_ptr float32 (S, ROWS,
+    A) receives the clamped actions. KEEP: the first and last weights stay in shared memory along the chain. FLOW: phi
+    is the network itself, without EDM's scaling.
     """
     r = tl.program_id(0) * BM + tl.arange(0, BM)
     member = tl.program_id(1)
     live = r < ROWS
     column = tl.arange(0, AP)[None, :]
     if BATCH > 0:
-        seed, step = tl.load(seed_ptr + member), tl.load(step_ptr)
+        seed, step = tl.load(seed_ptr + member), tl.load(step_ptr) + offset
         bits, _, _, _ = draws.random_bits(seed, step, draws.INDEX, r % BATCH)
         source = rows_ptr + draws.integer_below(bits, size).to(tl.int64) * W
         for first in tl.static_range(0, W, mlp.CHUNK):
@@ -101,6 +102,7 @@ def _time_shares(
     return mlp.add_columns(zero, both, weight, mlp.EMBEDDINGS, PREC, INTERP)
 
 
+@launch.writes("chosen_ptr")
 @triton.jit
 def gtp_choose(
     action_ptr, q_ptr, gumbel_ptr, chosen_ptr, observations,

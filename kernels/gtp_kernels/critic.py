@@ -1,11 +1,12 @@
 """The twin critic: its regression with the gradient through the activations, and its values without gradient.
 
-`gtp_critic` runs both heads forward, forms y = r + gamma (1 - terminal) min_j max_samples Q_j^-(o', a') and the
+`gtp_critic_forward` runs both heads and keeps what the way back needs. It reads no target, so it runs beside the launch
+that computes one. `gtp_critic_backward` forms y = r + gamma (1 - terminal) min_j max_samples Q_j^-(o', a') and the
 gradient of mse(Q1, y) + mse(Q2, y) (Eq. 16), and goes back through the activations; `gtp_gradients` then forms the
 weights' gradients. `gtp_heads` only runs forward: for the TD target, for the advantage, and to choose among candidates.
 
-A block has one head and BM rows. It reads their transitions and 2 H^2 operands of the hidden weights, in `gtp_critic`
-twice, forward and back. `gtp_critic` writes a kept row and H slopes for each batch row, `gtp_heads` one value.
+A block has one head and BM rows. It reads their transitions and 2 H^2 operands of the hidden weights. Forward and back
+together write a kept row and 3 H slopes for each batch row, `gtp_heads` one value.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from gtp_kernels import mlp
+from gtp_kernels import launch, mlp
 
 
+@launch.writes("act_ptr", "slope_ptr", "q_ptr")
 @triton.jit
-def gtp_critic(
-    batch_ptr, next_q_ptr, param_ptr, w1_ptr, w2_ptr, act_ptr, slope_ptr, q_ptr, target_ptr,
-    param_stride, hidden_stride, gamma,
-    BATCH: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr, X: tl.constexpr,
+def gtp_critic_forward(
+    batch_ptr, param_ptr, w1_ptr, w2_ptr, act_ptr, slope_ptr, q_ptr, param_stride, hidden_stride,
+    BATCH: tl.constexpr, COLUMNS: tl.constexpr, X: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, W: tl.constexpr, H: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
-    """Run both heads forward and back; grid (ceil(BATCH / BM), 2, S).
+    """Run both heads at the batch's own actions; grid (ceil(BATCH / BM), 2, S).
 
-    batch_ptr float32 (S, BATCH, W). next_q_ptr (S, 2, SAMPLES * BATCH): the target heads' values at (o', a'). act_ptr
-    (2 S, BATCH, COLUMNS) receives the kept rows that `launch.critic_saved` lays out, their input padded to X columns.
-    slope_ptr (2 S, BATCH, H) is scratch. q_ptr (S, 2, BATCH) receives the values, target_ptr (S, BATCH) y.
+    batch_ptr float32 (S, BATCH, W). act_ptr (2 S, BATCH, COLUMNS) receives the inputs and activations of the kept rows
+    that `launch.critic_saved` lays out, their input padded to X columns; slope_ptr (2 S, BATCH, 3 H) the slopes of Mish
+    for the way back, those of the second hidden layer first. q_ptr (S, 2, BATCH) receives the values.
     """
     b = tl.program_id(0) * BM + tl.arange(0, BM)
     head, member = tl.program_id(1), tl.program_id(2)
@@ -37,46 +38,82 @@ def gtp_critic(
     k = tl.arange(0, H)
     source = batch_ptr + (member * BATCH + b) * W
     acts = act_ptr + (row * BATCH + b).to(tl.int64) * COLUMNS
-    slopes = slope_ptr + (row * BATCH + b) * H
+    slopes = slope_ptr + (row * BATCH + b) * 3 * H
     for first in tl.static_range(0, D + A, mlp.CHUNK):
         i = first + tl.arange(0, mlp.CHUNK)
         inside = live[:, None] & (i < D + A)[None, :]
         mlp.save(acts[:, None] + i[None, :], tl.load(source[:, None] + i[None, :], mask=inside), inside, PREC, INTERP)
 
-    best0 = tl.full((BM,), float("-inf"), tl.float32)
+    w0 = param_ptr + row * param_stride
+    b0, b1, b2, w3 = mlp.pointers(w0, D + A, H)
+    w1, w2 = w1_ptr + row * hidden_stride, w2_ptr + row * hidden_stride
+    z = tl.zeros((BM, H), tl.float32) + tl.load(b0 + k)[None, :]
+    h, slope = mlp.mish_and_slope(mlp.add_rows_of(z, source, live, w0, D + A, PREC, INTERP))
+    hidden, kept = acts[:, None] + X + k[None, :], slopes[:, None] + k[None, :]
+    mlp.save(hidden, h, live[:, None], PREC, INTERP)
+    tl.store(kept + H, slope, mask=live[:, None])
+    z = mlp.hidden_layers(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP, acts + X + H, slopes, live)
+    h, slope = mlp.mish_and_slope(z)
+    mlp.save(hidden + 2 * H, h, live[:, None], PREC, INTERP)
+    tl.store(kept + 2 * H, slope, mask=live[:, None])
+    q = tl.sum(h * tl.load(w3 + k)[None, :], axis=1) + tl.load(w3 + H)
+    tl.store(q_ptr + row * BATCH + b, q, mask=live)
+
+
+@launch.writes("act_ptr", "target_ptr")
+@triton.jit
+def gtp_critic_backward(
+    batch_ptr, next_q_ptr, q_ptr, param_ptr, w1_ptr, w2_ptr, act_ptr, slope_ptr, target_ptr,
+    param_stride, hidden_stride, gamma,
+    BATCH: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr, X: tl.constexpr,
+    D: tl.constexpr, A: tl.constexpr, W: tl.constexpr, H: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
+):  # fmt: skip
+    """Carry the TD error of `gtp_critic_forward`'s values back through its activations; grid (ceil(BATCH / BM), 2, S).
+
+    next_q_ptr (S, 2, SAMPLES * BATCH): the target heads' values at (o', a'). act_ptr receives dL/dz of the kept rows,
+    target_ptr (S, BATCH) y. The other pointers are those of `gtp_critic_forward`.
+    """
+    b = tl.program_id(0) * BM + tl.arange(0, BM)
+    head, member = tl.program_id(1), tl.program_id(2)
+    row = 2 * member + head
+    live = b < BATCH
+    k = tl.arange(0, H)
+    acts = act_ptr + (row * BATCH + b).to(tl.int64) * COLUMNS
+    slopes = slope_ptr + (row * BATCH + b) * 3 * H
+    y = _td_target(batch_ptr, next_q_ptr, gamma, member, b, live, BATCH, SAMPLES, D + A, W)
+    tl.store(target_ptr + member * BATCH + b, y, mask=live & (head == 0))
+    dq = tl.where(live, (2.0 / BATCH) * (tl.load(q_ptr + row * BATCH + b, mask=live, other=0.0) - y), 0.0)
+    mlp.save(acts + X + 6 * H, dq, live, PREC, INTERP)
+
+    _, _, _, w3 = mlp.pointers(param_ptr + row * param_stride, D + A, H)
+    w1, w2 = w1_ptr + row * hidden_stride, w2_ptr + row * hidden_stride
+    hidden, kept = acts[:, None] + X + k[None, :], slopes[:, None] + k[None, :]
+    dz2 = dq[:, None] * tl.load(w3 + k)[None, :] * tl.load(kept + 2 * H, mask=live[:, None], other=0.0)
+    mlp.save(hidden + 5 * H, dz2, live[:, None], PREC, INTERP)
+    back = mlp.hidden_layers_backward(dz2, w1, w2, acts + X + 4 * H, slopes, live, BN, STAGES, PREC, INTERP)
+    back = back * tl.load(kept + H, mask=live[:, None], other=0.0)
+    mlp.save(hidden + 3 * H, back, live[:, None], PREC, INTERP)
+
+
+@triton.jit
+def _td_target(
+    batch_ptr, next_q_ptr, gamma, member, b, live,
+    BATCH: tl.constexpr, SAMPLES: tl.constexpr, REWARD_AT: tl.constexpr, W: tl.constexpr,
+):  # fmt: skip
+    """Return y of transitions b; of several samples at o' each head's best one counts."""
+    best0 = tl.full((b.shape[0],), float("-inf"), tl.float32)
     best1 = best0
     for sample in tl.static_range(0, SAMPLES):
         place = next_q_ptr + 2 * member * SAMPLES * BATCH + sample * BATCH + b
         best0 = mlp.larger(best0, tl.load(place, mask=live, other=0.0))
         best1 = mlp.larger(best1, tl.load(place + SAMPLES * BATCH, mask=live, other=0.0))
-    reward = tl.load(source + D + A, mask=live, other=0.0)
-    bootstrap = tl.load(source + D + A + 1, mask=live, other=0.0)
-    y = reward + gamma * bootstrap * mlp.smaller(best0, best1)
-
-    w0 = param_ptr + row * param_stride
-    b0, b1, b2, last = mlp.pointers(w0, D + A, H)
-    w3 = tl.load(last + k)
-    w1, w2 = w1_ptr + row * hidden_stride, w2_ptr + row * hidden_stride
-    z = tl.zeros((BM, H), tl.float32) + tl.load(b0 + k)[None, :]
-    z = mlp.add_rows_of(z, source, live, w0, D + A, PREC, INTERP)
-    h, slope0 = mlp.mish_and_slope(z)
-    hidden = acts[:, None] + X + k[None, :]
-    mlp.save(hidden, h, live[:, None], PREC, INTERP)
-    z = mlp.hidden_layers(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP, acts + X + H, slopes, live)
-    h, slope2 = mlp.mish_and_slope(z)
-    mlp.save(hidden + 2 * H, h, live[:, None], PREC, INTERP)
-    q = tl.sum(h * w3[None, :], axis=1) + tl.load(last + H)
-    tl.store(q_ptr + row * BATCH + b, q, mask=live)
-    tl.store(target_ptr + member * BATCH + b, y, mask=live & (head == 0))
-
-    dq = tl.where(live, (2.0 / BATCH) * (q - y), 0.0)
-    mlp.save(acts + X + 6 * H, dq, live, PREC, INTERP)
-    dz2 = dq[:, None] * w3[None, :] * slope2
-    mlp.save(hidden + 5 * H, dz2, live[:, None], PREC, INTERP)
-    back = mlp.hidden_layers_backward(dz2, w1, w2, acts + X + 4 * H, slopes, live, BN, STAGES, PREC, INTERP)
-    mlp.save(hidden + 3 * H, back * slope0, live[:, None], PREC, INTERP)
+    outcome = batch_ptr + (member * BATCH + b) * W + REWARD_AT
+    bootstrap = tl.load(outcome + 1, mask=live, other=0.0)
+    return tl.load(outcome, mask=live, other=0.0) + gamma * bootstrap * mlp.smaller(best0, best1)
 
 
+@launch.writes("q_ptr")
 @triton.jit
 def gtp_heads(
     obs_ptr, batch_action_ptr, action_ptr, param_ptr, w1_ptr, w2_ptr, q_ptr,

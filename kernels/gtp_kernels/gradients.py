@@ -8,9 +8,10 @@ bitwise repeatable and a member's gradient does not depend on its neighbours.
 import triton
 import triton.language as tl
 
-from gtp_kernels import mlp
+from gtp_kernels import launch, mlp
 
 
+@launch.writes("grad_ptr", "square_ptr")
 @triton.jit
 def gtp_gradients(
     act_ptr, weight_ptr, table_ptr, grad_ptr, square_ptr, grad_stride,
@@ -19,9 +20,10 @@ def gtp_gradients(
 ):  # fmt: skip
     """Write the flat gradient rows grad_ptr, float32 (M, grad_stride); grid (tiles, M).
 
-    act_ptr (M, ROWS, COLUMNS) holds X and dZ side by side. table_ptr int32 (tiles, 8) holds for each tile: column of X,
-    column of dZ, inputs, outputs, offset of the weight, offset of the bias, first input, first output. With PERIOD > 0
-    the weight of row r is weight_ptr[member, r % PERIOD], else 1. square_ptr float32 (M, tiles) receives the squares.
+    act_ptr (M, ROWS, COLUMNS) holds X and dZ side by side. table_ptr int32 (tiles, 8) holds for each tile: column of
+    X, column of dZ, inputs, outputs, offset of the weight, offset of the bias, first input, first output. With PERIOD
+    > 0 the weight of row r is weight_ptr[member, r % PERIOD], else 1 and weight_ptr is None. square_ptr float32 (M,
+    tiles) receives the squares.
     """
     tile, member = tl.program_id(0), tl.program_id(1)
     entry = table_ptr + tile * 8

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,14 +15,26 @@ from torch import Tensor
 KEEP_BYTES, STAGE_BYTES = 625, 840
 # Read once, because Triton decides at decoration time whether a kernel is interpreted.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+Kernel = TypeVar("Kernel")
+
+
+def writes(*names: str) -> Callable[[Kernel], Kernel]:
+    """Declare the arguments of a kernel that it writes. It reads the other tensors, and may read these too."""
+
+    def declared(kernel: Kernel) -> Kernel:
+        kernel.writes = names  # pyright: ignore[reportAttributeAccessIssue]
+        return kernel
+
+    return declared
 
 
 @dataclass(frozen=True)
 class Launch:
     """A kernel, its grid, its arguments by name (tensors, scalars, compile-time constants), and its compile options.
 
-    `phase` names the part of the algorithm in a profile. No field changes from step to step: whatever changes lies in
-    device memory, so a CUDA graph can hold the launch.
+    `phase` names the part of the algorithm in a profile. An argument that a launch does not use is None. No field
+    changes while a run trains: whatever changes lies in device memory, so a CUDA graph can hold the launch. `ahead`:
+    others need its result later, and go before it where the card is full.
     """
 
     phase: str
@@ -30,11 +43,22 @@ class Launch:
     args: dict[str, Any]
     warps: int = 8
     stages: int = 2
+    ahead: bool = False
 
     @property
     def name(self) -> str:
         """Name of the kernel in a profile."""
         return self.kernel.fn.__name__
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that it touches, by the names of its arguments."""
+        return {name: value for name, value in self.args.items() if isinstance(value, Tensor) and value.numel()}
+
+    @property
+    def written(self) -> dict[str, Tensor]:
+        """Those of its tensors that it writes, as its kernel declares."""
+        return {name: tensor for name, tensor in self.tensors.items() if name in self.kernel.writes}
 
     def __call__(self) -> None:
         """Launch on the current stream."""
@@ -50,6 +74,7 @@ class Tuning:
     that also runs backward; forward_warps: per block of a network that runs forward only. tile, tile_rows, tile_warps:
     width of a weight-gradient tile, rows per iteration, warps per tile. block: parameters per block of an update.
     keep: the chain keeps its first and last weights in shared memory (150 KB).
+    slots: steps whose results lie side by side, so that a later step may begin before an earlier one has ended.
 
     H200, 2026-11-26, one launch alone, TF32, K = 5: 3 stages and 4 warps take the chain from 92 to 67 us and the heads
     from 19 to 15 us; 3 stages take the critic from 37 to 34 us. The actor runs beside the chain and is shorter.
@@ -66,6 +91,7 @@ class Tuning:
     tile_warps: int = 4
     block: int = 1024
     keep: bool = True
+    slots: int = 3
 
 
 def tuned_for(hidden: int, rows: int, shared_memory: int) -> Tuning:
@@ -160,7 +186,7 @@ class Saved:
     """The columns of a kept row: [x (`inputs`, padded), h0, h1, h2, dz0, dz1, dz2 (H each), dz3, time networks].
 
     width: columns of a row. layers: for each linear layer the columns where its input and its dL/dz begin. slopes:
-    floats per row of a second buffer, the slopes of Mish, which only the launch itself reads.
+    floats per row of a second buffer, the slopes of Mish for the way back.
     """
 
     inputs: int
@@ -196,9 +222,9 @@ def actor_saved(obs_dim: int, action_dim: int, hidden: int) -> Saved:
 
 
 def critic_saved(obs_dim: int, action_dim: int, hidden: int) -> Saved:
-    """Return the columns that `gtp_critic` keeps."""
+    """Return the columns that `gtp_critic_forward` and `gtp_critic_backward` keep."""
     inputs = 16 * blocks(obs_dim + action_dim, 16)
-    return Saved(inputs, hidden, inputs + 6 * hidden + 16, _mlp_layers(inputs, hidden))
+    return Saved(inputs, 3 * hidden, inputs + 6 * hidden + 16, _mlp_layers(inputs, hidden))
 
 
 def _mlp_layers(inputs: int, hidden: int) -> dict[str, tuple[int, int]]:

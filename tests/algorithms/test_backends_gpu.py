@@ -107,7 +107,7 @@ def test_a_replay_waits_for_nothing(captured):
     run = stepper(captured, state, buffer_of(captured, device="cuda"))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        run(STEPS)
+        run.replay(0, STEPS)  # pyright: ignore[reportFunctionMemberAccess]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert int(state.step) == STEPS

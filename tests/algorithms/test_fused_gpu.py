@@ -40,16 +40,21 @@ def _run(cfg, chunks, start=None):
     return state
 
 
+VARIANTS = {"paper": {}, "bc": {"bc": True}, "stable": STABLE, "max-q-backup": {"max_q_backup": True}}
+
+
+# Graphs of 10, 5 and 1 steps, of which it is known where the EMA of every 5 steps moves; of 4 and 1 it is not.
+@pytest.mark.parametrize("unroll", [10, 4])
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-@pytest.mark.parametrize("changes", [{}, {"bc": True}, STABLE], ids=["paper", "bc", "stable"])
-def test_a_captured_fused_step_is_the_uncaptured_one(changes, precision):
-    cfg = fused_config(precision=precision, graph=True, unroll=4, hidden=64, batch_size=48, **changes)
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_captured_steps_beside_each_other_are_the_steps_in_a_row(changes, precision, unroll):
+    cfg = fused_config(precision=precision, graph=True, unroll=unroll, hidden=64, batch_size=48, **changes)
     fresh = algorithms.init_state(cfg, OBS_DIM, ACTION_DIM, "cuda")
     assert _run(cfg, []).digest() == fresh.digest(), "capture changed the state"
-    captured = _run(cfg, [11])
-    assert captured.digest() == _run(replace(cfg, graph=False), [11]).digest()
-    assert captured.digest() == _run(cfg, [6], start=_run(cfg, [5])).digest(), "resumed at step 5"
-    assert captured.digest() == _run(cfg, [11]).digest(), "repeated"
+    captured = _run(cfg, [27])
+    assert captured.digest() == _run(replace(cfg, graph=False), [27]).digest()
+    assert captured.digest() == _run(cfg, [19], start=_run(cfg, [8])).digest(), "resumed at step 8"
+    assert captured.digest() == _run(cfg, [27]).digest(), "repeated"
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

@@ -40,6 +40,7 @@ def test_the_actor_has_the_gradient_of_its_weighted_losses(sizes, changes, preci
     case = Case(sizes, precision=precision, **changes)
     weight = torch.rand(2, case.cfg.batch_size, generator=torch.Generator().manual_seed(1)).to(DEVICE) * 5.0
     case.bind.scratch["weights"].copy_(weight)
+    case.bind.teacher()()
     case.bind.actor()()
     case.bind.gradients("actor")()
     traj_SB, inst_SB = _actor_losses(case)
@@ -54,6 +55,7 @@ def test_the_actor_has_the_gradient_of_its_weighted_losses(sizes, changes, preci
 
 def test_where_u_is_s_the_target_is_the_noisy_action_itself():
     case = Case(s0=1, s1=1, steps=10)  # a grid of two points: t = sigma_max, u = s = sigma_min
+    case.bind.teacher()()
     case.bind.actor()()
     traj_SB, _ = _actor_losses(case)
     case.near(case.bind.scratch["losses"][:, 0], traj_SB.detach(), "fp32")

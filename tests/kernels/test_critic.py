@@ -32,8 +32,10 @@ def test_the_heads_judge_as_their_twin(sizes, precision):
 def test_the_critic_has_the_gradient_of_its_loss(sizes, backup, precision):
     case = Case(sizes, precision=precision, max_q_backup=backup)
     scratch = case.bind.scratch
-    for launch in (case.bind.chain(), case.bind.target_q(), case.bind.critic(), case.bind.gradients("critic")):
+    bind = case.bind
+    for launch in (bind.chain(), bind.critic_forward(), bind.target_q(), bind.critic_backward()):
         launch()
+    bind.gradients("critic")()
     next_q = equations.next_value(scratch["next_q"].double(), case.cfg.batch_size)
     y = equations.td_target(case.batch.reward_SB, case.batch.bootstrap_SB, next_q, case.cfg.gamma)
     q = q_values(case.parameters("critic"), case.batch.obs_SBD, case.batch.action_SBA)
