@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import data, evaluation, runs, steps, tables
+from bench import data, evaluation, pipeline, runs, steps, tables
 from bench.gpu.tables import section
 from gtp_fast.experiments.reproduce.items import NAMES
 from gtp_fast.experiments.reproduce.page import body
@@ -39,6 +39,7 @@ PAGES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
         "cpu-minari.json": data.minari_table,
         "cpu-sweep.json": runs.sweep_table,
         "nvidia-h200.json": section,
+        "pipeline.json": pipeline.markdown,
     },
     "docs/reliability.md": {"cpu-saves.json": data.saves_table},
     "docs/results.md": {f"returns-{name}.json": runs.returns_table for name in ("halfcheetah", "presets", "hopper")},

@@ -109,10 +109,10 @@ def json_rows(rows: list[Row], indent: int) -> str:
 
 
 def keep(found: Found, path: Path, text: str) -> Path:
-    """Write a result as JSON, and its table beside it; return where the table is."""
+    """Write a result as JSON, its rows and any other lists, and its table beside it; return where the table is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = json_rows(found["rows"], 2)
-    publish(path, f'{{"machine": {json.dumps(found["machine"])},\n "rows": {rows}}}\n'.encode())
+    lists = ",\n ".join(f'"{name}": {json_rows(rows, 2)}' for name, rows in found.items() if name != "machine")
+    publish(path, f'{{"machine": {json.dumps(found["machine"])},\n {lists}}}\n'.encode())
     publish(path.with_suffix(".md"), text.encode())
     return path.with_suffix(".md")
 
