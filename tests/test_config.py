@@ -39,7 +39,7 @@ def test_flags_beat_the_file_the_task_the_preset_and_the_defaults(mine):
 
 
 @pytest.mark.parametrize(
-    ("preset", "expected"), [("paper", ("paper", 80.0, 1280, 5, 1000)), ("stable", ("stable", 10.0, 160, 1, 0))]
+    ("preset", "expected"), [("paper", ("paper", 80.0, 1280, 5, 1000)), ("stable", ("stable", 10.0, 160, 5, 0))]
 )
 def test_presets_are_those_of_the_specification(preset, expected):
     cfg = run_settings(HOPPER | {"preset": preset})

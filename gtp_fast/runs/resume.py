@@ -10,7 +10,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from gtp_fast.runs.records import finished, read_environment
 from gtp_fast.version import __version__
 
 RUNS = Path("runs")
+FORMER_STABLE = {"ema_every": 1, "ema_decay": 0.995}  # the EMA of the preset `stable` until 2026-11-27
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def open_run(cfg: TrainConfig, data: Transitions) -> Iterator[tuple[RunDir, tupl
     run = RunDir(path or new_run_path(RUNS, cfg.env, cfg.algo, cfg.seed, hash6(cfg)))
     with disk_errors(run.path), run.claim():
         notes = _check_same_run(run, cfg, data)
-        yield run, notes
+        yield run, notes if path else (*notes, *_of_former_stable(cfg, data))
 
 
 def _unfinished(cfg: TrainConfig, data: Transitions) -> Path | None:
@@ -77,6 +78,19 @@ def _unfinished(cfg: TrainConfig, data: Transitions) -> Path | None:
         if _trained_on(run).get("data_sha256", data.sha256) == data.sha256 and not finished(run, cfg.steps):
             return path
     return None
+
+
+def _of_former_stable(cfg: TrainConfig, data: Transitions) -> tuple[str, ...]:
+    """Return a note about an unfinished run that an earlier version began with the same command."""
+    if (cfg.algo, cfg.preset, cfg.resume) != ("gtp", "stable", "auto"):
+        return ()
+    path = _unfinished(replace(cfg, **FORMER_STABLE), data)
+    if path is None:
+        return ()
+    return (
+        f"this run is new: {path} is unfinished, but has the EMA that the preset stable had before (every step, by "
+        f"0.995); continue it with --resume {path}",
+    )
 
 
 def _trained_on(run: RunDir) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gtp_fast.config import TrainConfig
 from gtp_fast.data import catalog, dataset
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import CheckpointError, UsageError
-from gtp_fast.runs import checkpoint, directory
+from gtp_fast.runs import checkpoint, directory, resume
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.events import Progress, Started
 from gtp_fast.runs.resume import open_run, starting_point
@@ -86,6 +86,16 @@ def test_an_unfinished_run_on_other_data_is_left_alone(cfg, tmp_path):
     other = write(tmp_path / "other.hdf5", columns(episodes=4, length=20))
     assert _place(cfg) == unfinished.path
     assert _place(replace(cfg, dataset=str(other))) != unfinished.path
+
+
+def test_an_unfinished_run_with_the_former_ema_of_stable_is_named(cfg):
+    former = back_to(Path(train(replace(cfg, **resume.FORMER_STABLE)).run_dir), 10)
+    with open_run(device.resolve(cfg)[0], _data(cfg)) as (run, notes):
+        assert run.path != former.path
+        assert any(f"--resume {former.path}" in note for note in notes)
+    back_to(Path(train(cfg).run_dir), 10)  # the next command continues this run and needs no such note
+    with open_run(device.resolve(cfg)[0], _data(cfg)) as (_, notes):
+        assert not any(str(former.path) in note for note in notes)
 
 
 def test_never_takes_a_new_directory_even_within_one_second(cfg, monkeypatch):
