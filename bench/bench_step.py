@@ -49,8 +49,8 @@ def bench_step(benchmark, timed, method, switch):
     if backend == "fused" and (missing := device.missing_for_fused(cfg, cfg.device)):
         pytest.skip(f"fused needs {missing}")
     benchmark.group = f"step/{algo}/{switch}"
-    state, run, _ = opened(cfg, cfg.unroll if GPU else 3)
-    steps, rounds = (20 * cfg.unroll, 15) if GPU else (3 if seeds > 1 else 5, 12 if seeds == 1 else 5)
+    state, run, _ = opened(cfg, 20 if GPU else 3)
+    steps, rounds = (400, 15) if GPU else (3 if seeds > 1 else 5, 12 if seeds == 1 else 5)
     described = {name: getattr(cfg, name) for name in DESCRIBED} | {"obs_dim": OBS_DIM, "action_dim": ACTION_DIM}
     timed(run, steps, rounds, method=method, switch=switch, flops=counted(cfg)["flops"], **described)
     assert_finite(state)

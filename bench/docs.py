@@ -41,6 +41,7 @@ PAGES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
         "nvidia-h200.json": section,
         "pipeline.json": pipeline.markdown,
     },
+    "kernels/README.md": {"pipeline.json": pipeline.waits_picture},
     "docs/reliability.md": {"cpu-saves.json": data.saves_table},
     "docs/results.md": {f"returns-{name}.json": runs.returns_table for name in ("halfcheetah", "presets", "hopper")},
     "docs/reproduce.md": dict.fromkeys(NAMES, report),

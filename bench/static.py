@@ -32,6 +32,7 @@ from gtp_fast.algorithms.policy_config import of_run
 from gtp_fast.policy.cuda_sampler import CudaSampler, _Call
 
 README = ROOT / "kernels" / "README.md"
+MANY = 8  # observations: too many rows to spread
 ARCHITECTURES = (80, 86, 89, 90, 100)
 # The oldest Triton of pyproject.toml, which `make` lays beside the installed packages: PYTHONPATH puts it before them.
 OLDEST = Path(sys.prefix) / "triton-3.6.0"
@@ -43,8 +44,8 @@ def training_launches(precision: str, capability: int) -> list[Launch]:
     return list(fused_step(cfg, tuned_for(cfg.hidden, cfg.batch_size, aot.SHARED_MEMORY[capability])).launches)
 
 
-def acting_launches(precision: str, capability: int, **changes: Any) -> list[Launch]:
-    """Return the launches that act at one observation, with 50 candidates and the shapes of a card."""
+def acting_launches(precision: str, capability: int, count: int = 1, **changes: Any) -> list[Launch]:
+    """Return the launches that act at `count` observations, with 50 candidates and the shapes of a card."""
     described = replace(of_run(config(), OBS_DIM, ACTION_DIM), **({"candidates": 50, "select": "argmax"} | changes))
     sizes = described.obs_dim, described.action_dim, described.hidden
     tensors = {
@@ -52,13 +53,13 @@ def acting_launches(precision: str, capability: int, **changes: Any) -> list[Lau
         "critic": networks.init_flat(networks.critic_layout(*sizes), [0], 2),
     }
     sampler = CudaSampler(described, tensors, torch.device("cpu"), precision)
-    launches = sampler.launches(_Call(sampler, 1))  # on a CPU nothing is captured, and shapes are a small card's
+    launches = sampler.launches(_Call(sampler, count))  # on a CPU nothing is captured, and shapes are a small card's
     shapes = tuned_for(described.hidden, 1, aot.SHARED_MEMORY[capability])
     own = {"KEEP": shapes.keep, "STAGES": shapes.stages}
 
     def of_card(launch: Launch) -> Launch:
         args = launch.args | {name: value for name, value in own.items() if name in launch.args}
-        return replace(launch, args=args, warps=shapes.forward_warps, stages=shapes.stages)
+        return replace(launch, args=args, warps=shapes.network_warps, stages=shapes.stages)
 
     return [of_card(launch) if "STAGES" in launch.args else launch for launch in launches]
 
@@ -70,7 +71,7 @@ def compiled(precision: str, capability: int, acting: bool = False) -> list[Row]
     """
     launches = [*training_launches(precision, capability), acting_launches(precision, capability)[-1]]
     if acting:
-        kinds = [{}, {"select": "softmax"}, {"candidates": 1}, {"process": "flow"}]
+        kinds = [{}, {"select": "softmax"}, {"candidates": 1}, {"count": MANY}, {"count": MANY, "process": "flow"}]
         launches = [x for changes in kinds for x in acting_launches(precision, capability, **changes)]
     different = {(x.name, *sorted((n, v) for n, v in x.args.items() if n.isupper())): x for x in reversed(launches)}
     rows = []

@@ -67,7 +67,9 @@ class TrainConfig:
         "auto", "of the operands of matrix products; auto: tf32 on a GPU, fp32 on the CPU"
     )
     graph: bool = _setting(True, "capture steps in CUDA graphs (GPU)", run_only=True)
-    unroll: int = _setting(20, "train steps in one graph (GPU)", 1, 10_000, run_only=True)
+    unroll: int = _setting(
+        0, "train steps in one graph (GPU); 0: 100 of the fused step, else 20", 0, 10_000, run_only=True
+    )
     buffer: Literal["auto", "device", "host"] = _setting(
         "auto",
         "where the data set lies; host: it is streamed to the device; auto: host where it does not fit",

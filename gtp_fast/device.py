@@ -23,6 +23,9 @@ from gtp_fast.errors import UsageError
 # A cold compilation costs about 40 s and saves about 8 ms per step on one core (Zen 5, 2026-11-21): it pays from 5,000
 # steps on; at 20,000 the whole run is a quarter faster.
 COMPILE_FROM_STEPS = 20_000
+# Steps of a graph with --unroll 0. At its end all launches of the fused step wait for the last: 20 steps 96.3 us each,
+# 60 and 100 93.8 (H200, 2026-11-27). Graphs of the others hold some thousand kernels a step.
+UNROLL = {"fused": 100, "compiled": 20, "eager": 20}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 FLOAT32_PRODUCT = 1e-6  # bound on a float32 product's error relative to its terms; bfloat16's error is 4e-3
 SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # limits of the fused kernels
@@ -62,6 +65,7 @@ def resolve(cfg: TrainConfig, images: bool = False) -> tuple[TrainConfig, str]:
         precision=_precision(cfg, device, backend),
         threads=cfg.threads or os.cpu_count() or 1,
         graph=cfg.graph and device == "cuda",
+        unroll=cfg.unroll or UNROLL[backend],
     )
     return resolved, f"{device}, backend {backend} ({why})"
 

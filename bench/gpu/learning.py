@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 TRAIN_S = 200.0  # of train steps; data, capture and saving come on top
 MOST_STEPS = 2_000_000  # the paper's
-PROBE_STEPS = 400
+PROBE_STEPS = 400  # whole graphs
 OPEN_S = 25.0  # for opening and saving
 RULES = ((1, "none"), (50, "softmax"), (50, "argmax"))
 

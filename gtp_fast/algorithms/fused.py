@@ -146,8 +146,7 @@ class Binding:
         """The EMA actor's jump from a_u to s, which Eq. 17 regresses on."""
         return self._network(
             "actor", gtp_teacher, (blocks(self.cfg.batch_size, self.shapes.rows), self.cfg.seeds), "actor.ema",
-            target_ptr=self.slots[k % len(self.slots)]["teacher"], **self._draws(k), stages=self.shapes.actor_stages,
-            ahead=True,
+            target_ptr=self.slots[k % len(self.slots)]["teacher"], **self._draws(k), ahead=True,
         )  # fmt: skip
 
     def actor(self, k: int = 0) -> Launch:
@@ -158,7 +157,7 @@ class Binding:
             target_ptr=slot["teacher"], act_ptr=slot["actor.acts"], slope_ptr=slot["actor.slopes"],
             loss_ptr=slot["losses"], lambda_flow=cfg.lambda_flow, COLUMNS=self.saved["actor"].width,
             X=self.saved["actor"].inputs, STABLE=cfg.weighting == "stable", INST_WEIGHT_CAP=equations.INST_WEIGHT_CAP,
-            **self._draws(k), stages=self.shapes.actor_stages,
+            **self._draws(k), warps=self.shapes.warps,
         )  # fmt: skip
 
     def _draws(self, k: int) -> dict[str, Any]:
@@ -181,7 +180,7 @@ class Binding:
             grid_ptr=self.grid, action_ptr=slot["actions"], batch_ptr=slot["batch"], size=self.buffer.size,
             sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, BATCH=cfg.batch_size, NEXT=self.next_rows,
             ROWS=self.chain_rows, REPEAT=1, AP=padded(self.buffer.action_dim), K=cfg.sampling_steps,
-            KEEP=self.shapes.keep, FLOW=False, warps=self.shapes.forward_warps, ahead=True,
+            KEEP=self.shapes.keep, FLOW=False, ahead=True,
         )  # fmt: skip
 
     def target_q(self, k: int = 0) -> Launch:
@@ -215,12 +214,12 @@ class Binding:
         (net, heads), slot = self.nets[name], self.slots[k % len(self.slots)]
         weighted = name == "actor" and not self.cfg.bc
         return self._launch(
-            name, gtp_gradients, (len(self.tables[name]), self.cfg.seeds * heads),
+            name, gtp_gradients, (len(self.tables[name]), self.cfg.seeds * heads), self.shapes.tile_warps,
             act_ptr=slot[f"{name}.acts"], weight_ptr=slot["weights"] if weighted else None,
             table_ptr=self.tables[name], grad_ptr=slot[f"{name}.grad"], square_ptr=slot[f"{name}.squares"],
             grad_stride=net.param.shape[1], ROWS=self._kept_rows(name), COLUMNS=self.saved[name].width,
-            PERIOD=self.cfg.batch_size if weighted else 0, TILE=self.shapes.tile, BR=self.shapes.tile_rows,
-            STAGES=self.shapes.stages, warps=self.shapes.tile_warps,
+            PERIOD=self.cfg.batch_size if weighted else 0, TILE=self.shapes.tile,
+            BR=self.shapes.tile_rows * (2 if name == "actor" else 1), STAGES=self.shapes.stages,
         )  # fmt: skip
 
     def update(self, name: str, k: int = 0, due: bool = True) -> Launch:
@@ -232,6 +231,7 @@ class Binding:
         norm_at = gtp.metric_names(cfg).index(f"{name}_grad_norm")
         return self._launch(
             "average" if average else name, gtp_update, (blocks(size, self.shapes.block), cfg.seeds * heads),
+            self.shapes.warps,
             param_ptr=net.param, grad_ptr=slot[f"{name}.grad"], exp_avg_ptr=net.exp_avg,
             exp_avg_sq_ptr=net.exp_avg_sq, ema_ptr=net.ema if due else None, hidden_weights_ptr=param.copies,
             ema_hidden_weights_ptr=ema.copies if due else None, square_ptr=slot[f"{name}.squares"],
@@ -288,25 +288,24 @@ class Binding:
             obs_ptr=batch[obs_at:], batch_action_ptr=batch[self.buffer.obs_dim :] if from_batch else None,
             action_ptr=slot["actions"].view(-1)[action_at:], q_ptr=slot[out],
             obs_rows=self.cfg.batch_size, action_rows=self.chain_rows, ROWS=rows, FROM_BATCH=from_batch,
-            WRAP=self.cfg.batch_size, REPEAT=1, AP=padded(self.buffer.action_dim), warps=self.shapes.forward_warps,
+            WRAP=self.cfg.batch_size, REPEAT=1, AP=padded(self.buffer.action_dim),
         )  # fmt: skip
 
     def _network(
-        self, phase: str, kernel: object, grid: tuple[int, ...], net: str, stages: int = 0, **args: Any
+        self, phase: str, kernel: object, grid: tuple[int, ...], net: str, warps: int = 0, **args: Any
     ) -> Launch:
         """Bind a kernel that runs the network `net`, with the sizes that all such kernels share."""
-        shapes, buffer, stages = self.shapes, self.buffer, stages or self.shapes.stages
+        shapes, buffer, warps = self.shapes, self.buffer, warps or self.shapes.network_warps
         shared = {"D": buffer.obs_dim, "A": buffer.action_dim, "W": buffer.rows.shape[1], "H": self.cfg.hidden}
-        shared |= {"BM": shapes.rows, "BN": shapes.units, "STAGES": stages}
-        return self._launch(phase, kernel, grid, stages=stages, **self.operands[net].args(), **shared, **args)
+        shared |= {"BM": shapes.rows, "BN": shapes.units, "STAGES": shapes.stages}
+        return self._launch(phase, kernel, grid, warps, **self.operands[net].args(), **shared, **args)
 
     def _launch(
-        self, phase: str, kernel: object, grid: tuple[int, ...], warps: int = 0, stages: int = 0, ahead: bool = False,
-        **args: Any,
-    ) -> Launch:  # fmt: skip
+        self, phase: str, kernel: object, grid: tuple[int, ...], warps: int, ahead: bool = False, **args: Any
+    ) -> Launch:
         """Bind a kernel whose products have the run's precision."""
         args |= {"PREC": self.cfg.precision, "INTERP": INTERPRETED}
-        return Launch(phase, kernel, grid, args, warps or self.shapes.warps, stages or self.shapes.stages, ahead)
+        return Launch(phase, kernel, grid, args, warps, self.shapes.stages, ahead)
 
     def _handed_on(self, device: torch.device) -> dict[str, Tensor]:
         """Allocate a slot: what the launches of a step hand to others that may run after the next step has begun."""

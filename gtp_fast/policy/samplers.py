@@ -72,6 +72,29 @@ def _chosen(q_SR: Tensor, actions_SRA: Tensor, candidates: int) -> Tensor:
     return chosen[:, :, 0]
 
 
+def first_layer(p: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Return the parts of the first weight, (S, I, H): of the action, of the time embeddings, of the observation."""
+    weight, action_dim = p["mlp0.w"], p["mlp3.b"].shape[-1]
+    return weight.split([action_dim, 2 * TIME_WIDTH, weight.shape[1] - action_dim - 2 * TIME_WIDTH], dim=1)
+
+
+def chain_factors(
+    p: dict[str, Tensor], levels: Tensor, sigma_data: float, sigma_min: float, process: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what depends on a step of the chain alone, given the K + 1 noise levels and the actor's parameters.
+
+    These are what its time embeddings add to the first layer, (S, K, H), and c_in, keep and output, (K,) each: a <-
+    (s/t) a + (1 - s/t) (c_skip a + c_out F(c_in a)) has one factor for a, one for F and one in F.
+    """
+    times = levels.expand(p["mlp0.w"].shape[0], -1)
+    e_t = time_embedding(p, "t", times[:, :-1], sigma_min)
+    e_s = time_embedding(p, "s", times[:, 1:], sigma_min)
+    t, ratio = levels[:-1], levels[1:] / levels[:-1]
+    c_skip, c_out, c_in = scalings(t, sigma_data, process)
+    times_SKH = torch.cat([e_t, e_s], dim=-1) @ first_layer(p)[1]
+    return times_SKH, c_in, ratio + (1.0 - ratio) * c_skip, (1.0 - ratio) * c_out
+
+
 class CpuSampler:
     """Acts for GTP in NumPy, with the parameters folded in advance. A call changes nothing here: threads may share it.
 
@@ -94,18 +117,10 @@ class CpuSampler:
         """Take float32 parameters by name, (S, in, out) and (2 S, in, out), and the noise levels (K + 1,)."""
         p, levels = {name: tensor.double() for name, tensor in actor.items()}, grid.double()
         action_dim = p["mlp3.b"].shape[-1]
-        w_action, w_times, w_obs = p["mlp0.w"].split(
-            [action_dim, 2 * TIME_WIDTH, p["mlp0.w"].shape[1] - action_dim - 2 * TIME_WIDTH], dim=1
-        )
-        times = levels.expand(w_action.shape[0], -1)
-        e_t = time_embedding(p, "t", times[:, :-1], sigma_min)
-        e_s = time_embedding(p, "s", times[:, 1:], sigma_min)
-        times_SKH = torch.cat([e_t, e_s], dim=-1) @ w_times + p["mlp0.b"]
-        # a <- (s/t) a + (1 - s/t) (c_skip a + c_out F(c_in a)): a step has one factor for a, one for F and one in F.
-        t, ratio = levels[:-1], levels[1:] / levels[:-1]
-        c_skip, c_out, c_in = scalings(t, sigma_data, process)
-        output = ((1.0 - ratio) * c_out).view(-1, 1, 1, 1)
-        self._keep = (ratio + (1.0 - ratio) * c_skip).tolist()
+        w_action, _, w_obs = first_layer(p)
+        times_SKH, c_in, keep, output = chain_factors(p, levels, sigma_data, sigma_min, process)
+        times_SKH, output = times_SKH + p["mlp0.b"], output.view(-1, 1, 1, 1)
+        self._keep = keep.tolist()
         self._start = float(levels[0])
         self._w_obs, self._times_KS1H = _array(w_obs), _array(times_SKH.transpose(0, 1)[:, :, None])
         self._w_first_KSAH = _array(c_in.view(-1, 1, 1, 1) * w_action)

@@ -34,7 +34,8 @@ class Launch:
 
     `phase` names the part of the algorithm in a profile. An argument that a launch does not use is None. No field
     changes while a run trains: whatever changes lies in device memory, so a CUDA graph can hold the launch. `ahead`:
-    others need its result later, and go before it where the card is full.
+    others need its result later, and go before it where the card is full. `cooperative`: all blocks are resident
+    together, or the driver refuses the launch.
     """
 
     phase: str
@@ -44,6 +45,7 @@ class Launch:
     warps: int = 8
     stages: int = 2
     ahead: bool = False
+    cooperative: bool = False
 
     @property
     def name(self) -> str:
@@ -62,7 +64,8 @@ class Launch:
 
     def __call__(self) -> None:
         """Launch on the current stream."""
-        self.kernel[self.grid](**self.args, num_warps=self.warps, num_stages=self.stages)
+        options = {"launch_cooperative_grid": True} if self.cooperative else {}
+        self.kernel[self.grid](**self.args, num_warps=self.warps, num_stages=self.stages, **options)
 
 
 @dataclass(frozen=True)
@@ -70,22 +73,23 @@ class Tuning:
     """Block shapes. They decide speed and resources, and change results only by the order of sums.
 
     rows: rows per block. units: hidden units per iteration of the loop over the hidden layers. stages: depth of the
-    software pipeline; actor_stages: the same for the actor, whose registers are full. warps: per block of a network
-    that also runs backward; forward_warps: per block of a network that runs forward only. tile, tile_rows, tile_warps:
-    width of a weight-gradient tile, rows per iteration, warps per tile. block: parameters per block of an update.
-    keep: the chain keeps its first and last weights in shared memory (150 KB).
-    slots: steps whose results lie side by side, so that a later step may begin before an earlier one has ended.
+    software pipeline. warps: per block of the actor and of an update; network_warps: per block of another network.
+    tile, tile_rows, tile_warps: width of a weight-gradient tile, rows per iteration for each row that a transition
+    keeps, warps per tile. block: parameters per block of an update. keep: the chain keeps its first and last weights in
+    shared memory (150 KB). slots: steps whose results lie side by side, so that a later step may begin before an
+    earlier one has ended.
 
-    H200, 2026-11-26, one launch alone, TF32, K = 5: 3 stages and 4 warps take the chain from 92 to 67 us and the heads
-    from 19 to 15 us; 3 stages take the critic from 37 to 34 us. The actor runs beside the chain and is shorter.
+    H200, 2026-11-27, TF32, K = 5. Alone, 3 stages and 4 warps instead of 2 and 8: chain 92 -> 67 us, heads 19 -> 15,
+    teacher 23 -> 18, critic forward 22 -> 18, back 18 -> 13; 3 stages: actor 47 -> 44. In a step: 3 slots 96.1 us, 2
+    96.9, 1 142, 5 102.8, for then five chains begin at once and the actor waits for room; 128 rows an iteration in the
+    actor's gradients instead of 64: 96.3 -> 93.5.
     """
 
     rows: int = 16
     units: int = 32
     stages: int = 2
-    actor_stages: int = 2
     warps: int = 8
-    forward_warps: int = 8
+    network_warps: int = 8
     tile: int = 32
     tile_rows: int = 64
     tile_warps: int = 4
@@ -102,8 +106,34 @@ def tuned_for(hidden: int, rows: int, shared_memory: int) -> Tuning:
     """
     if INTERPRETED:
         return Tuning(rows=padded(min(rows, 256)), units=hidden, tile=64, tile_rows=256, block=1 << 16)
-    deep = {"stages": 3, "forward_warps": 4} if shared_memory >= STAGE_BYTES * hidden else {}
+    deep = {"stages": 3, "network_warps": 4} if shared_memory >= STAGE_BYTES * hidden else {}
     return Tuning(units=min(Tuning.units, hidden), keep=shared_memory >= KEEP_BYTES * hidden, **deep)
+
+
+# A thread of `gtp_act` holds so many of the hidden layers' weights that 8 blocks of 4 warps, or 4 of 8, share a network
+# of width 256. More than MOST_UNITS of all rows spill. A meeting has at least LEAST_WORDS, because each has one reader.
+WEIGHTS, FEWEST_BLOCKS, MOST_UNITS, LEAST_WORDS = 8192, 8, 512, 1024
+
+
+def spread(rows: int, hidden: int, members: int, processors: int) -> tuple[int, int, int] | None:
+    """Return rows, blocks and warps of a tile of `gtp_act`; None where its blocks would not be resident at once.
+
+    Args: processors is a card's number of multiprocessors; a block takes most of one. The interpreter's tile is one
+    block.
+    """
+    most = max(FEWEST_BLOCKS, hidden * hidden // WEIGHTS)
+    shared = ((most, 4), (most // 2, 8)) if hidden <= 256 else ((most, 8),)  # wider ones spill with fewer threads
+    for own in (1, 2, 4):
+        for tile, warps in shared:
+            fits = own * hidden <= MOST_UNITS and own * hidden * tile >= LEAST_WORDS
+            if fits and blocks(rows, own) * tile * members <= processors:
+                return own, 1 if INTERPRETED else tile, warps
+    return None
+
+
+def multiprocessors(tensor: Tensor) -> int:
+    """Return how many multiprocessors a tensor's device has; on the CPU as many as an H100."""
+    return torch.cuda.get_device_properties(tensor.device).multi_processor_count if tensor.is_cuda else 132
 
 
 def shared_memory(tensor: Tensor) -> int:

@@ -255,7 +255,8 @@ def test_the_dry_run_goes_through_every_part_and_keeps_no_figure(tmp_path):
     }
     rows = [row for part in results["parts"].values() for row in part["rows"]]
     assert [row for row in rows if REASON in row and row.get("backend") != "compiled"] == []
-    assert not list(path.parent.glob("*.log")) or all("tests" in log.name for log in path.parent.glob("*.log"))
+    told = {log.stem.removeprefix("cpu-") for log in path.parent.glob("*.log")}
+    assert told <= {"tests", "tests-graph", "sanitizer", "counters"}  # what pytest and the watched steps print
     assert len(text(results).splitlines()) <= LINES
     assert sorted((ROOT / "bench").glob("results/*")) == kept
 
@@ -267,7 +268,7 @@ def test_the_dry_run_goes_through_every_part_and_keeps_no_figure(tmp_path):
         # A name that no one has: the compiler's message, and here the interpreter's, stands in the log whole.
         ("fixed = tl.zeros((BM, H)", "fixed = no_such_name + tl.zeros((BM, H)", "compile", "no_such_name"),
         # A wrong constant compiles and runs: the step is held to the losses of eager, and not timed.
-        ("reward + gamma * bootstrap", "reward + 2.0 * gamma * bootstrap", "steps", "losses differ from eager fp32 by"),
+        ("+ gamma * bootstrap", "+ 2.0 * gamma * bootstrap", "steps", "losses differ from eager fp32 by"),
     ],
     ids=["missing-name", "wrong-constant"],
 )

@@ -7,7 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import triton.language as tl
 from fused_cases import DEVICE
+from gtp_kernels import acting
+from gtp_kernels.launch import INTERPRETED, spread
 from test_samplers import LAYOUTS, A, D, H, double, flat, inputs
 
 from gtp_fast.algorithms import networks
@@ -33,7 +36,7 @@ def test_one_candidate_is_the_chain_in_one_launch(steps):
     obs, z = inputs(1, 1, 1)
     # The chain starts at 80 z: what a float32 loses there is the scale of the error.
     assert np.abs(sampler.actions(obs, z, None) - twin.actions(obs, z, None)).max() < 2e-5
-    assert [launch.name for launch in sampler.launches(sampler._calls[1])] == ["gtp_chain"]
+    assert [launch.name for launch in sampler.launches(sampler._calls[1])] == ["gtp_act"]
 
 
 def test_the_chain_of_the_flow_process_has_no_scaling():
@@ -68,11 +71,52 @@ def test_a_value_that_is_no_number_is_chosen_as_by_the_twin(place, head):
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("tf32", 2e-2), ("bf16", 1e-1)])
-def test_rounded_operands_act_alike(precision, bound):
+@pytest.mark.parametrize("batch", [pytest.param(16, id="spread"), pytest.param(200, id="chain")])
+def test_rounded_operands_act_alike(batch, precision, bound):
     sampler, twin = pair(CONFIG, precision)
-    obs, z = inputs(1, 200, 1)
+    obs, z = inputs(1, batch, 1)
     apart = np.abs(sampler.actions(obs, z, None) - twin.actions(obs, z, None))
     assert 1e-6 < apart.mean() < bound / 4 and apart.max() < bound
+
+
+@pytest.mark.parametrize(("batch", "candidates"), [(1, 1), (3, 1), (1, 50)])
+def test_the_same_observation_gets_the_same_action_call_after_call(batch, candidates):
+    select = "argmax" if candidates > 1 else "none"
+    sampler, _ = pair(replace(CONFIG, candidates=candidates, select=select))
+    obs, z = inputs(1, batch, candidates)
+    first = sampler.actions(obs, z, None)
+    for _ in range(2 if INTERPRETED else 2_000):
+        assert np.array_equal(sampler.actions(obs, z, None), first)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="a card's blocks meet by themselves, in every other test")
+def test_blocks_that_meet_sum_the_parts_of_their_peers(monkeypatch):
+    # Interpreted blocks run one after another, so all but the last miss mail. At K = 2 a second run of the launch, with
+    # the same numbers, finds what the first one sent.
+    monkeypatch.setattr(acting, "PATIENCE", tl.constexpr(1))
+    config = replace(CONFIG, sampling_steps=2, candidates=6, select="argmax")
+    sampler, _ = pair(config)
+    obs, z = inputs(1, 1, 6)
+    sampler.actions(obs, z, None)
+    call = sampler._calls[1]
+    expected, launch = call.actions.clone(), sampler.launches(call)[0]
+    blocks, rows, tiles = 8, launch.args["R"], launch.grid[0]
+    mail = torch.zeros(tiles * 2 * blocks * rows * H, dtype=torch.int64)
+    args = launch.args | {"G": blocks, "mail_ptr": mail}
+    apart = []
+    for _ in range(2):
+        launch.args["number_ptr"].fill_(1)
+        replace(launch, args=args, grid=(tiles * blocks, 1))()
+        apart.append(float((call.actions - expected).abs().max()))
+    assert np.isnan(apart[0]), "a block did not wait"
+    assert apart[1] < 2e-5 and launch.args["number_ptr"].tolist() == [3] * tiles
+
+
+def test_a_launch_that_meets_is_resident_as_a_whole():
+    shapes = [spread(rows, 256, 1, 132) for rows in (1, 16, 17, 50, 66, 67)]
+    eight, four = (1, 1) if INTERPRETED else (8, 4)
+    assert shapes == [(1, eight, 4), (1, eight, 4), (1, four, 8), (2, four, 8), (2, four, 8), None]
+    assert spread(1, 512, 1, 132) and not spread(16, 512, 1, 132) and not spread(1, 1024, 1, 132)
 
 
 def test_calls_of_any_size_share_a_sampler_and_own_their_results():

@@ -12,15 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 from data_cases import columns, write
+from hypothesis import given
+from hypothesis import strategies as st
 from run_cases import SMALLER_THAN_A_STATE, files_up_to, logged_steps, tiny
 from safetensors.torch import load_file
 
 from gtp_fast.cli.main import main
+from gtp_fast.config import TrainConfig
 from gtp_fast.errors import CheckpointError, DiskError, DivergedError, OutOfMemoryError, UsageError
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.events import Evaluated, Progress, Started, Warned
-from gtp_fast.training.train import train
+from gtp_fast.training.train import _steps_at_once, train
 
 
 def _events(cfg):
@@ -154,3 +157,13 @@ def test_a_run_that_could_not_be_evaluated_is_refused_before_it_starts(tmp_path:
         train(kitchen)
     assert not (tmp_path / "run").exists()
     assert train(replace(kitchen, eval_every=0)).score_last is None
+
+
+@given(step=st.integers(0, 5_000), most=st.integers(1, 3_000), unroll=st.integers(1, 200))
+def test_steps_end_where_something_is_due_or_where_a_graph_may_begin(step, most, unroll):
+    cfg = TrainConfig(env="x", steps=6_000, log_every=1_000, eval_every=0, save_every=2_500, unroll=unroll)
+    end = step + _steps_at_once(cfg, step, most)
+    due = min(at for at in (*range(1_000, 6_001, 1_000), 2_500, 5_000) if at > step)
+    assert step < end <= min(due, step + most)
+    if end < due and (step + most) // unroll > step // unroll:
+        assert end % unroll == 0
