@@ -65,6 +65,8 @@ def _set_environment(args: argparse.Namespace, folder: Path, seconds: float) -> 
     """Set what the measuring processes read, before the first of them starts."""
     if args.dry:
         os.environ |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    # Torch then asks the driver's library, not CUDA, whether there is a GPU: CUDA, once asked, survives no fork.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     # Named, so that torch's compiler, which would name another, leaves all processes one cache of kernels.
     os.environ.setdefault("TRITON_CACHE_DIR", str(Path.home() / ".triton" / "cache"))
     values = {"results": str(folder), "until": str(time.time() + seconds)}

@@ -5,7 +5,7 @@ are spread over many blocks by `gtp_act`; more go through `gtp_chain`. A single 
 its action written there; of more rows the graph copies inputs and actions. Each number of observations has a graph of
 its own.
 
-H200, 2026-11-27, us from NumPy to NumPy, TF32, K = 5 (K = 2). One row: 88 (56) by `gtp_chain`, 39 (31) by `gtp_act`, 32
+H200, 2026-11-27, us a call, TF32, K = 5 (K = 2). One row: 88 (56) by `gtp_chain`, 39 (31) by `gtp_act`, 32
 without copies. 50 candidates: 107 (73) and 81 (63), without copies 87.
 
 Legend: S members, B observations, C candidates of each, R = B C rows, D observation, A action.

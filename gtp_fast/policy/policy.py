@@ -135,7 +135,7 @@ class Policy:
             )
         z = None if noise is None else numbers(noise, "noise")[None]
         g = None if gumbel is None else numbers(gumbel, "gumbel")[None]
-        actions = self.act_members(obs.reshape(1, -1, *one), z, g)[0]
+        actions = self._act(obs.reshape(1, -1, *one), z, g)[0]
         return actions[0] if single else actions
 
     def act_members(
@@ -145,14 +145,18 @@ class Policy:
 
         Args and Raises: as `act`, with a leading axis of members.
         """
-        config, obs_SBD = self.config, observations(obs_SBD, self.config)
-        one = self.members, *config.observation
+        obs_SBD = observations(obs_SBD, self.config)
+        one = self.members, *self.config.observation
         if obs_SBD.shape[:1] + obs_SBD.shape[2:] != one or not obs_SBD.shape[1]:
             raise UsageError(
                 f"observations of shape {obs_SBD.shape}, expected ({one[0]}, B, {_sizes(one[1:])}) with B at least 1: "
                 "members, observations, and the shape of one"
             )
-        obs_SBD = self._normalised(obs_SBD)
+        return self._act(obs_SBD, noise, gumbel)
+
+    def _act(self, obs_SBD: np.ndarray, noise: np.ndarray | None, gumbel: np.ndarray | None) -> np.ndarray:
+        """Choose actions for observations that were checked."""
+        config, obs_SBD = self.config, self._normalised(obs_SBD)
         rows = obs_SBD.shape[1] * config.candidates
         self._calls += noise is None
         if noise is None:

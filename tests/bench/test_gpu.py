@@ -218,6 +218,25 @@ def test_a_row_that_was_not_reached_keeps_its_former_figures_and_a_failure_does_
     assert second.parts["floor"]["rows"] == [{"what": "gap", "us": 2.0}, former, broken]
 
 
+def test_what_the_measuring_processes_share_asks_the_driver_and_not_cuda_for_a_gpu():
+    code = """
+from argparse import Namespace
+from pathlib import Path
+from bench.gpu.__main__ import _set_environment
+_set_environment(Namespace(dry=False, data="", env=""), Path(), 1.0)
+import torch
+torch.cuda._is_compiled, torch.cuda._device_count_nvml = lambda: True, lambda: 1
+def asked():
+    raise SystemExit("CUDA was asked, and survives no fork")
+torch._C._cuda_getDeviceCount = asked
+import bench.training
+print(bench.training.DEVICE)
+"""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "cuda"), done.stdout + done.stderr
+
+
 def test_a_first_import_that_takes_too_long_is_tried_once_more(monkeypatch):
     answers = iter([{REASON: f"{STOPPED} 60 s"}, {"device": "Some GPU"}])
     monkeypatch.setattr("bench.gpu.__main__.measured", lambda *_: answers)

@@ -95,7 +95,10 @@ def test_parts_of_a_measured_launch_share_its_time_and_count_as_estimates():
     launches[0].grid = (132, 1)
     needs = dict.fromkeys(names, (40_000, 0, 256))  # one block a multiprocessor, so two waves of 264
     us, estimated = pipeline.block_us(launches, alone, needs)
-    assert us == dict(zip(names, (10.0, 30.0, 5.0, 5.0, 1.5), strict=True)) and estimated == 4
+    parts = [80.0 * 0.26 / 2, 80.0 * 0.61 / 2, 20.0 * 0.53 / 2, 20.0 * 0.38 / 2]
+    assert us == pytest.approx(dict(zip(names, (*parts, 1.5), strict=True))) and estimated == 4
+    measured = pipeline.Alone(dict.fromkeys(names, 8.0), set())  # a later measurement has the parts themselves
+    assert pipeline.block_us(launches, measured, needs) == ({**dict.fromkeys(names, 4.0), "gtp_teacher": 8.0}, 0)
 
 
 def test_behind_a_step_a_launch_waits_for_all_of_the_step_before():
