@@ -227,7 +227,7 @@ def graph_of(column: Row, order: Order, parts: dict[str, Any], taken: list[Row])
     launches, needs = launches_of(column, order), needs_of(taken, column["precision"])
     us, estimated = block_us(launches[: len(launches) // order.steps], Alone.of(parts, column), needs)
     tasks = [
-        Task(us[name], math.prod(launch.grid), needs[name], own, launch.ahead)
+        Task(us[name], math.prod(launch.grid), needs[name], own)
         for launch, own in zip(launches, waits_of(launches, order), strict=True)
         for name in [label_of(launch)]
     ]
@@ -311,7 +311,7 @@ def _timeline(graph: Graph, order: Order, found: Schedule) -> list[Row]:
 
 
 def _river(launch: Launch) -> str:
-    if launch.ahead:
+    if launch.name in ("gtp_teacher", "gtp_chain"):
         return "ahead"
     return "critic" if launch.phase == "critic" or launch.name == "gtp_heads" else "actor"
 

@@ -1,10 +1,10 @@
 """When launches that wait for each other run on a card whose multiprocessors they share: a list scheduler.
 
 A launch is ready a gap after the last of those that it waits for has ended. Whenever something changes, each ready
-launch in turn puts its remaining blocks where there is room: the earliest issued first, but those that others need
-later (`ahead`) behind all others. Blocks of several launches share a multiprocessor if its registers, shared memory and
-threads suffice. A block is never interrupted, and runs as long as when its launch is alone: nothing here is slower
-because the caches, the memory or a multiprocessor have more to do.
+launch in turn, the earliest issued first, puts its remaining blocks where there is room. Blocks of several launches
+share a multiprocessor if its registers, shared memory and threads suffice. A block is never interrupted, and runs as
+long as when its launch is alone: nothing here is slower because the caches, the memory or a multiprocessor have more to
+do.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class Task:
     blocks: int
     needs: Resources
     waits: Sequence[int] = ()
-    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class _Running:
 
     def fill(self, now: float) -> None:
         """Put down the blocks of ready tasks while there is room."""
-        self.ready.sort(key=lambda i: (self.tasks[i].ahead, i))
+        self.ready.sort()
         for i in self.ready:
             put = self._put(self.tasks[i].needs, self.unplaced[i])
             if put.any():

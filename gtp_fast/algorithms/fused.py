@@ -142,16 +142,20 @@ class Binding:
         launches += [self.advantage(k), self.gradients("actor", k), self.update("actor", k, due), self.record(k, last)]
         return tuple(launches)
 
+    def slot(self, k: int) -> dict[str, Tensor]:
+        """Return the tensors of a step."""
+        return self.slots[k % len(self.slots)]
+
     def teacher(self, k: int = 0) -> Launch:
         """The EMA actor's jump from a_u to s, which Eq. 17 regresses on."""
         return self._network(
             "actor", gtp_teacher, (blocks(self.cfg.batch_size, self.shapes.rows), self.cfg.seeds), "actor.ema",
-            target_ptr=self.slots[k % len(self.slots)]["teacher"], **self._draws(k), ahead=True,
+            target_ptr=self.slot(k)["teacher"], **self._draws(k),
         )  # fmt: skip
 
     def actor(self, k: int = 0) -> Launch:
         """Both losses of Eq. 17 and 18 and the gradient back through the activations."""
-        cfg, slot = self.cfg, self.slots[k % len(self.slots)]
+        cfg, slot = self.cfg, self.slot(k)
         return self._network(
             "actor", gtp_actor, (2 * blocks(cfg.batch_size, self.shapes.rows), cfg.seeds), "actor.param",
             target_ptr=slot["teacher"], act_ptr=slot["actor.acts"], slope_ptr=slot["actor.slopes"],
@@ -173,14 +177,14 @@ class Binding:
 
     def chain(self, k: int = 0) -> Launch:
         """The EMA actor's actions at o' and at o, and the batch for the launches that follow."""
-        cfg, slot = self.cfg, self.slots[k % len(self.slots)]
+        cfg, slot = self.cfg, self.slot(k)
         return self._network(
             "chain", gtp_chain, (blocks(self.chain_rows, self.shapes.rows), cfg.seeds), "actor.ema",
             rows_ptr=self.buffer.rows, noise_ptr=None, seed_ptr=self.seed, step_ptr=self.state.step, offset=k,
             grid_ptr=self.grid, action_ptr=slot["actions"], batch_ptr=slot["batch"], size=self.buffer.size,
             sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, BATCH=cfg.batch_size, NEXT=self.next_rows,
             ROWS=self.chain_rows, REPEAT=1, AP=padded(self.buffer.action_dim), K=cfg.sampling_steps,
-            KEEP=self.shapes.keep, FLOW=False, ahead=True,
+            KEEP=self.shapes.keep, FLOW=False,
         )  # fmt: skip
 
     def target_q(self, k: int = 0) -> Launch:
@@ -190,18 +194,19 @@ class Binding:
 
     def critic_forward(self, k: int = 0) -> Launch:
         """The heads' values at (o, a), and what the way back needs."""
-        slot = self.slots[k % len(self.slots)]
+        slot = self.slot(k)
         return self._critic(gtp_critic_forward, slot, q_ptr=slot["q"])
 
     def critic_backward(self, k: int = 0) -> Launch:
         """The TD error of Eq. 16 and its gradient back through the activations."""
-        slot = self.slots[k % len(self.slots)]
+        slot = self.slot(k)
         return self._critic(
             gtp_critic_backward, slot, q_ptr=slot["q"], next_q_ptr=slot["next_q"], target_ptr=slot["target"],
             gamma=self.cfg.gamma, SAMPLES=updates.backup_samples(self.cfg),
         )  # fmt: skip
 
     def _critic(self, kernel: object, slot: dict[str, Tensor], **args: Any) -> Launch:
+        """Bind a half of the critic's regression."""
         rows, saved = self.cfg.batch_size, self.saved["critic"]
         return self._network(
             "critic", kernel, (blocks(rows, self.shapes.rows), 2, self.cfg.seeds), "critic.param",
@@ -211,7 +216,7 @@ class Binding:
 
     def gradients(self, name: str, k: int = 0) -> Launch:
         """The weight gradients of a network; for the actor each transition counts with its advantage weight."""
-        (net, heads), slot = self.nets[name], self.slots[k % len(self.slots)]
+        (net, heads), slot = self.nets[name], self.slot(k)
         weighted = name == "actor" and not self.cfg.bc
         return self._launch(
             name, gtp_gradients, (len(self.tables[name]), self.cfg.seeds * heads), self.shapes.tile_warps,
@@ -224,7 +229,7 @@ class Binding:
 
     def update(self, name: str, k: int = 0, due: bool = True) -> Launch:
         """Adam and the EMA copy, which is left as it is unless it may be due."""
-        cfg, slot, average = self.cfg, self.slots[k % len(self.slots)], name == "actor"
+        cfg, slot, average = self.cfg, self.slot(k), name == "actor"
         net, heads = self.nets[name]
         size, partials = net.param.shape[1], heads * len(self.tables[name])
         param, ema = self.operands[f"{name}.param"], self.operands[f"{name}.ema"]
@@ -253,7 +258,7 @@ class Binding:
 
     def advantage(self, k: int = 0) -> Launch:
         """The weights of Eq. 14 and the metrics; for BC only the losses."""
-        cfg, slot = self.cfg, self.slots[k % len(self.slots)]
+        cfg, slot = self.cfg, self.slot(k)
         names = gtp.metric_names(replace(cfg, bc=False))  # BC has the first of these; the updates write the norms
         columns = {name.upper(): column for column, name in enumerate(names) if not name.endswith("_grad_norm")}
         guided = {
@@ -269,7 +274,7 @@ class Binding:
 
     def record(self, k: int = 0, last: bool = True) -> Launch:
         """The sums of the metrics; the last of several steps counts them all."""
-        state, metrics, members = self.state, self.slots[k % len(self.slots)]["metrics"], self.cfg.seeds
+        state, metrics, members = self.state, self.slot(k)["metrics"], self.cfg.seeds
         return Launch("average", gtp_record, (1,), {
             "metric_ptr": metrics, "sum_ptr": state.metric_sums_SQ, "bad_ptr": state.first_bad_SQ,
             "step_ptr": state.step, "offset": k, "count_ptr": state.step if last else None, "MEMBERS": members,
@@ -281,7 +286,7 @@ class Binding:
         self, k: int, phase: str, net: str, out: str, rows: int, from_batch: int, obs_at: int, action_at: int
     ) -> Launch:
         """Bind `gtp_heads`; obs_at and action_at are where the first row's operands lie in `batch` and `actions`."""
-        slot = self.slots[k % len(self.slots)]
+        slot = self.slot(k)
         batch = slot["batch"].view(-1)
         return self._network(
             phase, gtp_heads, (blocks(rows, self.shapes.rows), 2, self.cfg.seeds), net,
@@ -300,12 +305,10 @@ class Binding:
         shared |= {"BM": shapes.rows, "BN": shapes.units, "STAGES": shapes.stages}
         return self._launch(phase, kernel, grid, warps, **self.operands[net].args(), **shared, **args)
 
-    def _launch(
-        self, phase: str, kernel: object, grid: tuple[int, ...], warps: int, ahead: bool = False, **args: Any
-    ) -> Launch:
+    def _launch(self, phase: str, kernel: object, grid: tuple[int, ...], warps: int, **args: Any) -> Launch:
         """Bind a kernel whose products have the run's precision."""
         args |= {"PREC": self.cfg.precision, "INTERP": INTERPRETED}
-        return Launch(phase, kernel, grid, args, warps, self.shapes.stages, ahead)
+        return Launch(phase, kernel, grid, args, warps, self.shapes.stages)
 
     def _handed_on(self, device: torch.device) -> dict[str, Tensor]:
         """Allocate a slot: what the launches of a step hand to others that may run after the next step has begun."""

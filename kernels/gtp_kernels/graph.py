@@ -67,8 +67,8 @@ def reduced(earlier: Sequence[set[int]]) -> list[list[int]]:
     return kept
 
 
-def lanes(waiting: Sequence[Sequence[int]], kinds: Sequence[object]) -> list[int]:
-    """Deal the launches out to lanes, in each of which one runs after another; a lane adds no wait, and has one kind.
+def lanes(waiting: Sequence[Sequence[int]]) -> list[int]:
+    """Deal the launches out to lanes, in each of which one runs after another; a lane adds no wait.
 
     A launch takes the lane of one that it waits for, else one whose last launch ends before it in any case, else a new
     one.
@@ -81,7 +81,7 @@ def lanes(waiting: Sequence[Sequence[int]], kinds: Sequence[object]) -> list[int
         for j in own:
             done |= before[j] | 1 << j
         before.append(done)
-        free = [lane for lane, j in enumerate(last) if done >> j & 1 and kinds[j] == kinds[i]]
+        free = [lane for lane, j in enumerate(last) if done >> j & 1]
         free.sort(key=lambda lane: last[lane] not in own)
         if not free:
             free, last = [len(last)], [*last, i]
@@ -107,9 +107,8 @@ def launch_beside(launches: Sequence[Launch], waiting: Sequence[Sequence[int]]) 
     While the current stream captures, the graph gets these edges and no others.
     """
     first = torch.cuda.current_stream()
-    lane_of = lanes(waiting, [launch.ahead for launch in launches])
-    ahead = {lane: launches[i].ahead for i, lane in enumerate(lane_of)}
-    streams = [torch.cuda.Stream(priority=0 if ahead[lane] else -1) for lane in range(len(ahead))]
+    lane_of = lanes(waiting)
+    streams = [torch.cuda.Stream() for _ in range(max(lane_of) + 1)]
     awaited = {j for i, own in enumerate(waiting) for j in own if lane_of[j] != lane_of[i]}
     for stream in streams:
         stream.wait_stream(first)

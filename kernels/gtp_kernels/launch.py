@@ -33,9 +33,8 @@ class Launch:
     """A kernel, its grid, its arguments by name (tensors, scalars, compile-time constants), and its compile options.
 
     `phase` names the part of the algorithm in a profile. An argument that a launch does not use is None. No field
-    changes while a run trains: whatever changes lies in device memory, so a CUDA graph can hold the launch. `ahead`:
-    others need its result later, and go before it where the card is full. `cooperative`: all blocks are resident
-    together, or the driver refuses the launch.
+    changes while a run trains: whatever changes lies in device memory, so a CUDA graph can hold the launch.
+    `cooperative`: all blocks are resident together, or the driver refuses the launch.
     """
 
     phase: str
@@ -44,7 +43,6 @@ class Launch:
     args: dict[str, Any]
     warps: int = 8
     stages: int = 2
-    ahead: bool = False
     cooperative: bool = False
 
     @property

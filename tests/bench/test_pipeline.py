@@ -35,14 +35,12 @@ def test_blocks_of_two_launches_share_a_place_only_where_both_have_room():
     assert schedule([Task(4, 2, (60, 0, 0)), Task(4, 2, (0, 60, 0))], CARD).us == 4
 
 
-def test_what_is_ahead_takes_what_the_others_leave():
-    tasks = [Task(4, 3, WHOLE, ahead=True), Task(4, 1, WHOLE), Task(4, 1, WHOLE)]
-    assert schedule(tasks, CARD).begin == [4, 0, 0]
-    assert schedule([Task(4, 3, WHOLE), *tasks[1:]], CARD).begin == [0, 4, 8]
+def test_what_was_issued_first_goes_first():
+    assert schedule([Task(4, 3, WHOLE), Task(4, 1, WHOLE), Task(4, 1, WHOLE)], CARD).begin == [0, 4, 8]
 
 
 def test_a_block_that_runs_is_not_interrupted():
-    found = schedule([Task(1, 1, WHOLE), Task(8, 1, WHOLE, ahead=True), Task(3, 2, WHOLE, waits=(0,))], CARD)
+    found = schedule([Task(1, 1, WHOLE), Task(8, 1, WHOLE), Task(3, 2, WHOLE, waits=(0,))], CARD)
     assert (found.begin[2], found.end[2], found.end[1]) == (2, 8, 8)
 
 
@@ -66,7 +64,7 @@ def graphs(draw):
     for i in range(draw(st.integers(1, 12))):
         waits = draw(st.sets(st.integers(0, i - 1), max_size=3)) if i else set()
         us, blocks = draw(st.integers(1, 20)), draw(st.integers(1, 9))
-        tasks.append(Task(us, blocks, draw(st.sampled_from([WHOLE, HALF])), sorted(waits), draw(st.booleans())))
+        tasks.append(Task(us, blocks, draw(st.sampled_from([WHOLE, HALF])), sorted(waits)))
     return tasks
 
 
