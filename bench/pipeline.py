@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.clock import apart
-from bench.schedule import Card, Resources, Schedule, Task, longest_path, schedule
+from bench.schedule import CAPTURED, ORDERS, Card, Order, Resources, Schedule, Task, longest_path, schedule
 from bench.tables import RESULTS, Found, Row, grid, keep, result, rounded
 from bench.training import config, fused_step
 
@@ -41,30 +41,6 @@ COLUMNS: dict[str, Row] = {
 }
 
 
-class Order(NamedTuple):
-    """steps: of one graph. slots: of what steps hand on. ema_every: steps between moves of the EMA actor.
-
-    behind: what a launch waits for: "data" of the launches before, the whole "step" before too, or the "launch" before.
-    """
-
-    steps: int = 100
-    slots: int = 3
-    ema_every: int = 5
-    behind: str = "data"
-
-
-CAPTURED = "three slots"
-ORDERS = {
-    "each launch behind the one before": Order(behind="launch"),
-    "a graph a step": Order(steps=1),
-    "each step behind the one before": Order(behind="step"),
-    "one slot": Order(slots=1),
-    "two slots": Order(slots=2),
-    CAPTURED: Order(),
-    "three slots, graphs of 20 steps": Order(steps=20),
-    "five slots": Order(slots=5),
-    "three slots, the EMA moves every step": Order(ema_every=1),
-}
 # Steps of this commit were not captured as tasks: they are no measurement of any of these orders.
 IN_A_ROW = "e5fd19a"
 

@@ -4,7 +4,7 @@ A launch is ready a gap after the last of those that it waits for has ended. Whe
 launch in turn, the earliest issued first, puts its remaining blocks where there is room. Blocks of several launches
 share a multiprocessor if its registers, shared memory and threads suffice. A block is never interrupted, and runs as
 long as when its launch is alone: nothing here is slower because the caches, the memory or a multiprocessor have more to
-do.
+do. ORDERS are the orders of a step's launches that are predicted, and measured on a card.
 """
 
 from __future__ import annotations
@@ -12,8 +12,35 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Order(NamedTuple):
+    """steps: of one graph. slots: of what steps hand on. ema_every: steps between moves of the EMA actor.
+
+    behind: what a launch waits for: "data" of the launches before, the whole "step" before too, or the "launch" before.
+    """
+
+    steps: int = 100
+    slots: int = 3
+    ema_every: int = 5
+    behind: str = "data"
+
+
+CAPTURED = "three slots"
+ORDERS = {
+    "each launch behind the one before": Order(behind="launch"),
+    "a graph a step": Order(steps=1),
+    "each step behind the one before": Order(behind="step"),
+    "one slot": Order(slots=1),
+    "two slots": Order(slots=2),
+    CAPTURED: Order(),
+    "three slots, graphs of 20 steps": Order(steps=20),
+    "five slots": Order(slots=5),
+    "three slots, the EMA moves every step": Order(ema_every=1),
+}
 
 # What a block takes, or a multiprocessor has: registers, bytes of shared memory, threads.
 Resources = tuple[int, int, int]

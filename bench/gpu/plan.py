@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.gpu import checks
+from bench.schedule import ORDERS, Order
 
 Rows = list[dict[str, Any]]
 STEP = ("backend", "graph", "precision", "sampling_steps", "seeds", "algo", "hidden", "layers")  # what names a step
@@ -66,6 +67,13 @@ def _kernels(dry: bool) -> Rows:
     return rows[:1] if dry else [*rows, *({"precision": p, "shapes": {}, "seeds": 8} for p in ("bf16", "tf32"))]
 
 
+def _orders(dry: bool) -> Rows:
+    """The orders of the step's launches that `bench.pipeline` predicts, with the EMA as it is by default."""
+    titles = [title for title, order in ORDERS.items() if order.ema_every == Order().ema_every]
+    rows = [{"order": title, "precision": p} for title in titles for p in ("bf16", "tf32")]
+    return [row for row in rows if ORDERS[row["order"]].steps == 1][:1] if dry else rows
+
+
 def _latency(dry: bool) -> Rows:
     """One action on the GPU, and on this machine's processor: the rival of small batches."""
     places = ("cpu",) if dry else ("cuda", "cpu")
@@ -91,6 +99,7 @@ PARTS = (
     Part("tests", "first", "checks.run_file", lambda _: _tests(False, 130), 150, 150),
     Part("steps", "first", "speed.step", _steps, 90, 200),
     Part("kernels", "first", "speed.kernels", _kernels, 45, 80),
+    Part("orders", "first", "speed.orders", _orders, 20, 40),
     Part("latency", "first", "speed.latency", _latency, 20, 40),
     Part("floor", "first", "speed.floor", lambda _: [{"what": "node_gap"}, {"what": "graph_launch"}], 15, 20),
     Part("sanitizer", "second", "instruments.sanitizer", _instruments, 60, 110),

@@ -14,6 +14,7 @@ import torch
 
 from bench.clock import captured, per_unit, repeated, taken, wall_us
 from bench.gpu.plan import STEP
+from bench.schedule import ORDERS
 from bench.tables import Row
 from bench.training import acting, assert_finite, config, fused_step, opened
 from gtp_fast import device, presets
@@ -87,6 +88,20 @@ def kernels(row: Row, dry: bool) -> Row:
         times = per_unit(repeated(replay), dry=dry, rounds=9, least_s=0.01)
         figures[f"{place} {launch.name}"] = times["us"] / repeats
     return figures | {"us": sum(figures.values())}
+
+
+def orders(row: Row, dry: bool) -> Row:
+    """Return microseconds a step whose launches run in an order of `bench.pipeline`, which predicts the same row."""
+    from gtp_kernels.graph import launch_beside, reduced
+
+    from bench.pipeline import waits_of
+
+    order = ORDERS[row["order"]]
+    launches = fused_of(row | {"shapes": {"slots": order.slots}}, dry).of(order.steps)
+    waiting = reduced([set(own) for own in waits_of(launches, order)])
+    replay = captured(lambda: [x() for x in launches] if dry else launch_beside(launches, waiting))
+    times = per_unit(repeated(replay), dry=dry, rounds=9, least_s=0.02)
+    return {name: us / order.steps for name, us in times.items()}
 
 
 def fused_of(row: Row, dry: bool) -> FusedStep:

@@ -221,6 +221,7 @@ LEARNING = _plain(
     | {name.replace("_", " "): partial(_over_seeds, name) for name in ("actor_loss", "critic_loss")}
     | {"Q": partial(_over_seeds, "q")},
 )
+ORDERED = _plain({"order": "{order}", "operands": "{precision}"}, {"us / step": "{us:.1f}"})
 COMPILED = _plain(
     {},
     {name.replace("_", " "): f"{{{name}:.0f}}" for name in ("compiled", "late", "seconds", "core_seconds", "cores")}
@@ -231,6 +232,7 @@ TABLES: tuple[tuple[str, Make, tuple[str, ...]], ...] = (
     ("tests that need the card", _tests, ("tests", "tests-graph")),
     ("train steps", _steps, ("steps",)),
     ("us of each launch by itself, K = 5", _kernels, ("kernels",)),
+    ("launches of a step in other orders, K = 5", ORDERED, ("orders",)),
     ("us from observation to action", _latency, ("latency",)),
     ("a training, mean and deviation over seeds", LEARNING, ("learning",)),
     ("compute-sanitizer, one small step", SANITIZER, ("sanitizer",)),

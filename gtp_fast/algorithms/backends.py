@@ -48,7 +48,7 @@ def stepper(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> Callable[[in
 
 
 def _step(cfg: TrainConfig, state: TrainState, buffer: Buffer) -> tuple[Step, Step, Callable[[int], Step]]:
-    """Return one step, what to call when other code has written the state, and what gives n steps as one function."""
+    """Return three functions: one makes a step, one must follow a write to the state, one returns n steps as one."""
     if cfg.backend == "fused":
         from gtp_fast.algorithms import fused  # Triton is not needed by the other backends
 
@@ -72,8 +72,8 @@ def _in_a_row(step: Step, count: int) -> Step:
 def graph_lengths(cfg: TrainConfig) -> list[int]:
     """Return how many steps the graphs hold, largest first; each begins at a multiple of its length.
 
-    The fused step gains by knowing where its EMA moves: a graph of the steps between two moves makes what is too short
-    for a whole one.
+    The fused step is faster where it knows when the EMA moves. So it also has a graph of the steps between two moves,
+    for what is left beside the longest graph.
     """
     between = cfg.ema_every if cfg.backend == "fused" and cfg.ema_every < cfg.unroll else 1
     return sorted({cfg.unroll, between, 1}, reverse=True)

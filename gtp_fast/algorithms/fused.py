@@ -66,8 +66,8 @@ class FusedStep:
     def of(self, count: int) -> tuple[Launch, ...]:
         """Return the launches of `count` steps in the order of one step after another.
 
-        They make the steps from any on if count is 1, else from a multiple of count on: then it is known of most steps
-        that their EMA is not due, and the chains of the steps behind them need not wait.
+        A single step may begin anywhere. Several begin at a multiple of count: if ema_every divides count, it is known
+        which of them move the EMA, and the chains of the others do not wait for it.
         """
         every = self.bind.cfg.ema_every
         known = count % every == 0
@@ -98,7 +98,7 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer, shapes:
 class Binding:
     """The tensors of a step, and one method for each launch, which binds its kernel to them.
 
-    A method's k is the place of the step behind the one that the state counts; it decides the slot of the tensors.
+    A method binds the launch of step `state.step + k`; k also chooses the slot.
     """
 
     def __init__(self, cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer, shapes: Tuning):
