@@ -3,7 +3,7 @@
 Compiles the launches of a step (obs 17, action 6, batch 256, width 256, K = 5) and the choice among 50 candidates ahead
 of time for every architecture, by the installed Triton and by the oldest one that is supported, and counts their bytes
 in the interpreter. Prints tables; --json prints the figures of the installed Triton, --write puts the tables into
-kernels/README.md.
+kernels/README.md, --loops prints what the kernels' loops do instead.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from gtp_kernels import aot
 from gtp_kernels.launch import Launch, Tuning, tuned_for
 from triton.runtime import interpreter
 
+from bench import sass
 from bench.clock import apart
 from bench.tables import ROOT, Row, fill, grid
 from bench.training import ACTION_DIM, OBS_DIM, config, fused_step
@@ -73,9 +74,8 @@ def compiled(precision: str, capability: int, acting: bool = False) -> list[Row]
     if acting:
         kinds = [{}, {"select": "softmax"}, {"candidates": 1}, {"count": MANY}, {"count": MANY, "process": "flow"}]
         launches = [x for changes in kinds for x in acting_launches(precision, capability, **changes)]
-    different = {(x.name, *sorted((n, v) for n, v in x.args.items() if n.isupper())): x for x in reversed(launches)}
     rows = []
-    for launch in reversed(different.values()):
+    for launch in _different(launches):
         kernel = aot.compile_for(launch, capability)
         rows.append(
             {"precision": precision, "capability": capability, "phase": launch.phase, "kernel": launch.name}
@@ -85,6 +85,35 @@ def compiled(precision: str, capability: int, acting: bool = False) -> list[Row]
             | aot.resources(kernel, capability)
         )
     return rows
+
+
+def _different(launches: list[Launch]) -> list[Launch]:
+    """Return the first launch of each kernel and its constants, in the order of the last."""
+    found = {(x.name, *sorted((n, v) for n, v in x.args.items() if n.isupper())): x for x in reversed(launches)}
+    return list(reversed(found.values()))
+
+
+def loops(precision: str, capability: int, kernels: Sequence[str] = ()) -> list[Row]:
+    """Return what the loops with products of a step's kernels do, by `bench.sass`; kernels: the names of some."""
+    rows = []
+    for launch in _different([x for x in training_launches(precision, capability) if not kernels or x.name in kernels]):
+        kernel = aot.compile_for(launch, capability)
+        room = aot.room(aot.resources(kernel, capability), launch.warps, capability)
+        known = {"precision": precision, "capability": capability, "triton": aot.VERSION}
+        rows += [known | row for row in sass.rows_of(aot.disassembled(kernel), launch, capability, room)]
+    return rows
+
+
+def measure_loops(
+    precisions: list[str],
+    architectures: Sequence[int] = ARCHITECTURES,
+    processes: int = os.cpu_count() or 1,
+    kernels: Sequence[str] = (),
+) -> list[Row]:
+    """Read the loops of every combination, on several cores; kernels: the names of some."""
+    pairs = [(precision, capability, kernels) for precision in precisions for capability in architectures]
+    with ProcessPoolExecutor(processes) as pool:
+        return [row for rows in pool.map(loops, *zip(*pairs, strict=True)) for row in rows]
 
 
 def measure(
@@ -99,12 +128,12 @@ def measure(
         return [row for rows in pool.map(compiled, *zip(*pairs, strict=True)) for row in rows]
 
 
-def measured_apart(*args: Any, triton: Path | None = None) -> list[Row]:
-    """Return what `measure` gives in a process in which kernels are compiled.
+def measured_apart(*args: Any, triton: Path | None = None, by: str = "measure") -> list[Row]:
+    """Return what `measure`, or another function here, gives in a process in which kernels are compiled.
 
     triton: a folder that holds another Triton than the installed one.
     """
-    return apart("bench.static", "measure", *args, first=triton, TRITON_INTERPRET="0")
+    return apart("bench.static", by, *args, first=triton, TRITON_INTERPRET="0")
 
 
 def traffic(precision: str, sampling_steps: int) -> list[Row]:
@@ -174,16 +203,22 @@ def main() -> None:
     parser.add_argument("--architecture", nargs="+", type=int, default=list(ARCHITECTURES))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--acting", action="store_true", help="compile the launches that act instead of a step's")
+    parser.add_argument("--loops", action="store_true", help="print what the loops with products do instead")
     parser.add_argument("--json", action="store_true", help="print what was compiled, one JSON list")
     parser.add_argument("--write", action="store_true", help="put the tables into kernels/README.md")
     asked = parser.parse_args()
-    args = asked.precision, asked.architecture, asked.processes, asked.acting
+    args = asked.precision, asked.architecture, asked.processes
+    args, by = (args, "measure_loops") if asked.loops else ((*args, asked.acting), "measure")
     if asked.json:
-        print(json.dumps(measured_apart(*args)))
+        print(json.dumps(measured_apart(*args, by=by)))
         return
     compiled_by = [None, *([OLDEST] if OLDEST.is_dir() else [])]
-    all_rows = [measured_apart(*args, triton=triton) for triton in compiled_by]
-    tables = [f"Triton {rows[0]['triton']}:\n\n{table(rows)}" for rows in all_rows]
+    all_rows = [measured_apart(*args, triton=triton, by=by) for triton in compiled_by]
+    shown = sass.table if asked.loops else table
+    tables = [f"Triton {rows[0]['triton']}:\n\n{shown(rows)}" for rows in all_rows if rows]
+    if asked.loops:
+        print("\n\n".join(tables))
+        return
     counts = {
         f"{precision}, K = {k}": apart("bench.static", "traffic", precision, k, TRITON_INTERPRET="1")
         for precision in asked.precision[:2]

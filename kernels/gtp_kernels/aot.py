@@ -79,6 +79,25 @@ def _usage(compiled: Any) -> tuple[int, int]:
     return int(used[1]), int(used[2])
 
 
+def room(found: dict[str, Any], warps: int, capability: int) -> int:
+    """Return how many blocks a multiprocessor has room for, given `resources`; a warp gets registers by eights."""
+    registers = -(-found["registers"] // 8) * 8 * 32 * warps
+    # The driver keeps 1 KB of shared memory for each block, and a multiprocessor has 1 KB more than a block may take.
+    shared = (SHARED_MEMORY[capability] + 1024) // (found["shared"] + 1024)
+    return max(1, min(65_536 // registers, shared))
+
+
+def disassembled(compiled: Any) -> str:
+    """Return the machine code of a compiled kernel as text, each instruction with its encoding.
+
+    Raises: RuntimeError if the tool that comes with Triton cannot read it.
+    """
+    said = _told([_BINARIES / "cuobjdump", "-sass"], compiled.asm["cubin"])
+    if said.returncode or "Function :" not in said.stdout:
+        raise RuntimeError(f"cuobjdump found no machine code: {said.stdout[-500:]}{said.stderr[-500:]}")
+    return said.stdout
+
+
 def _spilled(compiled: Any, capability: int) -> int:
     """Return the bytes that a thread spills, stores plus loads."""
     assembler = Path(get_ptxas(capability).path)  # Triton brings two and picks one by version and architecture
