@@ -1,8 +1,8 @@
 """What the loops of a compiled kernel do, read from its machine code: products, copies, waits, shared memory.
 
 A kernel that `gtp_kernels.aot` compiled goes in as the text of cuobjdump; one plain row for each innermost loop with
-products comes out. An unrolled loop is no loop here; it counts in the time of the launch. What a row counts stands in
-the code; what it predicts comes from `bench.cycles`. Shared memory is taken to have no bank conflicts, and a guarded
+products comes out, or one for the whole kernel where ptxas unrolled all. What a row counts stands in the code; what it
+predicts comes from `bench.cycles`. Shared memory is taken to have no bank conflicts, and a guarded
 branch forward to be not taken. `python -m bench.static --loops` prints the table.
 """
 
@@ -285,22 +285,32 @@ class Work:
 
     def repeats(self, needed: int) -> float:
         """Return how often the block's warps compute the same product; needed: multiply-adds of a turn."""
-        done = self.warps * sum(cycles.multiply_adds(name) * n for name, n in self.kinds.items() if "MMA" in name)
-        return done / needed
+        return self.multiply_adds / needed
+
+    @property
+    def multiply_adds(self) -> int:
+        """What all warps together do in a turn."""
+        return self.warps * sum(cycles.multiply_adds(name) * n for name, n in self.kinds.items() if "MMA" in name)
 
 
 def rows_of(text: str, launch: Launch, capability: int, room: int = 1) -> list[Row]:
     """Return a row for each innermost loop with products of a launch, given the text of its machine code.
 
-    room: how many of its blocks a multiprocessor has room for.
+    Where ptxas left no such loop, because it unrolled all, the row is of all that a warp runs, as one turn. room: how
+    many of the launch's blocks a multiprocessor has room for.
     """
     program, card = parse(text), cycles.CARDS[capability].with_blocks(math.prod(launch.grid))
-    inner = [loop for loop in innermost(program) if Work.of(_body(program, loop), launch.warps).products]
-    turns = turns_of(launch, program, inner)
-    if not inner:
-        return []
-    whole = cycles.launched(stream(program, turns), launch.warps, math.prod(launch.grid), room, card)
-    return [_row(_body(program, loop), turns[loop], launch, card) | {"launch_us": card.us(whole)} for loop in inner]
+    turns = turns_of(launch, program)
+    run = stream(program, turns)
+    bodies = [(_body(program, loop), turns[loop]) for loop in _with_products(program)]
+    if not bodies and any(x.is_product for x in run):
+        bodies = [(run, 1)]
+    us = card.us(cycles.launched(run, launch.warps, math.prod(launch.grid), room, card))
+    return [_row(body, count, launch, card) | {"launch_us": us} for body, count in bodies]
+
+
+def _with_products(program: Sequence[Instruction]) -> list[Loop]:
+    return [loop for loop in innermost(program) if any(x.is_product for x in _body(program, loop))]
 
 
 def _body(program: Sequence[Instruction], loop: Loop) -> Sequence[Instruction]:
@@ -309,8 +319,13 @@ def _body(program: Sequence[Instruction], loop: Loop) -> Sequence[Instruction]:
 
 def _row(body: Sequence[Instruction], turns: int, launch: Launch, card: cycles.Card) -> Row:
     work = Work.of(body, launch.warps)
-    bounds, (turn, spent) = cycles.bounds(work, card), cycles.turn(body, launch.warps, card)
-    needed = needed_of(launch)
+    if turns > 1:
+        turn, spent = cycles.turn(body, launch.warps, card)
+    else:
+        run = cycles.simulated(body, launch.warps, card)
+        turn, total = run.ends[-1], sum(run.spent.values())
+        spent = {name: value / total for name, value in run.spent.items()}
+    bounds, needed = cycles.bounds(work, card), needed_of(launch)
     return {
         "kernel": launch.name,
         "phase": launch.phase,
@@ -324,7 +339,7 @@ def _row(body: Sequence[Instruction], turns: int, launch: Launch, card: cycles.C
         "products": work.products,
         "chains": work.chains,
         "depth": work.depth,
-        "repeats": work.repeats(needed) if needed else None,
+        "repeats": work.repeats(needed) if needed and turns > 1 else None,
         "waits": work.waits,
         "commits": work.commits,
         "exposed": work.exposed,
@@ -345,15 +360,22 @@ def needed_of(launch: Launch) -> int | None:
     a = launch.args
     if "TILE" in a:
         return a["TILE"] ** 2 * a["BR"]
-    return 2 * a["BM"] * a["H"] * a["BN"] if "BN" in a else None
+    return a["BM"] * a["H"] * a["BK"] if "BK" in a else None
 
 
-def turns_of(launch: Launch, program: Sequence[Instruction], inner: Sequence[Loop]) -> dict[Loop, int]:
-    """Return how often each loop runs: the loops with products as the source says, a loop around them K times."""
-    a = launch.args
-    own = -(-a["ROWS"] // a["BR"]) if "BR" in a else a["H"] // a["BN"] if "BN" in a else 1
-    around = {x: a.get("K", 1) for x in loops(program) if any(x.holds(other) for other in inner)}
-    return around | dict.fromkeys(inner, own)
+def turns_of(launch: Launch, program: Sequence[Instruction]) -> dict[Loop, int]:
+    """Return how often each loop runs: one with products as the source says, whose turns may be partly unrolled.
+
+    A loop around it runs K times, and so does one that holds whole layers.
+    """
+    a, inner, needed = launch.args, _with_products(program), needed_of(launch)
+    found = {x: a.get("K", 1) for x in loops(program) if any(x.holds(other) for other in inner)}
+    layer = (-(-a["ROWS"] // a["BR"]) if "TILE" in a else a["H"] // a["BK"]) if needed else 1
+    for loop in inner:
+        # Warps that repeat a product do more than is needed, but less than twice as much.
+        unrolled = Work.of(_body(program, loop), launch.warps).multiply_adds // needed if needed else 1
+        found[loop] = a.get("K", 1) if unrolled > layer else layer // max(1, unrolled)
+    return found
 
 
 HEADS = (
@@ -368,9 +390,13 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(grid(HEADS, [_cells(row) for row in rows]))
 
 
+def _counted(numbers: list[int]) -> str:
+    """Return the numbers, largest first, each with how often it comes."""
+    return ", ".join(f"{n} x {number}" for number, n in sorted(Counter(numbers).items(), reverse=True))
+
+
 def _cells(row: Row) -> list[str]:
     kinds = ", ".join(f"{n} {name}" for name, n in sorted(row["kinds"].items(), key=lambda x: (x[0] == "other", x[0])))
-    lengths = Counter(row["chains"])
     return [
         *(
             f"`{row['kernel']}` ({row['phase']}) {row['at']}",
@@ -378,9 +404,9 @@ def _cells(row: Row) -> list[str]:
             f"sm_{row['capability']}",
             f"{row['warps']} x {row['turns']}",
         ),
-        *(kinds, ", ".join(f"{n} x {length}" for length, n in sorted(lengths.items(), reverse=True))),
+        *(kinds, _counted(row["chains"])),
         "-" if row["repeats"] is None else f"{row['repeats']:.2g}",
-        f"{', '.join(map(str, row['waits'])) or 'no wait'} of {row['commits']} a turn",
+        f"{_counted(row['waits']) or 'no wait'} of {row['commits']} a turn",
         *(f"{row['wavefronts']:,}", f"{row['l2_bytes'] / 1024:.0f}"),
         ", ".join(f"{value:,.0f}" for value in row["bounds"].values()),
         *(row["largest"], f"{row['turn_cycles']:,.0f}"),

@@ -21,7 +21,7 @@ from unittest import mock
 
 import torch
 from gtp_kernels import aot
-from gtp_kernels.launch import Launch, Tuning, tuned_for
+from gtp_kernels.launch import Launch, Tuning, operand_type, tuned_for
 from triton.runtime import interpreter
 
 from bench import sass
@@ -56,11 +56,12 @@ def acting_launches(precision: str, capability: int, count: int = 1, **changes: 
     sampler = CudaSampler(described, tensors, torch.device("cpu"), precision)
     launches = sampler.launches(_Call(sampler, count))  # on a CPU nothing is captured, and shapes are a small card's
     shapes = tuned_for(described.hidden, 1, aot.SHARED_MEMORY[capability])
-    own = {"KEEP": shapes.keep, "STAGES": shapes.stages}
 
     def of_card(launch: Launch) -> Launch:
+        columns = shapes.columns(described.hidden, operand_type(precision), launch.name == "gtp_chain")
+        own = {"KEEP": shapes.keep, "STAGES": shapes.stages, "BK": columns}
         args = launch.args | {name: value for name, value in own.items() if name in launch.args}
-        return replace(launch, args=args, warps=shapes.network_warps, stages=shapes.stages)
+        return replace(launch, args=args, warps=shapes.warps, stages=shapes.stages)
 
     return [of_card(launch) if "STAGES" in launch.args else launch for launch in launches]
 

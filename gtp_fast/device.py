@@ -29,9 +29,6 @@ UNROLL = {"fused": 100, "compiled": 20, "eager": 20}
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 FLOAT32_PRODUCT = 1e-6  # bound on a float32 product's error relative to its terms; bfloat16's error is 4e-3
 SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # limits of the fused kernels
-# Bytes of shared memory for each hidden unit in a block of the largest kernel, by precision (compiled for sm_90 by
-# Triton 3.6: 88,064 at width 256 and 169,984 at 512 in TF32, 86,016 at 512 in bf16).
-SHARED_BYTES = {"fp32": 344, "tf32": 344, "bf16": 172}
 
 
 def check(cfg: TrainConfig, images: bool = False) -> None:
@@ -122,12 +119,11 @@ def missing_for_fused(cfg: TrainConfig, device: str) -> str | None:
         return "--buffer device: its kernels read the rows in the GPU's memory"
     if device == "cpu" and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return "a GPU (TRITON_INTERPRET=1 interprets its kernels on the CPU, slowly)"
-    precision = "tf32" if cfg.precision == "auto" else cfg.precision
-    return missing_for_kernels(cfg.hidden, cfg.sampling_steps, precision)
+    return missing_for_kernels(cfg.hidden, cfg.sampling_steps)
 
 
-def missing_for_kernels(hidden: int, sampling_steps: int, precision: str) -> str | None:
-    """Return what the kernels lack for this width, number of sampling steps and precision, in words, or None."""
+def missing_for_kernels(hidden: int, sampling_steps: int) -> str | None:
+    """Return what the kernels lack for this width and number of sampling steps, in words, or None."""
     if not importlib.util.find_spec("triton"):
         return "the package triton (pip install 'gtp-fast[gpu]')"
     if hidden & (hidden - 1) or not SMALLEST_HIDDEN <= hidden <= LARGEST_HIDDEN:
@@ -139,21 +135,7 @@ def missing_for_kernels(hidden: int, sampling_steps: int, precision: str) -> str
     if not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability()
-    if major < 8:
-        return f"a GPU of compute capability 8.0 or newer, not {major}.{minor}"
-    return missing_shared_memory(hidden, precision, torch.cuda.get_device_properties(0).shared_memory_per_block_optin)
-
-
-def missing_shared_memory(hidden: int, precision: str, there: int) -> str | None:
-    """Return what this width needs beyond `there` bytes of shared memory for each block, in words, or None."""
-    needed = SHARED_BYTES[precision] * hidden
-    if needed <= there:
-        return None
-    smaller = " (--precision bf16 needs half)" if precision != "bf16" else ""
-    return (
-        f"a GPU with {needed:,} bytes of shared memory per block for --hidden {hidden} in {precision}{smaller}, "
-        f"not {there:,}"
-    )
+    return None if major >= 8 else f"a GPU of compute capability 8.0 or newer, not {major}.{minor}"
 
 
 def missing_for_compile(device: str) -> str | None:

@@ -18,7 +18,12 @@ STEP = ("backend", "graph", "precision", "sampling_steps", "seeds", "algo", "hid
 CALL_S = 380.0  # of a call; two of them and the machine's start are a quarter of an hour
 DRY_CALL_S = 240.0  # three times what it takes, for cores that others share
 # Trials beside the default shapes: shallower and wider networks, other weight gradients.
-SHAPES: tuple[dict[str, Any], ...] = ({}, {"stages": 2, "network_warps": 8}, {"tile_rows": 32})
+SHAPES: tuple[dict[str, Any], ...] = (
+    {},
+    {"warps": 4},
+    {"turn": 64, "chain_turn": 128},
+    {"tile_warps": 4, "tile_rows": 128},
+)
 # What the training takes from the environment, set by the arguments of the call.
 VARIABLES = {"data": "GTP_GPU_DATA", "env": "GTP_GPU_ENV", "results": "GTP_GPU_RESULTS", "until": checks.UNTIL}
 ACTING = tuple((k, candidates) for k in (5, 2) for candidates in (1, 50))

@@ -31,6 +31,7 @@ from gtp_kernels.launch import (
     actor_saved,
     blocks,
     critic_saved,
+    operand_type,
     padded,
     shared_memory,
     tuned_for,
@@ -103,6 +104,7 @@ class Binding:
 
     def __init__(self, cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer, shapes: Tuning):
         self.cfg, self.state, self.buffer, self.shapes = cfg, state, buffer, shapes
+        self.operand = operand_type(cfg.precision)
         device = buffer.rows.device
         sizes = buffer.obs_dim, buffer.action_dim, cfg.hidden
         self.nets: dict[str, tuple[Net, int]] = {"actor": (state.actor, 1)}  # by name: its buffers, its heads
@@ -150,7 +152,7 @@ class Binding:
         """The EMA actor's jump from a_u to s, which Eq. 17 regresses on."""
         return self._network(
             "actor", gtp_teacher, (blocks(self.cfg.batch_size, self.shapes.rows), self.cfg.seeds), "actor.ema",
-            target_ptr=self.slot(k)["teacher"], **self._draws(k),
+            target_ptr=self.slot(k)["teacher"], hidden_ptr=self.slot(k)["teacher.hidden"], **self._draws(k),
         )  # fmt: skip
 
     def actor(self, k: int = 0) -> Launch:
@@ -161,7 +163,7 @@ class Binding:
             target_ptr=slot["teacher"], act_ptr=slot["actor.acts"], slope_ptr=slot["actor.slopes"],
             loss_ptr=slot["losses"], lambda_flow=cfg.lambda_flow, COLUMNS=self.saved["actor"].width,
             X=self.saved["actor"].inputs, STABLE=cfg.weighting == "stable", INST_WEIGHT_CAP=equations.INST_WEIGHT_CAP,
-            **self._draws(k), warps=self.shapes.warps,
+            **self._draws(k),
         )  # fmt: skip
 
     def _draws(self, k: int) -> dict[str, Any]:
@@ -181,10 +183,10 @@ class Binding:
         return self._network(
             "chain", gtp_chain, (blocks(self.chain_rows, self.shapes.rows), cfg.seeds), "actor.ema",
             rows_ptr=self.buffer.rows, noise_ptr=None, seed_ptr=self.seed, step_ptr=self.state.step, offset=k,
-            grid_ptr=self.grid, action_ptr=slot["actions"], batch_ptr=slot["batch"], size=self.buffer.size,
-            sigma_min=cfg.sigma_min, sigma_data=cfg.sigma_data, BATCH=cfg.batch_size, NEXT=self.next_rows,
-            ROWS=self.chain_rows, REPEAT=1, AP=padded(self.buffer.action_dim), K=cfg.sampling_steps,
-            KEEP=self.shapes.keep, FLOW=False,
+            grid_ptr=self.grid, action_ptr=slot["actions"], batch_ptr=slot["batch"],
+            hidden_ptr=slot["chain.hidden"], size=self.buffer.size, sigma_min=cfg.sigma_min,
+            sigma_data=cfg.sigma_data, BATCH=cfg.batch_size, NEXT=self.next_rows, ROWS=self.chain_rows, REPEAT=1,
+            AP=padded(self.buffer.action_dim), K=cfg.sampling_steps, KEEP=self.shapes.keep, FLOW=False,
         )  # fmt: skip
 
     def target_q(self, k: int = 0) -> Launch:
@@ -224,7 +226,7 @@ class Binding:
             table_ptr=self.tables[name], grad_ptr=slot[f"{name}.grad"], square_ptr=slot[f"{name}.squares"],
             grad_stride=net.param.shape[1], ROWS=self._kept_rows(name), COLUMNS=self.saved[name].width,
             PERIOD=self.cfg.batch_size if weighted else 0, TILE=self.shapes.tile,
-            BR=self.shapes.tile_rows * (2 if name == "actor" else 1), STAGES=self.shapes.stages,
+            BR=self.shapes.tile_rows, STAGES=self.shapes.stages,
         )  # fmt: skip
 
     def update(self, name: str, k: int = 0, due: bool = True) -> Launch:
@@ -291,19 +293,18 @@ class Binding:
         return self._network(
             phase, gtp_heads, (blocks(rows, self.shapes.rows), 2, self.cfg.seeds), net,
             obs_ptr=batch[obs_at:], batch_action_ptr=batch[self.buffer.obs_dim :] if from_batch else None,
-            action_ptr=slot["actions"].view(-1)[action_at:], q_ptr=slot[out],
+            action_ptr=slot["actions"].view(-1)[action_at:], q_ptr=slot[out], hidden_ptr=slot[f"{out}.hidden"],
             obs_rows=self.cfg.batch_size, action_rows=self.chain_rows, ROWS=rows, FROM_BATCH=from_batch,
             WRAP=self.cfg.batch_size, REPEAT=1, AP=padded(self.buffer.action_dim),
         )  # fmt: skip
 
-    def _network(
-        self, phase: str, kernel: object, grid: tuple[int, ...], net: str, warps: int = 0, **args: Any
-    ) -> Launch:
+    def _network(self, phase: str, kernel: object, grid: tuple[int, ...], net: str, **args: Any) -> Launch:
         """Bind a kernel that runs the network `net`, with the sizes that all such kernels share."""
-        shapes, buffer, warps = self.shapes, self.buffer, warps or self.shapes.network_warps
+        shapes, buffer = self.shapes, self.buffer
         shared = {"D": buffer.obs_dim, "A": buffer.action_dim, "W": buffer.rows.shape[1], "H": self.cfg.hidden}
-        shared |= {"BM": shapes.rows, "BN": shapes.units, "STAGES": shapes.stages}
-        return self._launch(phase, kernel, grid, warps, **self.operands[net].args(), **shared, **args)
+        columns = shapes.columns(self.cfg.hidden, self.operand, kernel is gtp_chain)
+        shared |= {"BM": shapes.rows, "BK": columns, "STAGES": shapes.stages}
+        return self._launch(phase, kernel, grid, shapes.warps, **self.operands[net].args(), **shared, **args)
 
     def _launch(self, phase: str, kernel: object, grid: tuple[int, ...], warps: int, **args: Any) -> Launch:
         """Bind a kernel whose products have the run's precision."""
@@ -313,6 +314,10 @@ class Binding:
     def _handed_on(self, device: torch.device) -> dict[str, Tensor]:
         """Allocate a slot: what the launches of a step hand to others that may run after the next step has begun."""
         cfg, seeds, rows = self.cfg, self.cfg.seeds, self.cfg.batch_size
+        operands = {
+            "teacher.hidden": (seeds, rows, 2 * cfg.hidden),
+            "chain.hidden": (seeds, self.chain_rows, 2 * cfg.hidden),
+        }
         shapes: dict[str, tuple[int, ...]] = {
             "teacher": (seeds, rows, self.buffer.action_dim),
             "losses": (seeds, 2, rows),
@@ -325,14 +330,22 @@ class Binding:
             "target": (seeds, rows),
             "advantage_q": (seeds, 2, rows * (1 + cfg.value_samples)),
         }
-        return {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
+        floats = {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
+        return floats | {
+            name: torch.zeros(shape, dtype=self.operand, device=device) for name, shape in operands.items()
+        }
 
     def _kept(self, device: torch.device) -> dict[str, Tensor]:
         """Allocate what is used up before the next step writes it again: activations and gradients."""
-        scratch, kind = {}, torch.bfloat16 if self.cfg.precision == "bf16" else torch.float32
+        scratch, kind = {}, self.operand
+        value_rows = self.cfg.batch_size * (1 + self.cfg.value_samples)
+        for name, rows in (("next_q", self.next_rows), ("advantage_q", value_rows)):
+            shape = self.cfg.seeds, 2, rows, 2 * self.cfg.hidden
+            scratch[f"{name}.hidden"] = torch.zeros(shape, dtype=kind, device=device)
         for name, (net, heads) in self.nets.items():
             rows, saved = (self.cfg.seeds * heads, self._kept_rows(name)), self.saved[name]
             scratch[f"{name}.acts"] = torch.zeros(*rows, saved.width, dtype=kind, device=device)
+            scratch[f"{name}.acts"][..., saved.one] = 1.0
             scratch[f"{name}.slopes"] = torch.zeros(*rows, saved.slopes, device=device)
             scratch[f"{name}.squares"] = torch.zeros(rows[0], len(self.tables[name]), device=device)
             # Zeros, because the update reads the padding between the tensors of a row, and nothing writes it.

@@ -26,6 +26,7 @@ from gtp_kernels.launch import (
     Operands,
     blocks,
     multiprocessors,
+    operand_type,
     padded,
     shared_memory,
     spread,
@@ -106,7 +107,6 @@ class CudaSampler:
             "grid_ptr": self._grid, "action_ptr": call.actions, "batch_ptr": None, "size": 0,
             "sigma_min": config.sigma_min, "sigma_data": config.sigma_data, "BATCH": 0, "NEXT": 0,
             "K": config.sampling_steps, "FLOW": config.process == "flow",
-            "KEEP": tuned_for(config.hidden, 1, shared_memory(self._grid)).keep,
         }  # fmt: skip
         return self._network("chain", gtp_chain, (self._members,), "actor", call.count, args)
 
@@ -116,14 +116,17 @@ class CudaSampler:
         """Bind a kernel that runs a network on tiles of rows; beside: its grid behind the tiles."""
         config, rows = self._config, count * self._config.candidates
         shapes = tuned_for(config.hidden, rows, shared_memory(self._grid))
+        operand, chain = operand_type(self._precision), kernel is gtp_chain
         network = {
+            "hidden_ptr": self._grid.new_empty(*beside, rows, 2 * config.hidden, dtype=operand),
+            "BK": shapes.columns(config.hidden, operand, chain), **({"KEEP": shapes.keep} if chain else {}),
             "D": config.obs_dim, "A": config.action_dim, "AP": padded(config.action_dim), "W": config.obs_dim,
-            "H": config.hidden, "ROWS": rows, "REPEAT": config.candidates, "BM": shapes.rows, "BN": shapes.units,
+            "H": config.hidden, "ROWS": rows, "REPEAT": config.candidates, "BM": shapes.rows,
             "STAGES": shapes.stages, "PREC": self._precision, "INTERP": INTERPRETED,
         }  # fmt: skip
         grid = blocks(rows, shapes.rows), *beside
         args = args | self._nets[net].args() | network
-        return Launch(phase, kernel, grid, args, shapes.network_warps, shapes.stages)
+        return Launch(phase, kernel, grid, args, shapes.warps, shapes.stages)
 
     def _spread(self, call: _Call, tile_rows: int, tile_blocks: int, warps: int) -> Launch:
         """Bind `gtp_act`, in which several blocks share a tile of rows."""

@@ -76,7 +76,7 @@ class Policy:
         if device == "cpu":
             grid = sampling_grid(config.sampling_steps, config.sigma_min, config.sigma_max, config.rho)
             return CpuSampler(self._actor, self._critic, grid, config.sigma_data, config.sigma_min, config.process)
-        if device == "cuda" and missing_for_kernels(config.hidden, config.sampling_steps, precision) is None:
+        if device == "cuda" and missing_for_kernels(config.hidden, config.sampling_steps) is None:
             from gtp_fast.policy.cuda_sampler import CudaSampler  # imports Triton, which a CPU does not need
 
             return CudaSampler(config, tensors, self.device, precision)

@@ -22,19 +22,19 @@ HIDDEN_DZ_AT = tl.constexpr(launch.TIME_HIDDEN_DZ_AT)
 OUTPUT_DZ_AT = tl.constexpr(launch.TIME_OUTPUT_DZ_AT)
 
 
-@launch.writes("target_ptr")
+@launch.writes("target_ptr", "hidden_ptr")
 @triton.jit(do_not_specialize=["offset"])
 def gtp_teacher(
     rows_ptr, seed_ptr, step_ptr, offset, points_ptr, grid_ptr, param_ptr, w1_ptr, w2_ptr, target_ptr,
-    size, stage_length, param_stride, hidden_stride, sigma_min, sigma_data,
+    hidden_ptr, size, stage_length, param_stride, hidden_stride, sigma_min, sigma_data,
     BATCH: tl.constexpr, STAGES_OF_N: tl.constexpr, WIDTH: tl.constexpr, D: tl.constexpr, A: tl.constexpr,
-    AP: tl.constexpr, W: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
+    AP: tl.constexpr, W: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
     PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Write the targets Phi_theta^-(a_u, u, s) of the map rows; grid (ceil(BATCH / BM), S).
 
-    target_ptr float32 (S, BATCH, A) receives them. param_ptr, w1_ptr and w2_ptr are the EMA actor's; the other
-    arguments are those of `gtp_actor`.
+    target_ptr float32 (S, BATCH, A) receives them; hidden_ptr (S, BATCH, 2 H) is scratch. param_ptr, w1_ptr and w2_ptr
+    are the EMA actor's; the other arguments are those of `gtp_actor`.
     """
     b, member = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1)
     live, column = b < BATCH, tl.arange(0, AP)[None, :]
@@ -45,8 +45,8 @@ def gtp_teacher(
     ema = param_ptr + member * param_stride
     w1, w2 = w1_ptr + member * hidden_stride, w2_ptr + member * hidden_stride
     target = _teacher(
-        a + u[:, None] * z, u, s, source, live, ema, w1, w2, sigma_min, sigma_data, D, A, AP, H, BN, STAGES, PREC,
-        INTERP,
+        a + u[:, None] * z, u, s, source, live, ema, w1, w2, hidden_ptr + (member * BATCH + b) * 2 * H, sigma_min,
+        sigma_data, D, A, AP, H, BK, STAGES, PREC, INTERP,
     )  # fmt: skip
     tl.store(target_ptr + (member * BATCH + b)[:, None] * A + column, target, mask=live[:, None] & (column < A))
 
@@ -59,7 +59,7 @@ def gtp_actor(
     size, stage_length, param_stride, hidden_stride, sigma_min, sigma_data, lambda_flow,
     BATCH: tl.constexpr, COLUMNS: tl.constexpr, X: tl.constexpr, STAGES_OF_N: tl.constexpr, WIDTH: tl.constexpr,
     STABLE: tl.constexpr, INST_WEIGHT_CAP: tl.constexpr, D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr,
-    W: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr,
+    W: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr,
     INTERP: tl.constexpr,
 ):  # fmt: skip
     """Run the actor forward and back; grid (2 ceil(BATCH / BM), S), the first half map rows, the second denoiser rows.
@@ -102,7 +102,7 @@ def gtp_actor(
     w1, w2 = w1_ptr + member * hidden_stride, w2_ptr + member * hidden_stride
     f, slope_t, slope_s = _forward(
         c_in[:, None] * x, t, second, source, live, param, w1, w2, acts, slopes, sigma_min,
-        X, D, A, AP, H, BN, STAGES, PREC, INTERP,
+        X, D, A, AP, H, BK, STAGES, PREC, INTERP,
     )  # fmt: skip
 
     c_skip, c_out = sigma_data * sigma_data / variance, t * sigma_data * c_in
@@ -111,7 +111,7 @@ def gtp_actor(
     loss = tl.sum(error * error, axis=1) * (weight / A)
     tl.store(loss_ptr + (2 * member + kind) * BATCH + b, loss, mask=live)
     df = (share * (2.0 / (A * BATCH))) * (weight * (1.0 - r) * c_out)[:, None] * error
-    _backward(df, slope_t, slope_s, live, param, w1, w2, acts, slopes, X, D, A, AP, H, BN, STAGES, PREC, INTERP)
+    _backward(df, slope_t, slope_s, live, param, w1, w2, acts, slopes, X, D, A, AP, H, BK, STAGES, PREC, INTERP)
 
 
 @triton.jit
@@ -134,7 +134,7 @@ def _drawn(
 def _forward(
     x, t, s, source, live, param, w1, w2, acts, slopes, sigma_min,
     X: tl.constexpr, D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, H: tl.constexpr,
-    BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
+    BK: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Return the student's F (BM, AP) and the slopes in its time networks; store what the gradients need."""
     k = tl.arange(0, H)[None, :]
@@ -146,20 +146,20 @@ def _forward(
     e = mlp.time_output(param, hidden_t, hidden_s, PREC, INTERP)
     _save_input(acts, x, e, source, live, D, A, PREC, INTERP)
     h, slope0 = mlp.mish_and_slope(_first_layer(x, e, source, live, w0, b0, D, A, H, PREC, INTERP))
-    mlp.save(acts[:, None] + X + k, h, live[:, None], PREC, INTERP)
-    tl.store(slopes[:, None] + H + k, slope0, mask=live[:, None])
-    z2 = mlp.hidden_layers(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP, acts + X + H, slopes, live)
+    tl.store(slopes[:, None] + k, slope0, mask=live[:, None])
+    z2 = mlp.hidden_layers(h, w1, b1, w2, b2, acts + X, live, BK, STAGES, PREC, INTERP, slopes)
     h, slope2 = mlp.mish_and_slope(z2)
     mlp.save(acts[:, None] + X + 2 * H + k, h, live[:, None], PREC, INTERP)
     tl.store(slopes[:, None] + 2 * H + k, slope2, mask=live[:, None])
-    return mlp.action_output(h, w3, w3 + H * A, A, AP, PREC, INTERP), slope_t, slope_s
+    w3, b3 = mlp.last_layer(w3, A, AP, H)
+    return mlp.action_output(h, w3, b3, PREC, INTERP), slope_t, slope_s
 
 
 @triton.jit
 def _backward(
     df, slope_t, slope_s, live, param, w1, w2, acts, slopes,
     X: tl.constexpr, D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, H: tl.constexpr,
-    BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
+    BK: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Carry dL/dF (BM, AP) back to every layer; store each dL/dz for the weight gradients."""
     i, k = tl.arange(0, AP), tl.arange(0, H)
@@ -167,22 +167,19 @@ def _backward(
     _, _, _, w3 = mlp.pointers(w0, A + mlp.EMBEDDINGS + D, H)
     mlp.save(acts[:, None] + X + 6 * H + i[None, :], df, live[:, None], PREC, INTERP)
     tl.debug_barrier()  # other threads of this block wrote the slopes
+    slope = tl.load(slopes[:, None] + 2 * H + k[None, :], mask=live[:, None], other=0.0)
     tile = tl.load(w3 + k[None, :] * A + i[:, None], mask=(i < A)[:, None], other=0.0)
-    dz2 = mlp.edge_product(df, tile, tl.zeros((df.shape[0], H), tl.float32), PREC, INTERP)
-    dz2 = dz2 * tl.load(slopes[:, None] + 2 * H + k[None, :], mask=live[:, None], other=0.0)
-    mlp.save(acts[:, None] + X + 5 * H + k[None, :], dz2, live[:, None], PREC, INTERP)
-    back = mlp.hidden_layers_backward(dz2, w1, w2, acts + X + 4 * H, slopes, live, BN, STAGES, PREC, INTERP)
-    dz0 = back * tl.load(slopes[:, None] + H + k[None, :], mask=live[:, None], other=0.0)
-    mlp.save(acts[:, None] + X + 3 * H + k[None, :], dz0, live[:, None], PREC, INTERP)
+    dz2 = slope * mlp.edge_product(df, tile, tl.zeros((df.shape[0], H), tl.float32), PREC, INTERP)
+    dz0 = mlp.hidden_layers_backward(dz2, w1, w2, acts + X + 3 * H, slopes, live, BK, STAGES, PREC, INTERP)
     on_time = acts + X + 6 * H + AP
     _time_backward(param, w0 + A * H, dz0, slope_t, slope_s, on_time, live, H, PREC, INTERP)
 
 
 @triton.jit
 def _teacher(
-    x, u, s, source, live, param, w1, w2, sigma_min, sigma_data,
+    x, u, s, source, live, param, w1, w2, kept, sigma_min, sigma_data,
     D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, H: tl.constexpr,
-    BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
+    BK: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Return Phi_theta^-(x, u, s), (BM, AP); where u = s it is x itself."""
     w0 = param + mlp.TIME_NETS
@@ -191,8 +188,9 @@ def _teacher(
     c_in = tl.rsqrt(variance)
     e = mlp.time_embeddings(param, u, s, sigma_min, PREC, INTERP)
     h = mlp.mish(_first_layer(c_in[:, None] * x, e, source, live, w0, b0, D, A, H, PREC, INTERP))
-    h = mlp.mish(mlp.hidden_layers(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP))
-    f = mlp.action_output(h, w3, w3 + H * A, A, AP, PREC, INTERP)
+    h = mlp.mish(mlp.hidden_layers(h, w1, b1, w2, b2, kept, live, BK, STAGES, PREC, INTERP))
+    w3, b3 = mlp.last_layer(w3, A, AP, H)
+    f = mlp.action_output(h, w3, b3, PREC, INTERP)
     denoised = (sigma_data * sigma_data / variance)[:, None] * x + (u * sigma_data * c_in)[:, None] * f
     ratio = (s / u)[:, None]
     return tl.where(ratio == 1.0, x, ratio * x + (1.0 - ratio) * denoised)

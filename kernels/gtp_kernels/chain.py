@@ -2,11 +2,11 @@
 
 `gtp_chain` starts from a = sigma_max z, z ~ N(0, I), and repeats a <- Phi(a, t_k, t_(k+1)) = r a + (1 - r) phi with
 r = t_(k+1) / t_k (Eq. 4). What does not change along the chain is computed once: the observation's share of the first
-layer, and the share of each step's two time embeddings. Activations stay on the chip. In training a block also draws
+layer, and the share of each step's two time embeddings. In training a block also draws
 its transitions and its noise, and writes the batch for the launches that follow; in acting both are inputs.
 
-Each block of BM rows reads the observations once and the hidden weights K times, 2 H^2 operands each time, and writes
-BM A actions.
+Each block of BM rows reads the observations once and the hidden weights K times, 2 H^2 operands each time, with 2 H
+operands of each row to and fro, and writes BM A actions.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from gtp_kernels import draws, launch, mlp
 LARGEST_K = tl.constexpr(16)
 
 
-@launch.writes("action_ptr", "batch_ptr")
+@launch.writes("action_ptr", "batch_ptr", "hidden_ptr")
 @triton.jit(do_not_specialize=["offset"])
 def gtp_chain(
     rows_ptr, noise_ptr, seed_ptr, step_ptr, offset, param_ptr, w1_ptr, w2_ptr, grid_ptr, action_ptr, batch_ptr,
-    size, param_stride, hidden_stride, sigma_min, sigma_data,
+    hidden_ptr, size, param_stride, hidden_stride, sigma_min, sigma_data,
     BATCH: tl.constexpr, NEXT: tl.constexpr, ROWS: tl.constexpr, REPEAT: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, W: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, KEEP: tl.constexpr, FLOW: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, KEEP: tl.constexpr, FLOW: tl.constexpr,
     PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Sample ROWS actions of each member; grid (ceil(ROWS / BM), S).
@@ -36,8 +36,8 @@ def gtp_chain(
     first NEXT rows act at the batch's next observations, in blocks of BATCH; the others act at its observations.
     batch_ptr (S, BATCH, W) receives the transitions. Acting (BATCH 0): rows_ptr (S, ROWS / REPEAT, W) holds the
     observations, each for REPEAT candidates, and noise_ptr (S, ROWS, A) standard normals. action_ptr float32 (S, ROWS,
-    A) receives the clamped actions. KEEP: the first and last weights stay in shared memory along the chain. FLOW: phi
-    is the network itself, without EDM's scaling.
+    A) receives the clamped actions; hidden_ptr (S, ROWS, 2 H) is scratch. KEEP: the first and last weights stay in
+    shared memory along the chain. FLOW: phi is the network itself, without EDM's scaling.
     """
     r = tl.program_id(0) * BM + tl.arange(0, BM)
     member = tl.program_id(1)
@@ -65,23 +65,28 @@ def gtp_chain(
     param = param_ptr + member * param_stride
     w0 = param + mlp.TIME_NETS
     b0, b1, b2, w3 = mlp.pointers(w0, A + mlp.EMBEDDINGS + D, H)
+    kept = hidden_ptr + (member * ROWS + r) * 2 * H
     k = tl.arange(0, H)
     fixed = tl.zeros((BM, H), tl.float32) + tl.load(b0 + k)[None, :]
     fixed = mlp.add_rows_of(fixed, obs, live, w0 + (A + mlp.EMBEDDINGS) * H, D, PREC, INTERP)
     shares = _time_shares(param, w0 + A * H, grid_ptr, sigma_min, K, H, PREC, INTERP)
     a = tl.load(grid_ptr) * z
+    if KEEP:
+        x_weight = mlp.thin_weight(w0, A, AP, H)
+        weight, bias = mlp.last_layer(w3, A, AP, H)
     for i in tl.range(0, K):
-        if not KEEP:  # no load moves across a barrier: the thin weights are loaded each step and hold no shared memory
-            tl.debug_barrier()
+        if not KEEP:
+            x_weight = mlp.thin_weight(w0, A, AP, H)
+            weight, bias = mlp.last_layer(w3, A, AP, H)
         t, s = tl.load(grid_ptr + i), tl.load(grid_ptr + i + 1)
         variance = t * t + sigma_data * sigma_data
         c_in = tl.rsqrt(variance)
         x = a if FLOW else c_in * a
         share = tl.sum(tl.where((tl.arange(0, LARGEST_K) == i)[:, None], shares, 0.0), axis=0)
-        h = mlp.mish(mlp.add_columns(fixed + share[None, :], x, w0, A, PREC, INTERP))
+        h = mlp.mish(mlp.edge_product(x, x_weight, fixed + share[None, :], PREC, INTERP))
         w1, w2 = w1_ptr + member * hidden_stride, w2_ptr + member * hidden_stride
-        h = mlp.mish(mlp.hidden_layers(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP))
-        f = mlp.action_output(h, w3, w3 + H * A, A, AP, PREC, INTERP)
+        h = mlp.mish(mlp.hidden_layers(h, w1, b1, w2, b2, kept, live, BK, STAGES, PREC, INTERP))
+        f = mlp.action_output(h, weight, bias, PREC, INTERP)
         denoised = f if FLOW else (sigma_data * sigma_data / variance) * a + (t * sigma_data * c_in) * f
         ratio = s / t
         a = ratio * a + (1.0 - ratio) * denoised

@@ -23,13 +23,13 @@ def gtp_critic_forward(
     batch_ptr, param_ptr, w1_ptr, w2_ptr, act_ptr, slope_ptr, q_ptr, param_stride, hidden_stride,
     BATCH: tl.constexpr, COLUMNS: tl.constexpr, X: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, W: tl.constexpr, H: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Run both heads at the batch's own actions; grid (ceil(BATCH / BM), 2, S).
 
     batch_ptr float32 (S, BATCH, W). act_ptr (2 S, BATCH, COLUMNS) receives the inputs and activations of the kept rows
     that `launch.critic_saved` lays out, their input padded to X columns; slope_ptr (2 S, BATCH, 3 H) the slopes of Mish
-    for the way back, those of the second hidden layer first. q_ptr (S, 2, BATCH) receives the values.
+    for the way back. q_ptr (S, 2, BATCH) receives the values.
     """
     b = tl.program_id(0) * BM + tl.arange(0, BM)
     head, member = tl.program_id(1), tl.program_id(2)
@@ -49,13 +49,11 @@ def gtp_critic_forward(
     w1, w2 = w1_ptr + row * hidden_stride, w2_ptr + row * hidden_stride
     z = tl.zeros((BM, H), tl.float32) + tl.load(b0 + k)[None, :]
     h, slope = mlp.mish_and_slope(mlp.add_rows_of(z, source, live, w0, D + A, PREC, INTERP))
-    hidden, kept = acts[:, None] + X + k[None, :], slopes[:, None] + k[None, :]
-    mlp.save(hidden, h, live[:, None], PREC, INTERP)
-    tl.store(kept + H, slope, mask=live[:, None])
-    z = mlp.hidden_layers(h, w1, b1, w2, b2, BN, STAGES, PREC, INTERP, acts + X + H, slopes, live)
+    tl.store(slopes[:, None] + k[None, :], slope, mask=live[:, None])
+    z = mlp.hidden_layers(h, w1, b1, w2, b2, acts + X, live, BK, STAGES, PREC, INTERP, slopes)
     h, slope = mlp.mish_and_slope(z)
-    mlp.save(hidden + 2 * H, h, live[:, None], PREC, INTERP)
-    tl.store(kept + 2 * H, slope, mask=live[:, None])
+    mlp.save(acts[:, None] + X + 2 * H + k[None, :], h, live[:, None], PREC, INTERP)
+    tl.store(slopes[:, None] + 2 * H + k[None, :], slope, mask=live[:, None])
     q = tl.sum(h * tl.load(w3 + k)[None, :], axis=1) + tl.load(w3 + H)
     tl.store(q_ptr + row * BATCH + b, q, mask=live)
 
@@ -67,7 +65,7 @@ def gtp_critic_backward(
     param_stride, hidden_stride, gamma,
     BATCH: tl.constexpr, SAMPLES: tl.constexpr, COLUMNS: tl.constexpr, X: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, W: tl.constexpr, H: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Carry the TD error of `gtp_critic_forward`'s values back through its activations; grid (ceil(BATCH / BM), 2, S).
 
@@ -88,12 +86,9 @@ def gtp_critic_backward(
 
     _, _, _, w3 = mlp.pointers(param_ptr + row * param_stride, D + A, H)
     w1, w2 = w1_ptr + row * hidden_stride, w2_ptr + row * hidden_stride
-    hidden, kept = acts[:, None] + X + k[None, :], slopes[:, None] + k[None, :]
-    dz2 = dq[:, None] * tl.load(w3 + k)[None, :] * tl.load(kept + 2 * H, mask=live[:, None], other=0.0)
-    mlp.save(hidden + 5 * H, dz2, live[:, None], PREC, INTERP)
-    back = mlp.hidden_layers_backward(dz2, w1, w2, acts + X + 4 * H, slopes, live, BN, STAGES, PREC, INTERP)
-    back = back * tl.load(kept + H, mask=live[:, None], other=0.0)
-    mlp.save(hidden + 3 * H, back, live[:, None], PREC, INTERP)
+    slope = tl.load(slopes[:, None] + 2 * H + k[None, :], mask=live[:, None], other=0.0)
+    dz2 = dq[:, None] * tl.load(w3 + k)[None, :] * slope
+    mlp.hidden_layers_backward(dz2, w1, w2, acts + X + 3 * H, slopes, live, BK, STAGES, PREC, INTERP)
 
 
 @triton.jit
@@ -113,20 +108,20 @@ def _td_target(
     return tl.load(outcome, mask=live, other=0.0) + gamma * bootstrap * mlp.smaller(best0, best1)
 
 
-@launch.writes("q_ptr")
+@launch.writes("q_ptr", "hidden_ptr")
 @triton.jit
 def gtp_heads(
-    obs_ptr, batch_action_ptr, action_ptr, param_ptr, w1_ptr, w2_ptr, q_ptr,
+    obs_ptr, batch_action_ptr, action_ptr, param_ptr, w1_ptr, w2_ptr, q_ptr, hidden_ptr,
     obs_rows, action_rows, param_stride, hidden_stride,
     ROWS: tl.constexpr, FROM_BATCH: tl.constexpr, WRAP: tl.constexpr, REPEAT: tl.constexpr,
     D: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, W: tl.constexpr, H: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
+    BM: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
     """Write Q_j(o, a) of ROWS rows to q_ptr, float32 (S, 2, ROWS); grid (ceil(ROWS / BM), 2, S).
 
     Row r reads observation r % WRAP // REPEAT of obs_ptr, (S, obs_rows, W). The first FROM_BATCH rows take the batch's
     action beside it, from batch_action_ptr (S, obs_rows, W); the others take row r - FROM_BATCH of action_ptr,
-    (S, action_rows, A).
+    (S, action_rows, A). hidden_ptr (S, 2, ROWS, 2 H) is scratch.
     """
     r = tl.program_id(0) * BM + tl.arange(0, BM)
     head, member = tl.program_id(1), tl.program_id(2)
@@ -145,6 +140,7 @@ def gtp_heads(
     z = tl.zeros((BM, H), tl.float32) + tl.load(b0 + k)[None, :]
     z = mlp.add_rows_of(z, obs_ptr + own, live, w0, D, PREC, INTERP)
     z = mlp.add_columns(z, a, w0 + D * H, A, PREC, INTERP)
-    z = mlp.hidden_layers(mlp.mish(z), w1_ptr + hidden, b1, w2_ptr + hidden, b2, BN, STAGES, PREC, INTERP)
+    w1, w2, kept = w1_ptr + hidden, w2_ptr + hidden, hidden_ptr + ((2 * member + head) * ROWS + r) * 2 * H
+    z = mlp.hidden_layers(mlp.mish(z), w1, b1, w2, b2, kept, live, BK, STAGES, PREC, INTERP)
     q = tl.sum(mlp.mish(z) * tl.load(w3 + k)[None, :], axis=1) + tl.load(w3 + H)
     tl.store(q_ptr + (2 * member + head) * ROWS + r, q, mask=live)

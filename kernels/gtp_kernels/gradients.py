@@ -1,4 +1,6 @@
-"""All weight and bias gradients of a network in one grouped launch: dW = X^T (w dZ), db = sum w dZ, one tile a program.
+"""All gradients of a network in one grouped launch: dW = X^T (w dZ), one tile a program.
+
+A bias is the weight of an input that is always 1. Each kept row holds that 1, so a bias's gradient is a tile, too.
 
 A program reads the TILE columns of X and of dZ in all of a member's kept rows, and writes TILE^2 gradients and the sum
 of their squares, for the clipping that follows. A tile sums its rows in a fixed order and without atomics, so a step is
@@ -20,25 +22,23 @@ def gtp_gradients(
 ):  # fmt: skip
     """Write the flat gradient rows grad_ptr, float32 (M, grad_stride); grid (tiles, M).
 
-    act_ptr (M, ROWS, COLUMNS) holds X and dZ side by side. table_ptr int32 (tiles, 8) holds for each tile: column of
-    X, column of dZ, inputs, outputs, offset of the weight, offset of the bias, first input, first output. With PERIOD
+    act_ptr (M, ROWS, COLUMNS) holds X and dZ side by side. table_ptr int32 (tiles, 7) holds for each tile: column of
+    X, column of dZ, inputs, outputs, offset of the weight, first input, first output. With PERIOD
     > 0 the weight of row r is weight_ptr[member, r % PERIOD], else 1 and weight_ptr is None. square_ptr float32 (M,
     tiles) receives the squares.
     """
     tile, member = tl.program_id(0), tl.program_id(1)
-    entry = table_ptr + tile * 8
+    entry = table_ptr + tile * 7
     # Columns begin at multiples of 16 and tiles at multiples of TILE. The hints let the compiler copy 16 bytes at once.
     x_column, z_column = tl.multiple_of(tl.load(entry), 16), tl.multiple_of(tl.load(entry + 1), 16)
     inputs, outputs = tl.load(entry + 2), tl.load(entry + 3)
-    weight_at, bias_at = tl.load(entry + 4), tl.load(entry + 5)
-    i = tl.multiple_of(tl.load(entry + 6), TILE) + tl.arange(0, TILE)
-    j = tl.multiple_of(tl.load(entry + 7), TILE) + tl.arange(0, TILE)
+    weight_at = tl.load(entry + 4)
+    i = tl.multiple_of(tl.load(entry + 5), TILE) + tl.arange(0, TILE)
+    j = tl.multiple_of(tl.load(entry + 6), TILE) + tl.arange(0, TILE)
     # Reads end at a multiple of 16 too, because a layer's columns are padded to it; writes end at the layer's size.
     read_i, read_j = i < (inputs + 15) // 16 * 16, j < (outputs + 15) // 16 * 16
-    inside_i, inside_j = i < inputs, j < outputs
     acts = act_ptr + member.to(tl.int64) * ROWS * COLUMNS
     acc = tl.zeros((TILE, TILE), tl.float32)
-    bias = tl.zeros((TILE,), tl.float32)
     for first in tl.range(0, ROWS, BR, num_stages=STAGES):
         r = first + tl.arange(0, BR)
         live = r < ROWS
@@ -48,18 +48,9 @@ def gtp_gradients(
         z = tl.load(z_at, mask=live[:, None] & read_j[None, :], other=0.0)
         if PERIOD > 0:
             weight = tl.load(weight_ptr + member * PERIOD + r % PERIOD, mask=live, other=0.0)
-            z32 = z.to(tl.float32) * weight[:, None]
-            z = mlp.operand(z32, PREC, INTERP)
-        else:
-            z32 = z.to(tl.float32)
-        bias += tl.sum(z32, axis=0)
+            z = mlp.operand(z.to(tl.float32) * weight[:, None], PREC, INTERP)
         acc = mlp.product(x, z, acc, PREC, INTERP)
-    grad = grad_ptr + member * grad_stride
-    at = weight_at + i[:, None] * outputs + j[None, :]
-    inside = inside_i[:, None] & inside_j[None, :]
-    tl.store(grad + at, acc, mask=inside)
+    inside = (i < inputs)[:, None] & (j < outputs)[None, :]
+    tl.store(grad_ptr + member * grad_stride + weight_at + i[:, None] * outputs + j[None, :], acc, mask=inside)
     square = tl.sum(tl.where(inside, acc * acc, 0.0))
-    if tl.load(entry + 6) == 0:
-        tl.store(grad + bias_at + j, bias, mask=inside_j)
-        square += tl.sum(tl.where(inside_j, bias * bias, 0.0))
     tl.store(square_ptr + member * tl.num_programs(0) + tile, square)

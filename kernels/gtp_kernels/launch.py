@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-# The chain keeps its first and last weights in shared memory on a card with at least KEEP_BYTES per hidden unit. The
-# hidden layers load three stages ahead from STAGE_BYTES on: the chain then takes 210 KB at width 256 in TF32.
-KEEP_BYTES, STAGE_BYTES = 625, 840
+# A turn copies at most so many bytes of a weight: every card has room for two turns, and none spills.
+TURN_BYTES = 32_768
+# Shared memory per hidden unit of a chain that keeps its first and last weights there: 100,352 bytes at width 256.
+KEEP_BYTES = 392
 # Read once, because Triton decides at decoration time whether a kernel is interpreted.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 Kernel = TypeVar("Kernel")
@@ -70,30 +71,35 @@ class Launch:
 class Tuning:
     """Block shapes. They decide speed and resources, and change results only by the order of sums.
 
-    rows: rows per block. units: hidden units per iteration of the loop over the hidden layers. stages: depth of the
-    software pipeline. warps: per block of the actor and of an update; network_warps: per block of another network.
-    tile, tile_rows, tile_warps: width of a weight-gradient tile, rows per iteration for each row that a transition
-    keeps, warps per tile. block: parameters per block of an update. keep: the chain keeps its first and last weights in
-    shared memory (150 KB). slots: steps whose results lie side by side, so that a later step may begin before an
+    rows: rows per block. turn: bytes of an operand's row that a turn of a hidden layer's loop copies; chain_turn: the
+    same in the chain, which holds its thin weights in shared memory beside. stages: depth of the software pipeline.
+    warps: per block of a network and of an update. tile, tile_rows, tile_warps: width of a weight-gradient tile, rows
+    per iteration, warps per tile. block: parameters per block of an update. keep: the chain keeps its first and last
+    weights in shared memory. slots: steps whose results lie side by side, so that a later step may begin before an
     earlier one has ended.
 
-    H200, 2026-11-27, TF32, K = 5. Alone, 3 stages and 4 warps instead of 2 and 8: chain 92 -> 67 us, heads 19 -> 15,
-    teacher 23 -> 18, critic forward 22 -> 18, back 18 -> 13; 3 stages: actor 47 -> 44. In a step: 3 slots 96.1 us, 2
-    96.9, 1 142, 5 102.8, for then five chains begin at once and the actor waits for room; 128 rows an iteration in the
-    actor's gradients instead of 64: 96.3 -> 93.5.
+    H200, 2026-11-27, TF32, K = 5, us of a launch by itself, with 1 and 8 seeds. 8 warps: actor 35.2, 78.7; 4 warps:
+    39.4, 69.3. Turns of 128 bytes: critic forward and back 14.9 and 12.5; of 64: 15.4 and 13.3. 4 stages gain nothing.
+    Tiles of 2 warps and 64 rows: gradients of critic and actor 5.6 and 7.0, 25.2 and 26.5; of 4 warps
+    and 128 rows 5.9 and 7.5, 31.5 and 34.1. In a step of the day before 3 slots took 96.1 us, 2 96.9, 1 142, 5 102.8,
+    for then five chains begin at once and the actor waits for room.
     """
 
     rows: int = 16
-    units: int = 32
-    stages: int = 2
+    turn: int = 128
+    chain_turn: int = 64
+    stages: int = 3
     warps: int = 8
-    network_warps: int = 8
     tile: int = 32
     tile_rows: int = 64
-    tile_warps: int = 4
+    tile_warps: int = 2
     block: int = 1024
     keep: bool = True
     slots: int = 3
+
+    def columns(self, hidden: int, operand: torch.dtype, chain: bool = False) -> int:
+        """Return the columns of a layer's input that a turn copies."""
+        return min((self.chain_turn if chain else self.turn) // operand.itemsize, hidden)
 
 
 def tuned_for(hidden: int, rows: int, shared_memory: int) -> Tuning:
@@ -103,9 +109,9 @@ def tuned_for(hidden: int, rows: int, shared_memory: int) -> Tuning:
     batch, because its time goes into blocks and loop iterations, not into elements.
     """
     if INTERPRETED:
-        return Tuning(rows=padded(min(rows, 256)), units=hidden, tile=64, tile_rows=256, block=1 << 16)
-    deep = {"stages": 3, "network_warps": 4} if shared_memory >= STAGE_BYTES * hidden else {}
-    return Tuning(units=min(Tuning.units, hidden), keep=shared_memory >= KEEP_BYTES * hidden, **deep)
+        wide = 4 * hidden  # a layer in one turn
+        return Tuning(padded(min(rows, 256)), wide, wide, tile=64, tile_rows=256, block=1 << 16)
+    return Tuning(turn=min(Tuning.turn, TURN_BYTES // hidden), keep=shared_memory >= KEEP_BYTES * hidden)
 
 
 # A thread of `gtp_act` holds so many of the hidden layers' weights that 8 blocks of 4 warps, or 4 of 8, share a network
@@ -149,6 +155,11 @@ def blocks(size: int, block: int) -> int:
     return -(-size // block)
 
 
+def operand_type(precision: str) -> torch.dtype:
+    """Return the type in which the operands of the hidden layers' products lie in memory."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
 @dataclass(frozen=True)
 class Operands:
     """A flat parameter buffer (M, P) and its two hidden weights, (H, H) each, at `first` and `second` in a row.
@@ -167,8 +178,7 @@ class Operands:
     def of(cls, flat_MP: Tensor, hidden: int, first: int, precision: str) -> Operands:
         """Copy the hidden weights of a buffer; the first begins at `first`, its bias lies between the two."""
         members = 0 if precision == "fp32" else flat_MP.shape[0]
-        kind = torch.bfloat16 if precision == "bf16" else torch.float32
-        copies = torch.empty(members, 2, hidden, hidden, dtype=kind, device=flat_MP.device)
+        copies = torch.empty(members, 2, hidden, hidden, dtype=operand_type(precision), device=flat_MP.device)
         operands = cls(flat_MP, copies, first, first + hidden * hidden + hidden, precision)
         operands.refresh()
         return operands
@@ -211,15 +221,16 @@ TIME_COLUMNS = TIME_OUTPUT_DZ_AT + 2 * TIME_WIDTH
 
 @dataclass(frozen=True)
 class Saved:
-    """The columns of a kept row: [x (`inputs`, padded), h0, h1, h2, dz0, dz1, dz2 (H each), dz3, time networks].
+    """The columns of a kept row: [x (`inputs`, padded), h0, h1, h2, dz0, dz1, dz2 (H each), dz3, time networks, 1].
 
-    width: columns of a row. layers: for each linear layer the columns where its input and its dL/dz begin. slopes:
-    floats per row of a second buffer, the slopes of Mish for the way back.
+    width: columns of a row. one: the column of the 1, the input of every bias. layers: for each linear layer the
+    columns where its input and its dL/dz begin. slopes: floats per row of a second buffer, the slopes of Mish for the
+    way back.
     """
 
     inputs: int
     slopes: int
-    width: int
+    one: int
     layers: dict[str, tuple[int, int]]
 
     def tiles(self, places: dict[str, tuple[int, tuple[int, ...]]], tile: int) -> list[list[int]]:
@@ -231,10 +242,15 @@ class Saved:
         for layer, (x_column, z_column) in self.layers.items():
             weight_at, (inputs, outputs) = places[f"{layer}.w"]
             bias_at, _ = places[f"{layer}.b"]
-            for i in range(0, inputs, tile):
-                for j in range(0, outputs, tile):
-                    table.append([x_column, z_column, inputs, outputs, weight_at, bias_at, i, j])
+            for at, column, rows in ((weight_at, x_column, inputs), (bias_at, self.one, 1)):
+                for i in range(0, rows, tile):
+                    table += [[column, z_column, rows, outputs, at, i, j] for j in range(0, outputs, tile)]
         return table
+
+    @property
+    def width(self) -> int:
+        """Columns of a kept row; each part begins at a multiple of 16, and the 1 has 15 zeros behind it."""
+        return self.one + 16
 
 
 def actor_saved(obs_dim: int, action_dim: int, hidden: int) -> Saved:

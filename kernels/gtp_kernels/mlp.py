@@ -1,8 +1,8 @@
 """The networks inside a kernel: operands and products, Mish, time embeddings, the hidden layers there and back.
 
-A block of ROWS rows passes through a whole network on the chip. The two hidden layers run as one loop over blocks j of
-BN hidden units, acc += mish(h0 W1[:, j] + b1[j]) W2[j, :], so a block holds neither weight whole. It reads each weight
-once, and writes only what the weight gradients need: h1 and dL/dz1 here, the rest in the kernels.
+A block of ROWS rows passes through a whole network. A hidden layer is one loop over its inputs (`hidden_product`), BK
+at a time, so a block holds no weight whole and reads each once. The loop reads a layer's input from memory, where the
+layer before has stored it: a loop cannot index what lies in registers, and the weight gradients need most of it there.
 
 Weights are (in, out), row-major. PREC says what the operands of the hidden layers' products are: "fp32", "tf32" or
 "bf16". Sums are always float32. The thin layers (first, last, time networks) use "tf32" where PREC is "bf16". INTERP is
@@ -157,11 +157,16 @@ def time_embeddings(nets, t, s, sigma_min, PREC: tl.constexpr, INTERP: tl.conste
 
 
 @triton.jit
+def thin_weight(weight, COUNT: tl.constexpr, PADDED: tl.constexpr, H: tl.constexpr):
+    """Load COUNT rows of a weight, (PADDED, H). Called early, it is on its way while something else is computed."""
+    i, k = tl.arange(0, PADDED), tl.arange(0, H)
+    return tl.load(weight + i[:, None] * H + k[None, :], mask=(i < COUNT)[:, None], other=0.0)
+
+
+@triton.jit
 def add_columns(acc, x, weight, COUNT: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
     """Return acc + x weight over the first COUNT columns of x; weight points at the first of its rows, (COUNT, H)."""
-    i, k = tl.arange(0, x.shape[1]), tl.arange(0, acc.shape[1])
-    tile = tl.load(weight + i[:, None] * acc.shape[1] + k[None, :], mask=(i < COUNT)[:, None], other=0.0)
-    return edge_product(x, tile, acc, PREC, INTERP)
+    return edge_product(x, thin_weight(weight, COUNT, x.shape[1], acc.shape[1]), acc, PREC, INTERP)
 
 
 @triton.jit
@@ -175,65 +180,78 @@ def add_rows_of(acc, rows, live, weight, COUNT: tl.constexpr, PREC: tl.constexpr
 
 
 @triton.jit
-def action_output(h, weight, bias, A: tl.constexpr, AP: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
-    """Return h weight + bias, (ROWS, AP); columns from A on are zero."""
-    i, c = tl.arange(0, h.shape[1]), tl.arange(0, AP)
-    tile = tl.load(weight + i[:, None] * A + c[None, :], mask=(c < A)[None, :], other=0.0)
-    acc = tl.zeros((h.shape[0], AP), tl.float32) + tl.load(bias + c, mask=c < A, other=0.0)[None, :]
-    return edge_product(h, tile, acc, PREC, INTERP)
+def last_layer(w3, A: tl.constexpr, AP: tl.constexpr, H: tl.constexpr):
+    """Load the last weight (H, AP) and bias (AP,) of the actor, whose columns from A on are zero; see `thin_weight`."""
+    k, c = tl.arange(0, H), tl.arange(0, AP)
+    weight = tl.load(w3 + k[:, None] * A + c[None, :], mask=(c < A)[None, :], other=0.0)
+    return weight, tl.load(w3 + H * A + c, mask=c < A, other=0.0)
 
 
 @triton.jit
-def _units(h0, w1, b1, j, BN: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr):
-    """Return the second pre-activations j to j + BN, (ROWS, BN), from the rounded first activation."""
-    k, n = tl.arange(0, h0.shape[1]), j + tl.arange(0, BN)
-    z = tl.zeros((h0.shape[0], BN), tl.float32) + tl.load(b1 + n)[None, :]
-    return product(h0, tl.load(w1 + k[:, None] * h0.shape[1] + n[None, :]), z, PREC, INTERP)
+def action_output(h, weight, bias, PREC: tl.constexpr, INTERP: tl.constexpr):
+    """Return h weight + bias, (ROWS, AP); columns from A on are zero."""
+    return edge_product(h, weight, tl.zeros((h.shape[0], weight.shape[1]), tl.float32) + bias[None, :], PREC, INTERP)
+
+
+@triton.jit
+def hidden_product(
+    x, live, weight, acc, IN: tl.constexpr, OUT: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+    PREC: tl.constexpr, INTERP: tl.constexpr,
+):  # fmt: skip
+    """Return acc + x W, (ROWS, H), where x (ROWS,) points at the H operands that this block has stored of each row.
+
+    A turn of the loop copies BK columns of x and BK rows of W into shared memory, turns before their product. IN and
+    OUT are the strides of W's rows and columns: (H, 1) for a weight, (1, H) for its transpose on the way back.
+    """
+    H: tl.constexpr = acc.shape[1]
+    i, k = tl.arange(0, BK), tl.arange(0, H)
+    tl.debug_barrier()  # other threads stored x
+    for j in tl.range(0, H, BK, num_stages=STAGES):
+        part = tl.load(x[:, None] + (j + i)[None, :], mask=live[:, None], other=0.0)
+        acc = product(part, tl.load(weight + (j + i)[:, None] * IN + k[None, :] * OUT), acc, PREC, INTERP)
+    return acc
 
 
 @triton.jit
 def hidden_layers(
-    h0, w1, b1, w2, b2, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
-    saved=None, slopes=None, live=None,
+    h0, w1, b1, w2, b2, kept, live, BK: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
+    slopes=None,
 ):  # fmt: skip
     """Return the third pre-activation (ROWS, H) from the first activation: mish(h0 W1 + b1) W2 + b2.
 
-    Where saved and slopes, (ROWS,) each, point at what a row keeps, store h1 there for the weight gradients and the
-    slope of its Mish for the way back.
+    kept (ROWS,) points at 2 H operands of each row, where h0 and h1 stay. slopes (ROWS,), if given, points at H slopes
+    of Mish for each layer: the second layer's are stored there for the way back.
     """
     H: tl.constexpr = h0.shape[1]
-    k, n = tl.arange(0, H), tl.arange(0, BN)
-    h0 = operand(h0, PREC, INTERP)
-    acc = tl.zeros((h0.shape[0], H), tl.float32) + tl.load(b2 + k)[None, :]
-    for j in tl.range(0, H, BN, num_stages=STAGES):
-        z = _units(h0, w1, b1, j, BN, PREC, INTERP)
-        if saved is None:
-            h = mish(z)
-        else:
-            h, slope = mish_and_slope(z)
-            save(saved[:, None] + (j + n)[None, :], h, live[:, None], PREC, INTERP)
-            tl.store(slopes[:, None] + (j + n)[None, :], slope, mask=live[:, None])
-        h = operand(h, PREC, INTERP)
-        acc = product(h, tl.load(w2 + (j + n)[:, None] * H + k[None, :]), acc, PREC, INTERP)
-    return acc
+    k = tl.arange(0, H)[None, :]
+    zero = tl.zeros_like(h0)
+    save(kept[:, None] + k, h0, live[:, None], PREC, INTERP)
+    z1 = hidden_product(kept, live, w1, zero + tl.load(b1 + k), H, 1, BK, STAGES, PREC, INTERP)
+    if slopes is None:
+        h1 = mish(z1)
+    else:
+        h1, slope = mish_and_slope(z1)
+        tl.store(slopes[:, None] + H + k, slope, mask=live[:, None])
+    save(kept[:, None] + H + k, h1, live[:, None], PREC, INTERP)
+    return hidden_product(kept + H, live, w2, zero + tl.load(b2 + k), H, 1, BK, STAGES, PREC, INTERP)
 
 
 @triton.jit
 def hidden_layers_backward(
-    dz2, w1, w2, saved, slopes, live, BN: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr,
-    INTERP: tl.constexpr,
+    dz2, w1, w2, kept, slopes, live, BK: tl.constexpr, STAGES: tl.constexpr, PREC: tl.constexpr, INTERP: tl.constexpr,
 ):  # fmt: skip
-    """Return dL/dh0 (ROWS, H) from dL/dz2, and store dL/dz1 at `saved` (ROWS,) for the weight gradients."""
+    """Store dL/dz2 (ROWS, H), dL/dz1 and dL/dz0 for the weight gradients, and return dL/dz0.
+
+    kept (ROWS,) points at 3 H operands of each row, dL/dz0 first; slopes at the H slopes of Mish of each layer.
+    """
     H: tl.constexpr = dz2.shape[1]
-    k, n = tl.arange(0, H), tl.arange(0, BN)
-    dz2 = operand(dz2, PREC, INTERP)
-    acc = tl.zeros((dz2.shape[0], H), tl.float32)
-    tl.debug_barrier()  # other threads of this block wrote the slopes
-    for j in tl.range(0, H, BN, num_stages=STAGES):
-        back = tl.zeros((dz2.shape[0], BN), tl.float32)
-        back = product(dz2, tl.load(w2 + (j + n)[None, :] * H + k[:, None]), back, PREC, INTERP)
-        dz1 = back * tl.load(slopes[:, None] + (j + n)[None, :], mask=live[:, None], other=0.0)
-        save(saved[:, None] + (j + n)[None, :], dz1, live[:, None], PREC, INTERP)
-        dz1 = operand(dz1, PREC, INTERP)
-        acc = product(dz1, tl.load(w1 + k[None, :] * H + (j + n)[:, None]), acc, PREC, INTERP)
-    return acc
+    k = tl.arange(0, H)[None, :]
+    zero = tl.zeros_like(dz2)
+    save(kept[:, None] + 2 * H + k, dz2, live[:, None], PREC, INTERP)
+    slope = tl.load(slopes[:, None] + H + k, mask=live[:, None], other=0.0)  # on its way during the product
+    dz1 = slope * hidden_product(kept + 2 * H, live, w2, zero, 1, H, BK, STAGES, PREC, INTERP)
+    save(kept[:, None] + H + k, dz1, live[:, None], PREC, INTERP)
+    slope = tl.load(slopes[:, None] + k, mask=live[:, None], other=0.0)
+    dz0 = slope * hidden_product(kept + H, live, w1, zero, 1, H, BK, STAGES, PREC, INTERP)
+    save(kept[:, None] + k, dz0, live[:, None], PREC, INTERP)
+    return dz0

@@ -120,7 +120,9 @@ def test_any_order_of_twelve_steps_gives_the_bits_of_steps_in_a_row(kind, random
     assert in_any_order(kind, start, 12, random) == in_a_row(kind, start + 12)[1]
 
 
-SMALL = Tuning(rows=16, units=16, tile=32, tile_rows=16, block=1024, keep=False)  # several blocks a launch, as on a GPU
+SMALL = Tuning(
+    rows=16, turn=64, chain_turn=64, tile=32, tile_rows=16, block=1024, keep=False
+)  # several blocks a launch, as on a GPU
 # Written tensors of which some bytes are never stored: padding of rows, columns that another launch stores.
 PADDED = {"act_ptr", "grad_ptr", "norm_ptr", "metric_ptr"}
 
@@ -187,7 +189,7 @@ def _heads(**changes) -> Launch:
 
 def test_the_recording_names_a_store_behind_a_tensor():
     memory = torch.zeros(2 * 40 + 16)
-    found = recorded(_heads(q_ptr=memory[:80], ROWS=48)).undeclared()
+    found = recorded(_heads(q_ptr=memory[:80], hidden_ptr=torch.zeros(2, 48, 2 * 256), ROWS=48)).undeclared()
     assert "gtp_heads stores what it does not declare" in found
 
 

@@ -21,7 +21,7 @@ def test_what_a_tile_reads_is_aligned_and_lies_within_the_row(
     keep, layout = net
     saved = keep(*sizes)
     assert saved.width % 16 == 0
-    for x_column, z_column, inputs, outputs, _, _, i, j in saved.tiles(layout(*sizes).places, 32):
+    for x_column, z_column, inputs, outputs, _, i, j in saved.tiles(layout(*sizes).places, 32):
         # The kernel copies 16 bytes at a time, and reads each layer's columns up to a multiple of 16.
         assert x_column % 16 == z_column % 16 == i % 32 == j % 32 == 0
         assert x_column + -(-inputs // 16) * 16 <= saved.width
