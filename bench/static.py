@@ -34,14 +34,15 @@ from gtp_fast.policy.cuda_sampler import CudaSampler, _Call
 
 README = ROOT / "kernels" / "README.md"
 MANY = 8  # observations: too many rows to spread
+KINDS = ("step", "seeds", "acting")
 ARCHITECTURES = (80, 86, 89, 90, 100)
 # The oldest Triton of pyproject.toml, which `make` lays beside the installed packages: PYTHONPATH puts it before them.
 OLDEST = Path(sys.prefix) / "triton-3.6.0"
 
 
-def training_launches(precision: str, capability: int) -> list[Launch]:
+def training_launches(precision: str, capability: int, **changes: Any) -> list[Launch]:
     """Return the launches of a step, with the shapes of a card."""
-    cfg = config(precision=precision, backend="fused")
+    cfg = config(precision=precision, backend="fused", **changes)
     return list(fused_step(cfg, tuned_for(cfg.hidden, cfg.batch_size, aot.SHARED_MEMORY[capability])).launches)
 
 
@@ -66,17 +67,24 @@ def acting_launches(precision: str, capability: int, count: int = 1, **changes: 
     return [of_card(launch) if "STAGES" in launch.args else launch for launch in launches]
 
 
-def compiled(precision: str, capability: int, acting: bool = False) -> list[Row]:
-    """Return the resources of each different kernel of a step, in the order of the step, and of the choice.
+def launches_of(kind: str, precision: str, capability: int) -> list[Launch]:
+    """Return the launches of a kind.
 
-    acting: of every launch that acts instead, with one candidate and with many, of both processes.
+    "step": of a step, and the choice. "seeds": of a step with 8 seeds, on a crowded card. "acting": all that act, with
+    one candidate and with many, of both processes.
     """
-    launches = [*training_launches(precision, capability), acting_launches(precision, capability)[-1]]
-    if acting:
-        kinds = [{}, {"select": "softmax"}, {"candidates": 1}, {"count": MANY}, {"count": MANY, "process": "flow"}]
-        launches = [x for changes in kinds for x in acting_launches(precision, capability, **changes)]
+    if kind == "seeds":
+        return training_launches(precision, capability, seeds=8)
+    if kind == "step":
+        return [*training_launches(precision, capability), acting_launches(precision, capability)[-1]]
+    kinds = [{}, {"select": "softmax"}, {"candidates": 1}, {"count": MANY}, {"count": MANY, "process": "flow"}]
+    return [x for changes in kinds for x in acting_launches(precision, capability, **changes)]
+
+
+def compiled(precision: str, capability: int, kind: str = "step") -> list[Row]:
+    """Return the resources of each different kernel of `launches_of`, in their order."""
     rows = []
-    for launch in _different(launches):
+    for launch in _different(launches_of(kind, precision, capability)):
         kernel = aot.compile_for(launch, capability)
         rows.append(
             {"precision": precision, "capability": capability, "phase": launch.phase, "kernel": launch.name}
@@ -121,10 +129,10 @@ def measure(
     precisions: list[str],
     architectures: Sequence[int] = ARCHITECTURES,
     processes: int = os.cpu_count() or 1,
-    acting: bool = False,
+    kind: str = "step",
 ) -> list[Row]:
     """Compile every combination, on several cores."""
-    pairs = [(precision, capability, acting) for precision in precisions for capability in architectures]
+    pairs = [(precision, capability, kind) for precision in precisions for capability in architectures]
     with ProcessPoolExecutor(processes) as pool:
         return [row for rows in pool.map(compiled, *zip(*pairs, strict=True)) for row in rows]
 
@@ -203,13 +211,13 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["tf32", "bf16", "fp32"])
     parser.add_argument("--architecture", nargs="+", type=int, default=list(ARCHITECTURES))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--acting", action="store_true", help="compile the launches that act instead of a step's")
+    parser.add_argument("--launches", choices=KINDS, default=KINDS[0], help="of a step, of 8 seeds, or those that act")
     parser.add_argument("--loops", action="store_true", help="print what the loops with products do instead")
     parser.add_argument("--json", action="store_true", help="print what was compiled, one JSON list")
     parser.add_argument("--write", action="store_true", help="put the tables into kernels/README.md")
     asked = parser.parse_args()
     args = asked.precision, asked.architecture, asked.processes
-    args, by = (args, "measure_loops") if asked.loops else ((*args, asked.acting), "measure")
+    args, by = (args, "measure_loops") if asked.loops else ((*args, asked.launches), "measure")
     if asked.json:
         print(json.dumps(measured_apart(*args, by=by)))
         return

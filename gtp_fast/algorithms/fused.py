@@ -31,6 +31,7 @@ from gtp_kernels.launch import (
     actor_saved,
     blocks,
     critic_saved,
+    multiprocessors,
     operand_type,
     padded,
     shared_memory,
@@ -210,8 +211,9 @@ class Binding:
     def _critic(self, kernel: object, slot: dict[str, Tensor], **args: Any) -> Launch:
         """Bind a half of the critic's regression."""
         rows, saved = self.cfg.batch_size, self.saved["critic"]
+        tile = self._critic_rows(rows)
         return self._network(
-            "critic", kernel, (blocks(rows, self.shapes.rows), 2, self.cfg.seeds), "critic.param",
+            "critic", kernel, (blocks(rows, tile), 2, self.cfg.seeds), "critic.param", BM=tile,
             batch_ptr=slot["batch"], act_ptr=slot["critic.acts"], slope_ptr=slot["critic.slopes"], BATCH=rows,
             COLUMNS=saved.width, X=saved.inputs, **args,
         )  # fmt: skip
@@ -289,14 +291,17 @@ class Binding:
     ) -> Launch:
         """Bind `gtp_heads`; obs_at and action_at are where the first row's operands lie in `batch` and `actions`."""
         slot = self.slot(k)
-        batch = slot["batch"].view(-1)
+        batch, tile = slot["batch"].view(-1), self._critic_rows(rows)
         return self._network(
-            phase, gtp_heads, (blocks(rows, self.shapes.rows), 2, self.cfg.seeds), net,
+            phase, gtp_heads, (blocks(rows, tile), 2, self.cfg.seeds), net, BM=tile,
             obs_ptr=batch[obs_at:], batch_action_ptr=batch[self.buffer.obs_dim :] if from_batch else None,
             action_ptr=slot["actions"].view(-1)[action_at:], q_ptr=slot[out], hidden_ptr=slot[f"{out}.hidden"],
             obs_rows=self.cfg.batch_size, action_rows=self.chain_rows, ROWS=rows, FROM_BATCH=from_batch,
             WRAP=self.cfg.batch_size, REPEAT=1, AP=padded(self.buffer.action_dim),
         )  # fmt: skip
+
+    def _critic_rows(self, rows: int) -> int:
+        return self.shapes.critic_rows(rows, 2 * self.cfg.seeds, multiprocessors(self.buffer.rows))
 
     def _network(self, phase: str, kernel: object, grid: tuple[int, ...], net: str, **args: Any) -> Launch:
         """Bind a kernel that runs the network `net`, with the sizes that all such kernels share."""
@@ -304,7 +309,7 @@ class Binding:
         shared = {"D": buffer.obs_dim, "A": buffer.action_dim, "W": buffer.rows.shape[1], "H": self.cfg.hidden}
         columns = shapes.columns(self.cfg.hidden, self.operand, kernel is gtp_chain)
         shared |= {"BM": shapes.rows, "BK": columns, "STAGES": shapes.stages}
-        return self._launch(phase, kernel, grid, shapes.warps, **self.operands[net].args(), **shared, **args)
+        return self._launch(phase, kernel, grid, shapes.warps, **self.operands[net].args(), **(shared | args))
 
     def _launch(self, phase: str, kernel: object, grid: tuple[int, ...], warps: int, **args: Any) -> Launch:
         """Bind a kernel whose products have the run's precision."""

@@ -97,6 +97,15 @@ class Tuning:
     keep: bool = True
     slots: int = 3
 
+    def critic_rows(self, rows: int, networks: int, processors: int) -> int:
+        """Return the rows per block of a launch of so many critics: twice as many on a crowded card.
+
+        A block of 32 rows reads as much of the weights as one of 16, and takes a third longer. So they pay where blocks
+        of 16 do not each find a multiprocessor. Each row's sums keep their order, so the bits are the same: a warp has
+        the same columns of all rows (`tests/kernels/test_aot.py`).
+        """
+        return self.rows * (2 if blocks(rows, self.rows) * networks > processors else 1)
+
     def columns(self, hidden: int, operand: torch.dtype, chain: bool = False) -> int:
         """Return the columns of a layer's input that a turn copies."""
         return min((self.chain_turn if chain else self.turn) // operand.itemsize, hidden)

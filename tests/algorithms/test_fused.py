@@ -14,6 +14,8 @@ from gtp_kernels.launch import INTERPRETED, Launch, Tuning
 from learn_cases import STABLE, fresh
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gtp_fast.algorithms import fused
+
 VARIANTS = [
     pytest.param(STABLE, id="stable"),
     pytest.param({"bc": True}, id="bc"),
@@ -115,7 +117,9 @@ def test_the_operand_copies_of_a_run_are_those_of_its_state():
     assert all(torch.equal(copies[name], before[name]) for name in copies)
 
 
-def test_small_blocks_and_odd_sizes_change_nothing_but_the_order_of_sums():
+@pytest.mark.parametrize("processors", [132, 1], ids=["room for every block", "a crowded card"])
+def test_small_blocks_and_odd_sizes_change_nothing_but_the_order_of_sums(monkeypatch, processors):
+    monkeypatch.setattr(fused, "multiprocessors", lambda _: processors)
     cfg = fused_config(batch_size=19, seeds=1)
     shapes = Tuning(rows=16, turn=64, chain_turn=64, tile=32, tile_rows=16, block=1_000 // 8 * 8 + 24, keep=False)
     small = trained(cfg, 2, replace(shapes, block=1_024))

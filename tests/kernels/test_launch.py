@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from gtp_kernels.launch import Saved, actor_saved, critic_saved, round_to_tf32
+from gtp_kernels.launch import Saved, Tuning, actor_saved, critic_saved, round_to_tf32
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +26,14 @@ def test_what_a_tile_reads_is_aligned_and_lies_within_the_row(
         assert x_column % 16 == z_column % 16 == i % 32 == j % 32 == 0
         assert x_column + -(-inputs // 16) * 16 <= saved.width
         assert z_column + -(-outputs // 16) * 16 <= saved.width
+
+
+@pytest.mark.parametrize(
+    ("rows", "seeds", "tile"), [(256, 1, 16), (512, 1, 16), (256, 4, 16), (256, 5, 32), (2_560, 1, 32)]
+)
+def test_a_critics_tile_has_32_rows_where_those_of_16_would_share_multiprocessors(rows, seeds, tile):
+    # 16 blocks of 16 rows for each of two heads: four seeds take 128 of 132 multiprocessors.
+    assert Tuning().critic_rows(rows, 2 * seeds, 132) == tile
 
 
 def test_rounding_to_tf32_goes_to_the_nearest():
