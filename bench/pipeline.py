@@ -1,23 +1,29 @@
 """Predict a fused train step on an H200 from its launches, on any machine with Triton: `python -m bench.pipeline`.
 
 The launches are those that a run captures (obs 17, action 6, batch 256, width 256): their grids, and what waits for
-what. How long a block runs comes from bench/results/nvidia-h200.json, where each launch was measured alone; how many
-blocks share a multiprocessor from their registers and shared memory, compiled ahead of time. `bench.schedule` lays them
-on the card. Each row of the table takes something from the order that a run captures. Writes
-bench/results/pipeline.json, .md and .png; compiles only what the JSON does not have.
+what. They are compiled ahead of time. How long one with products runs when it is alone comes from its machine code, by
+`bench.cycles`, and START_US; how long another comes from bench/results/nvidia-h200.json, where it was measured alone.
+How many blocks share a multiprocessor follows from their registers and shared memory. `bench.schedule` lays them on the
+card. Each row of the table takes something from the order that a run captures. Writes bench/results/pipeline.json, .md
+and .png; compiles and simulates only what the JSON does not have.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from itertools import product, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench import cycles, sass
 from bench.clock import apart
 from bench.schedule import CAPTURED, ORDERS, Card, Order, Resources, Schedule, Task, longest_path, schedule
 from bench.tables import RESULTS, Found, Row, grid, keep, result, rounded
@@ -25,6 +31,8 @@ from bench.training import config, fused_step
 
 if TYPE_CHECKING:
     from gtp_kernels.launch import Launch
+
+    from gtp_fast.algorithms.fused import FusedStep
 
 MEASURED, OUT = RESULTS / "nvidia-h200.json", RESULTS / "pipeline.json"
 CAPABILITY, KEPT_BY_DRIVER = 90, 1024  # bytes of shared memory that the driver keeps of each block
@@ -40,9 +48,11 @@ COLUMNS: dict[str, Row] = {
     "bf16, 8 seeds": {"precision": "bf16", "sampling_steps": 5, "seeds": 8},
 }
 
+# Commits of which the measurements have steps of other kernels than today's. Add a commit whose kernels are replaced.
+FORMER = ("486d94e", "e5fd19a")
 
-# Steps of this commit were not captured as tasks: they are no measurement of any of these orders.
-IN_A_ROW = "e5fd19a"
+# Microseconds of a step in the captured order by this model, for the kernels of 486d94e, by column: how far it is off.
+FORMER_PREDICTED = dict(zip(COLUMNS, (80, 69, 58, 52, 479, 262), strict=True))
 
 # The measurements name kernels. Those that a step launches twice, by phase, in the order of the step:
 TWICE = {
@@ -50,35 +60,51 @@ TWICE = {
     "gtp_gradients": ("critic", "actor"),
     "gtp_update": ("critic", "average"),
 }
-# Launches that the measurements do not have: microseconds, or the launch that they were a part of, and their share of
-# its time. Alone, in TF32, the parts took 18.5 and 44.1 of 71.8 us, and 18.0 and 12.9 of 34.1 (H200, 2026-11-27).
+# Microseconds of launches without products that the measurements do not have.
 GUESSED_US = {"gtp_record": 1.5}
-PARTS = {
-    "gtp_teacher": ("gtp_actor", 0.26),
-    "gtp_actor": ("gtp_actor", 0.61),
-    "gtp_critic_forward": ("gtp_critic", 0.53),
-    "gtp_critic_backward": ("gtp_critic", 0.38),
-}
-# Of the chain's time at K = 5: 31.0 of 67.3 us in TF32, less the gap (H200, 2026-11-27), and taken to be alike in bf16.
-CHAIN_OF_2 = {"tf32": 0.454, "bf16": 0.454}
-# What a launch of one seed takes in the latest measurement, as a share of what it took at the commit of an older row.
-SINCE = {
-    ("e5fd19a", "tf32"): {
-        "gtp_chain": 0.729,
-        "gtp_heads (critic)": 0.778,
-        "gtp_critic": 0.924,
-        "gtp_heads (advantage)": 0.783,
-        "gtp_gradients (actor)": 0.241,
-    },
-    ("e5fd19a", "bf16"): {
-        "gtp_chain": 0.694,
-        "gtp_heads (critic)": 0.816,
-        "gtp_critic": 0.916,
-        "gtp_gradients (critic)": 1.246,
-        "gtp_heads (advantage)": 0.855,
-        "gtp_gradients (actor)": 0.817,
-    },
-}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A launch alone: microseconds measured, with the gap in front of it, and simulated, without the launch's start."""
+
+    launch: str
+    measured: float
+    simulated: float
+    seeds: int = 1
+    warps: int = 8
+
+    @property
+    def predicted(self) -> float:
+        """What the model gives for the measured time."""
+        return self.simulated + START_US
+
+    @property
+    def difference(self) -> str:
+        """How much more than measured that is."""
+        return f"{100 * (self.predicted / self.measured - 1):+.0f} %"
+
+
+# By a script on an H200, 2026-11-27, TF32, K = 5, and the shapes of that day.
+COMPARED = (
+    Compared("gtp_teacher", 18.2, 16.3),
+    Compared("gtp_actor", 35.2, 30.9),
+    Compared("gtp_chain", 67.8, 65.1),
+    Compared("gtp_heads (critic)", 13.8, 12.4),
+    Compared("gtp_heads (advantage)", 13.9, 12.5),
+    Compared("gtp_critic_forward", 14.9, 12.9),
+    Compared("gtp_critic_backward", 12.5, 10.6),
+    Compared("gtp_gradients (critic)", 5.9, 5.1, warps=4),
+    Compared("gtp_gradients (actor)", 7.5, 6.7, warps=4),
+    Compared("gtp_actor", 39.4, 34.0, warps=4),
+    Compared("gtp_chain", 78.7, 76.4, warps=4),
+    Compared("gtp_actor", 78.7, 65.7, seeds=8),
+    Compared("gtp_chain", 133.5, 137.7, seeds=8),
+    Compared("gtp_chain", 108.9, 118.0, seeds=8, warps=4),
+)
+# From the end of the launch before until the first instruction, and from the last one until the end is known: the
+# median of what the first nine of these took longer than simulated. The card's gap is a part of it.
+START_US = 1.9
 
 
 def label(name: str, phase: str) -> str:
@@ -91,56 +117,49 @@ def label_of(launch: Launch) -> str:
     return label(launch.name, launch.phase)
 
 
-@dataclass(frozen=True)
-class Alone:
-    """Microseconds of each launch alone, without the gap, by its label; `rough` were not measured in this form."""
-
-    us: dict[str, float]
-    rough: set[str]
-
-    @classmethod
-    def of(cls, parts: dict[str, Any], column: Row) -> Alone:
-        """Read them from the measurements; at K = 2, and of older rows, they are scaled."""
-        asked = column["precision"], column["seeds"]
-        rows = [row for row in parts["kernels"]["rows"] if not row["shapes"] and "us" in row]
-        row = next(row for row in rows if (row["precision"], row["seeds"]) == asked)
-        seen, us = Counter(), {}
-        for name in (key.partition(" ")[2] for key in row if key[0].isdigit()):
-            phase = TWICE[name][seen[name]] if name in TWICE else ""
-            seen[name] += 1
-            us[label(name, phase)] = row[f"{seen.total()} {name}"] - CARD.gap_us
-        scales = dict(SINCE.get((row.get("commit", ""), column["precision"]), {}))
-        if column["sampling_steps"] == 2:
-            scales["gtp_chain"] = CHAIN_OF_2[column["precision"]]
-        return cls({name: value * scales.get(name, 1.0) for name, value in us.items()}, set(scales))
+def alone_us(parts: dict[str, Any], column: Row) -> dict[str, float]:
+    """Return the measured microseconds of each launch alone, without the gap, by its label."""
+    asked = column["precision"], column["seeds"]
+    rows = [row for row in parts["kernels"]["rows"] if not row["shapes"] and "us" in row]
+    row = next(row for row in rows if (row["precision"], row["seeds"]) == asked)
+    seen, us = Counter(), {}
+    for name in (key.partition(" ")[2] for key in row if key[0].isdigit()):
+        phase = TWICE[name][seen[name]] if name in TWICE else ""
+        seen[name] += 1
+        us[label(name, phase)] = row[f"{seen.total()} {name}"] - CARD.gap_us
+    return us
 
 
-def block_us(launches: Sequence[Launch], alone: Alone, needs: dict[str, Resources]) -> tuple[dict[str, float], int]:
-    """Return how long a block of each launch of a step runs, and of how many launches that is an estimate.
+def launch_us(taken: Row, alone: dict[str, float]) -> float:
+    """Return the microseconds of a launch alone, without the gap: simulated if it has products, else measured."""
+    if taken["simulated_us"] is not None:
+        return taken["simulated_us"] + START_US - CARD.gap_us
+    return alone[taken["launch"]] if taken["launch"] in alone else GUESSED_US[taken["launch"]]
 
-    A launch alone runs its blocks in waves. A part runs as many as the whole, if the step still has that.
+
+def block_us(launches: Sequence[Launch], taken: dict[str, Row], alone: dict[str, float]) -> dict[str, float]:
+    """Return how long a block of each launch of a step runs; taken: rows of `resources` by label.
+
+    A launch alone runs its blocks in waves. So these blocks, as many of them on a multiprocessor as then share it, take
+    the time of the launch; where they have other neighbours, they keep it.
     """
-    own = {label_of(launch): launch for launch in launches}
-    shares = {} if "gtp_teacher" in alone.us else PARTS
-    us = {}
-    for name, launch in own.items():
-        if name in GUESSED_US and name not in alone.us:
-            us[name] = GUESSED_US[name]
-            continue
-        whole, share = shares.get(name, (name, 1.0))
-        first = own.get(whole, launch)
-        us[name] = alone.us[whole] * share / CARD.waves(needs[label_of(first)], math.prod(first.grid))
-    return us, sum(name not in alone.us or name in alone.rough | shares.keys() for name in own)
+    own = {label_of(launch): math.prod(launch.grid) for launch in launches}
+    return {name: launch_us(taken[name], alone) / CARD.waves(needs_of(taken[name]), own[name]) for name in own}
 
 
 def launches_of(column: Row, order: Order) -> list[Launch]:
     """Return the launches of a graph in this order, one step after another, as an H100 or H200 runs them."""
+    return list(_step(tuple(column.items()), order.slots, order.ema_every).of(order.steps))
+
+
+@lru_cache(maxsize=3)  # drawing its parameters takes seconds; with 8 seeds it has 230 MiB
+def _step(column: tuple[tuple[str, Any], ...], slots: int, ema_every: int) -> FusedStep:
     from gtp_kernels import aot
     from gtp_kernels.launch import tuned_for
 
-    cfg = config(backend="fused", ema_every=order.ema_every, **column)
+    cfg = config(backend="fused", ema_every=ema_every, **dict(column))
     shapes = tuned_for(cfg.hidden, cfg.batch_size, aot.SHARED_MEMORY[CAPABILITY])
-    return list(fused_step(cfg, replace(shapes, slots=order.slots)).of(order.steps))
+    return fused_step(cfg, replace(shapes, slots=slots))
 
 
 def waits_of(launches: Sequence[Launch], order: Order) -> list[Sequence[int]]:
@@ -155,59 +174,76 @@ def waits_of(launches: Sequence[Launch], order: Order) -> list[Sequence[int]]:
     return [sorted({*own, *range(max(i - i % size - size, 0), i - i % size)}) for i, own in enumerate(found)]
 
 
-def resources(known: list[Row]) -> list[Row]:
-    """Return what a block of each launch takes of a multiprocessor; those that are not known are compiled."""
-    from gtp_kernels import aot
-
-    by_key = {(row["launch"], row["precision"], row["source"]): row for row in known}
-    rows = []
-    for precision in ("tf32", "bf16"):
-        for launch in launches_of(COLUMNS["tf32, K = 5"] | {"precision": precision}, Order(steps=1)):
-            key = label_of(launch), precision, _source(launch)
-            if key not in by_key:
-                found = aot.resources(aot.compile_for(launch, CAPABILITY), CAPABILITY)
-                taken = {"threads": 32 * launch.warps} | {name: found[name] for name in ("registers", "shared")}
-                by_key[key] = dict(zip(("launch", "precision", "source"), key, strict=True)) | taken
-                by_key[key]["triton"] = aot.VERSION
-            rows.append(by_key[key])
+def resources(names: Sequence[str], known: list[Row]) -> list[Row]:
+    """Return `compiled` of each launch of a step in some columns; `known` are rows of this function."""
+    found, rows = {row["source"]: row for row in known}, []
+    for name in names:
+        for launch in launches_of(COLUMNS[name], Order(steps=1)):
+            source = _source(launch)
+            if source not in found:
+                found[source] = compiled(launch)
+            rows.append(found[source] | {"column": name, "launch": label_of(launch), "source": source})
     return rows
 
 
+def compiled(launch: Launch) -> Row:
+    """Compile a launch; return what a block takes of a multiprocessor, and how long the launch runs alone.
+
+    simulated_us: without its start and, where a multiprocessor has several of its blocks, with them side by side; None
+    if it has no products.
+    """
+    from gtp_kernels import aot
+
+    kernel = aot.compile_for(launch, CAPABILITY)
+    found = aot.resources(kernel, CAPABILITY)
+    row: Row = {"threads": 32 * launch.warps} | {name: found[name] for name in ("registers", "shared")}
+    us = sass.launch_us(aot.disassembled(kernel), launch, CAPABILITY, CARD.fit(needs_of(row)))
+    return rounded(row | {"simulated_us": us, "triton": aot.VERSION})  # as it is kept, for the same schedule again
+
+
 def _source(launch: Launch) -> str:
-    """Return a short hash of what a launch is compiled from."""
+    """Return a short hash of all that decides the result of `compiled`."""
+    from gtp_kernels import aot
+
     constants = sorted((name, value) for name, value in launch.args.items() if name.isupper())
-    return hashlib.sha256(repr((launch.kernel.cache_key, constants, launch.stages, launch.warps)).encode()).hexdigest()[
-        :12
-    ]
+    shape = launch.grid, launch.stages, launch.warps
+    return _hash(repr((launch.kernel.cache_key, constants, shape, aot.VERSION, _model())))
 
 
-def needs_of(rows: list[Row], precision: str) -> dict[str, Resources]:
-    """Return what a block of each launch takes; a warp gets registers for its threads by eights."""
-    return {
-        row["launch"]: (-(-row["registers"] // 8) * 8 * row["threads"], row["shared"] + KEPT_BY_DRIVER, row["threads"])
-        for row in rows
-        if row["precision"] == precision
-    }
+@cache
+def _model() -> str:
+    """Return a hash of the code that simulates."""
+    return _hash(inspect.getsource(cycles) + inspect.getsource(sass))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def needs_of(taken: Row) -> Resources:
+    """Return what a block takes; a warp gets registers for its threads by eights."""
+    registers = -(-taken["registers"] // 8) * 8
+    return registers * taken["threads"], taken["shared"] + KEPT_BY_DRIVER, taken["threads"]
 
 
 class Graph(NamedTuple):
-    """The launches of a graph as tasks, and how many of a step have an estimated time."""
+    """The launches of a graph, and the same as tasks."""
 
     launches: list[Launch]
     tasks: list[Task]
-    estimated: int
 
 
-def graph_of(column: Row, order: Order, parts: dict[str, Any], taken: list[Row]) -> Graph:
-    """Return the graph of a column in this order."""
-    launches, needs = launches_of(column, order), needs_of(taken, column["precision"])
-    us, estimated = block_us(launches[: len(launches) // order.steps], Alone.of(parts, column), needs)
+def graph_of(name: str, order: Order, parts: dict[str, Any], rows: list[Row]) -> Graph:
+    """Return the graph of a column, by its name, in this order; rows: those of `resources`."""
+    launches = launches_of(COLUMNS[name], order)
+    taken = {row["launch"]: row for row in rows if row["column"] == name}
+    us = block_us(launches[: len(launches) // order.steps], taken, alone_us(parts, COLUMNS[name]))
     tasks = [
-        Task(us[name], math.prod(launch.grid), needs[name], own)
-        for launch, own in zip(launches, waits_of(launches, order), strict=True)
-        for name in [label_of(launch)]
+        Task(us[own], math.prod(launch.grid), needs_of(taken[own]), waiting)
+        for launch, waiting in zip(launches, waits_of(launches, order), strict=True)
+        for own in [label_of(launch)]
     ]
-    return Graph(launches, tasks, estimated)
+    return Graph(launches, tasks)
 
 
 def between_moves(count: int, order: Order) -> slice:
@@ -224,35 +260,47 @@ def path_between_moves(graph: Graph, order: Order) -> Row:
     return {"path": Counter(label_of(graph.launches[own.start + i]) for i in path), "path_us": us + CARD.gap_us}
 
 
-def measured_us(parts: dict[str, Any], title: str, column: Row) -> float | None:
-    """Return the measured microseconds of a step in this order, None where there are none."""
+def measured_step(parts: dict[str, Any], column: Row, former: bool = False) -> Row | None:
+    """Return {"us", "commit"} of the measured step of a column, or None; former: of former kernels instead of today's.
+
+    The order is the one that a run captures.
+    """
     asked = {"backend": "fused", "graph": True, "round": 1} | column
     for row in parts["steps"]["rows"]:
         commit = row.get("commit", parts["steps"]["commit"])
         usual = not row.keys() & {"hidden", "algo", "n/a"} and all(row[name] == value for name, value in asked.items())
-        if usual and title == CAPTURED and commit != IN_A_ROW:
-            return row["us"]
+        if usual and (commit in FORMER) == former:
+            return {"us": row["us"], "commit": commit}
     return None
 
 
 def predicted(known: list[Row]) -> Found:
+    """Return the rows and resources of all columns, and the first one's timeline, on two cores."""
+    with ProcessPoolExecutor(2) as pool:
+        first, second = pool.map(in_precision, ("tf32", "bf16"), repeat(known))
+    both = {name: first[name] + second[name] for name in ("rows", "resources")}
+    return both | {"timeline": first["timeline"], "waits": waits_rows()}
+
+
+def in_precision(precision: str, known: list[Row]) -> Found:
     """Return the rows, the resources, and the timeline of the order that is captured; for kernels that are compiled.
 
     A graph waits for the whole one before, so that a step takes its share of one graph and of what comes between two.
     """
-    parts, taken, rows, timeline = json.loads(MEASURED.read_text())["parts"], resources(known), [], []
-    for title, order in ORDERS.items():
-        for name, column in COLUMNS.items():
-            graph = graph_of(column, order, parts, taken)
-            found = schedule(graph.tasks, CARD)
-            us = (found.us + GRAPH_US) / order.steps
-            row = {"order": title, "column": name, "us": us, "measured": measured_us(parts, title, column)}
-            row |= {"estimated": graph.estimated, "launches": len(graph.tasks) // order.steps, "busy": found.busy}
-            if title == CAPTURED:
-                row |= path_between_moves(graph, order)
-                timeline = timeline or _timeline(graph, order, found)
-            rows.append(row)
-    return {"rows": rows, "resources": taken, "timeline": timeline, "waits": waits_rows()}
+    parts, rows, timeline = json.loads(MEASURED.read_text())["parts"], [], []
+    columns = {name: column for name, column in COLUMNS.items() if column["precision"] == precision}
+    taken = resources(list(columns), known)
+    for name, (title, order) in product(columns, ORDERS.items()):
+        graph = graph_of(name, order, parts, taken)
+        found = schedule(graph.tasks, CARD)
+        row = {"order": title, "column": name, "us": (found.us + GRAPH_US) / order.steps, "busy": found.busy}
+        if title == CAPTURED:
+            column = columns[name]
+            row |= {"measured": measured_step(parts, column), "former": measured_step(parts, column, former=True)}
+            row |= path_between_moves(graph, order)
+            timeline = timeline or _timeline(graph, order, found)
+        rows.append(row)
+    return {"rows": rows, "resources": taken, "timeline": timeline}
 
 
 def waits_rows() -> list[Row]:
@@ -293,7 +341,7 @@ def _river(launch: Launch) -> str:
 
 
 def markdown(found: Found) -> str:
-    """Return the table: an order a row, and below them what limits the order that is captured."""
+    """Return the table: an order a row, below them what limits the captured order, and how good the model is."""
     m, cells = found["machine"], {(row["order"], row["column"]): row for row in found["rows"]}
     lines = [[title, *(_us(cells[title, name]) for name in COLUMNS)] for title in ORDERS]
     last = [cells[CAPTURED, name] for name in COLUMNS]
@@ -301,16 +349,42 @@ def markdown(found: Found) -> str:
         [f"{CAPTURED}: multiprocessors with a block", *(f"{100 * row['busy']:.0f} %" for row in last)],
         ["longest path between two moves of the EMA, launches", *(str(sum(row["path"].values())) for row in last)],
         ["the same, us a step", *(f"{row['path_us'] / Order().ema_every:.0f}" for row in last)],
-        ["launches of a step with an estimated time", *(f"{row['estimated']} of {row['launches']}" for row in last)],
+        *_former(last),
     ]
-    heading = f"us / step predicted for the {m['card']} from launches measured at {m['measured']}, measured in brackets"
+    brackets = ", measured in brackets" if any(row["measured"] for row in last) else ""
+    heading = f"us / step predicted for the {m['card']} from machine code, `gtp_update` and `gtp_advantage` as measured"
     path = ", ".join(f"{count} `{name}`" for name, count in last[0]["path"].items())
     note = f"The longest path of {next(iter(COLUMNS))}: {path}."
-    return "\n".join([heading, "", *grid(("order", *COLUMNS), lines), "", note]) + "\n"
+    table = grid(("order", *COLUMNS), lines)
+    return "\n".join([f"{heading} at {m['measured']}{brackets}", "", *table, "", note, "", *_compared()]) + "\n"
 
 
 def _us(row: Row) -> str:
-    return f"{row['us']:.0f}" + (f" ({row['measured']:.0f})" if row["measured"] else "")
+    return f"{row['us']:.0f}" + (f" ({row['measured']['us']:.0f})" if row.get("measured") else "")
+
+
+def _former(rows: list[Row]) -> list[list[str]]:
+    """Return the lines of former kernels' steps, if any were measured: by this model, and measured."""
+    commits = sorted({row["former"]["commit"] for row in rows if row["former"]})
+    if not commits:
+        return []
+    title = f"{CAPTURED}, former kernels ({', '.join(commits)})"
+    measured = [f"{row['former']['us']:.1f}" if row["former"] else "-" for row in rows]
+    return [
+        [f"{title}: predicted", *(str(FORMER_PREDICTED[row["column"]]) for row in rows)],
+        [f"{title}: measured", *measured],
+    ]
+
+
+def _compared() -> list[str]:
+    """Return the lines that compare the model of a launch with measurements."""
+    heads = ("launch", "seeds", "warps", "measured", "predicted", "difference")
+    rows = [(f"`{x.launch}`", x.seeds, x.warps, x.measured, f"{x.predicted:.1f}", x.difference) for x in COMPARED]
+    about = (
+        f"us of a launch alone, predicted from machine code and {START_US} us for its start (TF32, K = 5). A script"
+        " measured them on an H200 on 2026-11-27, with that day's shapes; they are not of `make gpu`."
+    )
+    return [about, "", *grid(heads, rows)]
 
 
 def lanes(rows: Sequence[Row]) -> list[int]:

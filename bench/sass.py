@@ -305,8 +305,21 @@ def rows_of(text: str, launch: Launch, capability: int, room: int = 1) -> list[R
     bodies = [(_body(program, loop), turns[loop]) for loop in _with_products(program)]
     if not bodies and any(x.is_product for x in run):
         bodies = [(run, 1)]
-    us = card.us(cycles.launched(run, launch.warps, math.prod(launch.grid), room, card))
+    us = launch_us(text, launch, capability, room)
     return [_row(body, count, launch, card) | {"launch_us": us} for body, count in bodies]
+
+
+def launch_us(text: str, launch: Launch, capability: int, room: int = 1) -> float | None:
+    """Return the microseconds of a launch that is alone, without its start, None if it has no products.
+
+    text: its machine code. room: how many of its blocks a multiprocessor has room for.
+    """
+    program, blocks = parse(text), math.prod(launch.grid)
+    run = stream(program, turns_of(launch, program))
+    if not any(x.is_product for x in run):
+        return None
+    card = cycles.CARDS[capability].with_blocks(blocks)
+    return card.us(cycles.launched(run, launch.warps, blocks, room, card))
 
 
 def _with_products(program: Sequence[Instruction]) -> list[Loop]:

@@ -3,8 +3,9 @@
 A launch is ready a gap after the last of those that it waits for has ended. Whenever something changes, each ready
 launch in turn, the earliest issued first, puts its remaining blocks where there is room. Blocks of several launches
 share a multiprocessor if its registers, shared memory and threads suffice. A block is never interrupted, and runs as
-long as when its launch is alone: nothing here is slower because the caches, the memory or a multiprocessor have more to
-do. ORDERS are the orders of a step's launches that are predicted, and measured on a card.
+long as when its launch is alone, with as many blocks of that launch beside it as then share a multiprocessor. Other
+neighbours make it neither slower nor faster, and neither do caches and memory that have more or less to do. ORDERS are
+the orders of a step's launches that are predicted, and measured on a card.
 """
 
 from __future__ import annotations
@@ -54,15 +55,16 @@ class Card:
     room: Resources = (65_536, 228 * 1024, 2_048)
     gap_us: float = 0.0
 
-    def waves(self, needs: Resources, blocks: int) -> int:
-        """Return how many times in a row a launch that is alone fills the card.
-
-        Raises: ValueError when an empty multiprocessor has no room for a block.
-        """
+    def fit(self, needs: Resources) -> int:
+        """Return how many blocks an empty multiprocessor has room for. Raises: ValueError when it has none for one."""
         fit = min(room // need for room, need in zip(self.room, needs, strict=True) if need)
         if not fit:
             raise ValueError(f"a block takes {needs} of a multiprocessor, which has {self.room}")
-        return -(-blocks // (self.places * fit))
+        return fit
+
+    def waves(self, needs: Resources, blocks: int) -> int:
+        """Return how many times in a row a launch that is alone fills the card. Raises as `fit`."""
+        return -(-blocks // (self.places * self.fit(needs)))
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,14 @@ class _Running:
         self.begin, self.end = [0.0] * len(tasks), [0.0] * len(tasks)
         self.unplaced, self.unfinished = [x.blocks for x in tasks], [x.blocks for x in tasks]
         self.awaited = [len(x.waits) for x in tasks]
-        self.users = [[i for i, x in enumerate(tasks) if j in x.waits] for j in range(len(tasks))]
+        self.users: list[list[int]] = [[] for _ in tasks]
         self.events: list[tuple[float, int, int, np.ndarray | None]] = []
         self.ready: list[int] = []
         self.pushed = 0
         for i, task in enumerate(tasks):
             card.waves(task.needs, task.blocks)
+            for j in task.waits:
+                self.users[j].append(i)
             if not task.waits:
                 self._push(0.0, i)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from statistics import median
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -78,25 +80,76 @@ def test_no_schedule_is_shorter_than_the_longest_path_or_than_the_work_on_all_pl
         assert all(found.begin[i] >= found.end[j] + CARD.gap_us for j in task.waits)
 
 
-@pytest.mark.parametrize("column", pipeline.COLUMNS.values(), ids=pipeline.COLUMNS)
-def test_each_launch_of_the_real_step_has_a_duration_and_known_resources(column):
-    launches = pipeline.launches_of(column, pipeline.Order(steps=1))
-    needs = pipeline.needs_of(KEPT["resources"], column["precision"])
-    us, _ = pipeline.block_us(launches, pipeline.Alone.of(PARTS, column), needs)
+@pytest.mark.parametrize("name", pipeline.COLUMNS)
+def test_each_launch_of_the_real_step_has_a_duration_and_known_resources(name):
+    column, order = pipeline.COLUMNS[name], pipeline.Order(steps=1)
+    launches = pipeline.launches_of(column, order)
+    taken = {row["launch"]: row for row in KEPT["resources"] if row["column"] == name}
+    us = pipeline.block_us(launches, taken, pipeline.alone_us(PARTS, column))
     assert us.keys() == {pipeline.label_of(launch) for launch in launches} and min(us.values()) > 0
+    measured = {label for label, row in taken.items() if row["simulated_us"] is None}
+    assert {label.partition(" ")[0] for label in measured} == {"gtp_update", "gtp_advantage", "gtp_record"}
 
 
-def test_parts_of_a_measured_launch_share_its_time_and_count_as_estimates():
-    names = ("gtp_teacher", "gtp_actor", "gtp_critic_forward", "gtp_critic_backward", "gtp_advantage")
-    launches = [SimpleNamespace(name=name, phase="", grid=(132, 2)) for name in names]
-    alone = pipeline.Alone({"gtp_actor": 80.0, "gtp_critic": 20.0, "gtp_advantage": 3.0}, set())
-    launches[0].grid = (132, 1)
-    needs = dict.fromkeys(names, (40_000, 0, 256))  # one block a multiprocessor, so two waves of 264
-    us, estimated = pipeline.block_us(launches, alone, needs)
-    parts = [80.0 * 0.26 / 2, 80.0 * 0.61 / 2, 20.0 * 0.53 / 2, 20.0 * 0.38 / 2]
-    assert us == pytest.approx(dict(zip(names, (*parts, 1.5), strict=True))) and estimated == 4
-    measured = pipeline.Alone(dict.fromkeys(names, 8.0), set())  # a later measurement has the parts themselves
-    assert pipeline.block_us(launches, measured, needs) == ({**dict.fromkeys(names, 4.0), "gtp_teacher": 8.0}, 0)
+def taken_row(launch: str, us: float | None) -> dict[str, Any]:
+    """Return what a block takes of which a multiprocessor's registers hold two."""
+    return {"launch": launch, "registers": 61, "threads": 512, "shared": 0, "simulated_us": us}
+
+
+def test_a_launch_with_products_takes_its_simulated_time_and_its_start_and_others_as_measured():
+    alone = {"gtp_chain": 80.0, "gtp_advantage": 3.0}
+    gap = pipeline.CARD.gap_us
+    assert pipeline.launch_us(taken_row("gtp_chain", 60.0), alone) == 60.0 + 1.9 - gap
+    assert pipeline.launch_us(taken_row("gtp_advantage", None), alone) == 3.0
+    assert pipeline.launch_us(taken_row("gtp_record", None), alone) == 1.5
+    assert pipeline.launch_us(taken_row("gtp_record", None), alone | {"gtp_record": 2.0}) == 2.0
+
+
+@pytest.mark.parametrize(("blocks", "waves"), [(1, 1), (132, 1), (264, 1), (265, 2), (600, 3)])
+def test_a_launch_that_is_alone_on_the_card_takes_as_long_as_it_was_simulated(blocks, waves):
+    row = taken_row("gtp_chain", 60.0)
+    assert pipeline.CARD.fit(pipeline.needs_of(row)) == 2  # 64 registers a thread, of 65,536
+    launch = SimpleNamespace(name="gtp_chain", phase="", grid=(blocks, 1))
+    us = pipeline.block_us([launch], {"gtp_chain": row}, {})["gtp_chain"]  # pyright: ignore[reportArgumentType]
+    assert us * waves == pytest.approx(60.0 + 1.9 - pipeline.CARD.gap_us)
+    tasks = [Task(0.0, 1, (1, 0, 0)), Task(us, blocks, pipeline.needs_of(row), waits=(0,))]
+    assert schedule(tasks, pipeline.CARD).us == pytest.approx(60.0 + 1.9)
+
+
+def test_a_launchs_start_is_the_median_of_what_the_shapes_of_one_seed_took_longer():
+    longer = [x.measured - x.simulated for x in pipeline.COMPARED[:9]]
+    assert median(longer) == pytest.approx(pipeline.START_US)
+
+
+def test_measured_steps_of_former_kernels_stay_apart_from_those_of_todays():
+    column = pipeline.COLUMNS["tf32, K = 5"]
+    usual = {"backend": "fused", "graph": True, "round": 1} | column
+    rows = [usual | {"us": 80.0, "hidden": 512}, usual | {"us": 86.0, "commit": "486d94e"}, usual | {"us": 67.0}]
+    parts = {"steps": {"commit": "abcdef0", "rows": rows}}
+    assert pipeline.measured_step(parts, column) == {"us": 67.0, "commit": "abcdef0"}
+    assert pipeline.measured_step(parts, column, former=True) == {"us": 86.0, "commit": "486d94e"}
+    assert pipeline.measured_step(parts, column | {"seeds": 8}) is None
+
+
+def shown(measured: dict[str, Any] | None, former: dict[str, Any] | None) -> str:
+    """Return the page with the same measured steps in each column."""
+    captured = {"measured": measured, "former": former}
+    rows = [row | captured if row["order"] == pipeline.CAPTURED else row for row in KEPT["rows"]]
+    return pipeline.markdown(KEPT | {"rows": rows})
+
+
+def test_brackets_hold_steps_of_todays_kernels_and_a_line_those_of_former_ones():
+    today, before = {"us": 65.4, "commit": "abcdef0"}, {"us": 86.0, "commit": "486d94e"}
+    assert "(65)" in shown(today, None) and "measured in brackets" in shown(today, None)
+    assert "former kernels" not in shown(today, None)
+    page = shown(None, before)
+    assert "brackets" not in page and "three slots, former kernels (486d94e): measured | 86.0 | 86.0 |" in page
+
+
+def test_the_page_says_how_good_the_model_is_and_whose_figures_they_are():
+    page = shown(None, None)
+    assert "| `gtp_actor` | 8 | 8 | 78.7 | 67.6 | -14 % |" in page  # 65.7 + 1.9
+    assert "A script measured them" in page and "not of `make gpu`" in page
 
 
 def test_behind_a_step_a_launch_waits_for_all_of_the_step_before():

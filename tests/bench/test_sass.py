@@ -152,6 +152,21 @@ def test_a_kernel_without_loops_has_a_row_of_all_that_it_runs():
     assert row["launch_us"] == row["loop_us"] > 0
 
 
+@pytest.mark.parametrize(("blocks", "room", "begun"), [(132, 2, 1), (264, 2, 3), (264, 1, 1)])
+def test_a_launch_takes_what_its_fullest_multiprocessor_takes(blocks, room, begun):
+    product = f"{HMMA} R20, R0, R4, R20"
+    launch = SimpleNamespace(name="gtp_heads", phase="critic", grid=(blocks,), warps=4, stages=3, args={"BM": 16})
+    us = sass.launch_us(code(product, product, "EXIT"), launch, 90, room)  # pyright: ignore[reportArgumentType]
+    # Before a scheduler's last product begins, `begun` others have, each of 1,024 multiply-adds; then the exit.
+    alone = begun * 1024 / (0.63 * 1024 / 4) + 1
+    assert us == pytest.approx((2 if room == 1 else 1) * alone / 1.98e3)
+
+
+def test_a_launch_without_products_is_not_simulated():
+    launch = SimpleNamespace(name="gtp_update", phase="critic", grid=(4,), warps=4, stages=3, args={})
+    assert sass.launch_us(code("NOP", "EXIT"), launch, 90) is None  # pyright: ignore[reportArgumentType]
+
+
 @pytest.fixture(scope="module")
 def hidden_layers() -> dict[int, dict[str, object]]:
     """Compile the heads for two architectures."""
