@@ -34,7 +34,8 @@ from gtp_fast.policy.cuda_sampler import CudaSampler, _Call
 
 README = ROOT / "kernels" / "README.md"
 MANY = 8  # observations: too many rows to spread
-KINDS = ("step", "seeds", "acting")
+CHANGES: dict[str, dict[str, Any]] = {"seeds": {"seeds": 8}, "wide": {"hidden": 512}}
+KINDS = ("step", *CHANGES, "acting")
 ARCHITECTURES = (80, 86, 89, 90, 100)
 # The oldest Triton of pyproject.toml, which `make` lays beside the installed packages: PYTHONPATH puts it before them.
 OLDEST = Path(sys.prefix) / "triton-3.6.0"
@@ -70,11 +71,11 @@ def acting_launches(precision: str, capability: int, count: int = 1, **changes: 
 def launches_of(kind: str, precision: str, capability: int) -> list[Launch]:
     """Return the launches of a kind.
 
-    "step": of a step, and the choice. "seeds": of a step with 8 seeds, on a crowded card. "acting": all that act, with
-    one candidate and with many, of both processes.
+    "step": of a step, and the choice. "seeds": of a step with 8 seeds, on a crowded card. "wide": of width 512, the
+    largest. "acting": all that act, with one candidate and with many, of both processes.
     """
-    if kind == "seeds":
-        return training_launches(precision, capability, seeds=8)
+    if kind in CHANGES:
+        return training_launches(precision, capability, **CHANGES[kind])
     if kind == "step":
         return [*training_launches(precision, capability), acting_launches(precision, capability)[-1]]
     kinds = [{}, {"select": "softmax"}, {"candidates": 1}, {"count": MANY}, {"count": MANY, "process": "flow"}]
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["tf32", "bf16", "fp32"])
     parser.add_argument("--architecture", nargs="+", type=int, default=list(ARCHITECTURES))
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--launches", choices=KINDS, default=KINDS[0], help="of a step, of 8 seeds, or those that act")
+    parser.add_argument("--launches", choices=KINDS, default=KINDS[0], help="which are compiled")
     parser.add_argument("--loops", action="store_true", help="print what the loops with products do instead")
     parser.add_argument("--json", action="store_true", help="print what was compiled, one JSON list")
     parser.add_argument("--write", action="store_true", help="put the tables into kernels/README.md")

@@ -131,6 +131,14 @@ def test_every_kernel_of_eight_seeds_compiles_for_every_architecture(triton, pre
     assert beyond(rows) == [] and [row for row in rows if not row["fits"]] == []
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp32"])
+@pytest.mark.parametrize("triton", [INSTALLED, OLD])
+def test_the_largest_width_finds_its_shared_memory_on_every_card(triton, precision):
+    rows = measured_apart([precision], tuple(aot.SHARED_MEMORY), 2, "wide", triton=triton)
+    assert rows and [row for row in rows if not row["fits"]] == []
+
+
 @pytest.mark.skipif(not INTERPRETED, reason="kernels are compiled here")
 def test_an_interpreted_process_is_told_that_it_cannot_compile():
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET is set"):
