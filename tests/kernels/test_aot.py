@@ -25,7 +25,7 @@ OLD = pytest.param(
 # and of the launches that act. Everything else in TF32 and bf16 spills nothing.
 SPILLS = {
     ("3.6", "fp32"): {("gtp_chain", 90): 32},
-    ("3.7", "tf32"): {("gtp_chain", 100): 16, ("gtp_heads", 86): 8},
+    ("3.7", "tf32"): {("gtp_chain", 100): 16, ("gtp_heads", 80): 8, ("gtp_heads", 86): 8, ("gtp_heads", 89): 8},
     ("3.7", "bf16"): {("gtp_chain", 90): 8, ("gtp_critic_forward", 90): 8},
 }
 # argmax compares floats and has no option for NaN; `gtp_choose` gives it none. The other minimum is of integers.
