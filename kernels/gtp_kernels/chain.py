@@ -2,11 +2,11 @@
 
 `gtp_chain` starts from a = sigma_max z, z ~ N(0, I), and repeats a <- Phi(a, t_k, t_(k+1)) = r a + (1 - r) phi with
 r = t_(k+1) / t_k (Eq. 4). What does not change along the chain is computed once: the observation's share of the first
-layer, and the share of each step's two time embeddings. In training a block also draws
-its transitions and its noise, and writes the batch for the launches that follow; in acting both are inputs.
+layer, and the share of each step's two time embeddings. In training a block also draws its transitions and its noise,
+and writes the batch for the launches that follow; in acting both are inputs.
 
-Each block of BM rows reads the observations once and the hidden weights K times, 2 H^2 operands each time, with 2 H
-operands of each row to and fro, and writes BM A actions.
+Each block of BM rows reads the observations once, and K times the hidden weights, 2 H^2 operands. K times it stores 2 H
+operands of each row and reads them again. It writes BM A actions.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def gtp_chain(
         x_weight = mlp.thin_weight(w0, A, AP, H)
         weight, bias = mlp.last_layer(w3, A, AP, H)
     for i in tl.range(0, K):
-        if not KEEP:
+        if not KEEP:  # loaded in each step, they hold no shared memory from step to step
             x_weight = mlp.thin_weight(w0, A, AP, H)
             weight, bias = mlp.last_layer(w3, A, AP, H)
         t, s = tl.load(grid_ptr + i), tl.load(grid_ptr + i + 1)

@@ -23,9 +23,9 @@ def gtp_gradients(
     """Write the flat gradient rows grad_ptr, float32 (M, grad_stride); grid (tiles, M).
 
     act_ptr (M, ROWS, COLUMNS) holds X and dZ side by side. table_ptr int32 (tiles, 7) holds for each tile: column of
-    X, column of dZ, inputs, outputs, offset of the weight, first input, first output. With PERIOD
-    > 0 the weight of row r is weight_ptr[member, r % PERIOD], else 1 and weight_ptr is None. square_ptr float32 (M,
-    tiles) receives the squares.
+    X, column of dZ, inputs, outputs, offset of the weight, first input, first output. With PERIOD > 0 the weight of row
+    r is weight_ptr[member, r % PERIOD], else 1 and weight_ptr is None. square_ptr float32 (M, tiles) receives the
+    squares.
     """
     tile, member = tl.program_id(0), tl.program_id(1)
     entry = table_ptr + tile * 7

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-# A turn copies at most so many bytes of a weight: every card has room for two turns, and none spills.
+# A turn copies at most so many bytes of a weight. Every card has room for two turns of it.
 TURN_BYTES = 32_768
 # Shared memory per hidden unit of a chain that keeps its first and last weights there: 100,352 bytes at width 256.
 KEEP_BYTES = 392
@@ -80,9 +80,9 @@ class Tuning:
 
     H200, 2026-11-27, TF32, K = 5, us of a launch by itself, with 1 and 8 seeds. 8 warps: actor 35.2, 78.7; 4 warps:
     39.4, 69.3. Turns of 128 bytes: critic forward and back 14.9 and 12.5; of 64: 15.4 and 13.3. 4 stages gain nothing.
-    Tiles of 2 warps and 64 rows: gradients of critic and actor 5.6 and 7.0, 25.2 and 26.5; of 4 warps
-    and 128 rows 5.9 and 7.5, 31.5 and 34.1. In a step of the day before 3 slots took 96.1 us, 2 96.9, 1 142, 5 102.8,
-    for then five chains begin at once and the actor waits for room.
+    Tiles of 2 warps and 64 rows: gradients of critic and actor 5.6 and 7.0, 25.2 and 26.5; of 4 warps and 128 rows 5.9
+    and 7.5, 31.5 and 34.1. A step of the kernels before took 96.1 us with 3 slots, 96.9 with 2, 142 with 1, and 102.8
+    with 5, because five chains begin at once and the actor waits for room.
     """
 
     rows: int = 16
