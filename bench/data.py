@@ -33,6 +33,7 @@ from gtp_fast.data.catalog import run_settings
 from gtp_fast.data.replay import ReplayBuffer
 from gtp_fast.data.spec import DataSpec
 from gtp_fast.data.transitions import build_transitions, validate
+from gtp_fast.data.units import Actions
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.checkpoint import Saving
 from gtp_fast.runs.directory import RunDir
@@ -69,7 +70,7 @@ def load_hdf5(path: str) -> Row:
         return times[name].result
 
     arrays = phase("read and hash", lambda: hdf5.read_hdf5(Path(path)))
-    clipped = phase("validate", lambda: validate(arrays, spec, False))
+    clipped = phase("validate", lambda: validate(arrays, spec, False, Actions("scaled")))
     data = phase("successors", lambda: build_transitions(arrays, spec.name, path, clipped))
     phase("pack", lambda: ReplayBuffer.from_transitions(data, cfg, DEVICE).rows[0].cpu())
     whole = {name: sum(getattr(t, name) for t in times.values()) for name in ("seconds", "cpu_seconds")}

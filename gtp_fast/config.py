@@ -42,7 +42,11 @@ class TrainConfig:
         "D4RL-layout file, directory of them, OGBench file, Minari directory or id; --env then names the scorer",
         run_only=True,
     )
-    clip_actions: bool = _setting(False, "clip actions outside [-1, 1] and say how many")
+    action_units: Literal["auto", "scaled", "environment"] = _setting(
+        "auto",
+        "of the file's actions: -1 and 1 stand for the environment's bounds, or its own; auto asks if unclear",
+    )
+    clip_actions: bool = _setting(False, "clip actions outside their bounds and say how many")
     normalise_obs: bool = _setting(
         False, "subtract the data's mean from observations and divide by their spread; saved with the policy"
     )

@@ -12,13 +12,14 @@ from torch import Tensor
 from gtp_fast.algorithms.networks import Layout
 from gtp_fast.config import DETERMINISTIC, TrainConfig, member_seeds, setting_types
 from gtp_fast.data.replay import Scale
-from gtp_fast.data.spec import ObsShape
+from gtp_fast.data.spec import ObsShape, Units
+from gtp_fast.data.units import Actions, scalable
 from gtp_fast.errors import CheckpointError, UsageError
 
 SELECTS, PROCESSES, ALGORITHMS = (get_args(setting_types()[name]) for name in ("select", "process", "algo"))
 _COUNTS = ("obs_dim", "action_dim", "hidden", "layers", "sampling_steps", "candidates", "frame_stack")
 _LEVELS = ("sigma_min", "sigma_max", "sigma_data", "rho")
-_ROWS = ("obs_mean", "obs_std", "frame_shape")  # tuples of numbers, or None
+_ROWS = ("obs_mean", "obs_std", "frame_shape", "action_low", "action_high")  # tuples of numbers, or None
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,18 @@ class PolicyConfig:
     obs_std: tuple[float, ...] | None = None
     frame_shape: tuple[int, int, int] | None = None  # height, width and channels where observations are pictures
     frame_stack: int = 1  # frames in those channels
+    # What an action in [-1, 1] is to the environment: `scaled`, -1 and 1 stand for low and high; `environment`, its
+    # own number, held to low and high. No bounds: those of the environment that it acts in. No units: of a policy from
+    # before they were recorded, whose -1 and 1 stand for the bounds where one lies outside [-1, 1].
+    action_units: Units | None = None
+    action_low: tuple[float, ...] | None = None
+    action_high: tuple[float, ...] | None = None
+
+    @property
+    def acts(self) -> Actions:
+        """The units of the policy's actions."""
+        bounds = None if self.action_low is None or self.action_high is None else (self.action_low, self.action_high)
+        return Actions(self.action_units or "environment", bounds)
 
     @property
     def obs_shape(self) -> ObsShape:
@@ -80,15 +93,27 @@ class PolicyConfig:
         wrong += ["select"] * (known["select"] not in SELECTS)
         wrong += ["seeds"] * (not known["seeds"] or any(type(s) is not int or s < 0 for s in known["seeds"]))
         wrong += _wrong_scale(known["obs_dim"], known["obs_mean"], known["obs_std"])
+        wrong += ["action_units"] * (known["action_units"] not in (None, *get_args(Units)))
+        wrong += _wrong_bounds(known["action_dim"], known["action_low"], known["action_high"])
         if wrong or known["sigma_max"] <= known["sigma_min"]:
             seen = {name: known[name] for name in wrong or ("sigma_min", "sigma_max")}
             raise CheckpointError(f"the checkpoint's policy description holds {seen}; use another checkpoint")
         return cls(**known)
 
 
-def of_run(cfg: TrainConfig, obs: ObsShape, action_dim: int, scale: Scale | None = None) -> PolicyConfig:
-    """Describe the policy that a run of these settings trains; scale is what its observations are normalised by."""
+def of_run(
+    cfg: TrainConfig,
+    obs: ObsShape,
+    action_dim: int,
+    scale: Scale | None = None,
+    acts: Actions | None = None,
+) -> PolicyConfig:
+    """Describe the policy that a run of these settings trains.
+
+    Args: scale is what its observations are normalised by; acts, the units and bounds of its actions.
+    """
     mean, std = scale or (None, None)
+    low, high = acts.bounds if acts is not None and acts.bounds and scalable(acts.bounds) else (None, None)
     settings = {field.name: getattr(cfg, field.name) for field in fields(PolicyConfig) if hasattr(cfg, field.name)}
     own = {
         "obs_dim": obs if isinstance(obs, int) else math.prod(obs),
@@ -96,6 +121,9 @@ def of_run(cfg: TrainConfig, obs: ObsShape, action_dim: int, scale: Scale | None
         "seeds": tuple(member_seeds(cfg)),
         "obs_mean": mean,
         "obs_std": std,
+        "action_units": acts.units if acts is not None else None,
+        "action_low": low,
+        "action_high": high,
         "frame_shape": None if isinstance(obs, int) else obs,
     }
     return PolicyConfig(**settings | own)
@@ -118,6 +146,17 @@ def _wrong_scale(obs_dim: Any, mean: tuple[Any, ...] | None, std: tuple[Any, ...
         for name, (row, low) in rows.items()
         if row is None or len(row) != obs_dim or not all(type(x) in (int, float) and low < x < math.inf for x in row)
     ]
+
+
+def _wrong_bounds(action_dim: Any, low: tuple[Any, ...] | None, high: tuple[Any, ...] | None) -> list[str]:
+    """Name the wrong parts of the bounds: both or neither, one finite number an action, low below high."""
+    if low is None and high is None:
+        return []
+    for name, row in (("action_low", low), ("action_high", high)):
+        if row is None or len(row) != action_dim or any(type(x) not in (int, float) for x in row):
+            return [name]
+    assert low is not None and high is not None
+    return [] if scalable((low, high)) else ["action_low", "action_high"]
 
 
 def check(config: PolicyConfig, tensors: dict[str, Tensor], layouts: dict[str, Layout]) -> None:

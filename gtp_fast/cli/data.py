@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gtp_fast.data import catalog
+from gtp_fast.data.spec import DataSpec, Units
 from gtp_fast.errors import DataError, UsageError
 
 
@@ -25,16 +26,15 @@ def data_command(arguments: argparse.Namespace) -> dict[str, Any] | None:
     if not arguments.name:
         raise UsageError(f"gtp-fast data {arguments.action} needs a name; gtp-fast data list shows them")
     if arguments.action == "check":
-        _check(arguments.name, arguments.env, arguments.json)
+        _check(arguments.name, arguments.env, arguments.action_units, arguments.json)
         return None
     from gtp_fast.cli.screen import download_bar
     from gtp_fast.data import dataset, download
-    from gtp_fast.data.spec import DataSpec
 
     if Path(arguments.name).exists():
         path = Path(arguments.name)
-        spec = catalog.resolve(arguments.env) if arguments.env else DataSpec(path.name, "file")
-        return dataset.info(dataset.load(spec, path))
+        spec = _scorer(arguments.env) if arguments.env else DataSpec(path.name, "file")
+        return dataset.info(dataset.load(spec, path, action_units=arguments.action_units))
     spec = catalog.resolve(arguments.name)
     with download_bar(sys.stderr) as progress:
         if arguments.action == "download" and spec.source in download.PLACES:
@@ -42,10 +42,17 @@ def data_command(arguments: argparse.Namespace) -> dict[str, Any] | None:
         return dataset.info(dataset.load(spec, progress=progress))
 
 
-def _check(name: str, env: str | None, as_json: bool) -> None:
+def _scorer(env: str) -> DataSpec:
+    """Return the entry of an environment with the bounds of its actions, where it can be built here."""
+    from gtp_fast.evaluation.environments import with_bounds
+
+    return with_bounds(catalog.resolve(env), needed=False)
+
+
+def _check(name: str, env: str | None, action_units: Units | None, as_json: bool) -> None:
     from gtp_fast.data import check
 
-    found = check.check(name, catalog.resolve(env) if env else None)
+    found = check.check(name, _scorer(env) if env else None, action_units)
     print(json.dumps(found) if as_json else "\n".join(_report(found)))
     if found["faults"]:
         more = len(found["faults"]) - 1
@@ -69,6 +76,7 @@ def _report(found: dict[str, Any]) -> list[str]:
         lines.append(f"episodes  {found['episodes']:,}: {spread}; {found['terminals']:,} terminal")
     if "return_mean" in found:
         lines.append(f"returns   {found['return_mean']:,.1f} (std {found['return_std']:,.1f})")
+    lines += [f"acting    {found['acting']}"] if found.get("acting") else []
     lines += [f"note      {note}" for note in found.get("notes", [])]
     for title in ("faults", "warnings"):
         lines += [f"{title}:"] if found[title] else []

@@ -17,6 +17,7 @@ from typing import Any
 from gtp_fast import presets
 from gtp_fast.config import TrainConfig
 from gtp_fast.data.spec import BODIES, DataSpec, EvalEnv, scored_on, sizes
+from gtp_fast.data.units import unit
 from gtp_fast.errors import UsageError
 
 _LINE = "{:43} {:8} {:>9} {:9} {:53} {}"
@@ -34,10 +35,18 @@ def resolve(name: str) -> DataSpec:
     """
     spec = _NAMED.get(name) or minari_entry(name) or ogbench_entry(name) or _own_data_entry(name)
     if spec is not None:
-        return spec
+        return _with_known_bounds(spec)
     near = difflib.get_close_matches(name, known_names(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"for example {', '.join(list(_NAMED)[:3])}."
     raise UsageError(f"--env: no data set is called '{name}'; {hint} `gtp-fast data list` shows every name.")
+
+
+def _with_known_bounds(spec: DataSpec) -> DataSpec:
+    """Return the entry with the bounds of its actions where they are known: all that is listed has -1 and 1."""
+    listed = spec.name in OWN_DATA_ENVS or spec.name in POINT_MAZES or spec.source in ("embedded", "d4rl", "ogbench")
+    if spec.action_dim is None or not (listed or ogbench_task(spec)):
+        return spec
+    return replace(spec, action_bounds=unit(spec.action_dim))
 
 
 def run_settings(flags: Mapping[str, Any], file: Path | None = None) -> TrainConfig:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from gtp_fast.data import catalog, dataset, hdf5, rules
+from gtp_fast.data import catalog, dataset, hdf5, rules, units
 from gtp_fast.data.rules import AXES, ENDS, FLOATS, Columns, Fault, dataset_warnings, episode_lengths, row_warnings
-from gtp_fast.data.spec import DataSpec
+from gtp_fast.data.spec import DataSpec, Units
 from gtp_fast.data.transitions import d4rl_columns
+from gtp_fast.data.units import Actions
 from gtp_fast.errors import DataError
 
 FILES = (".hdf5", ".h5", ".npz")
@@ -23,10 +24,11 @@ FILES = (".hdf5", ".h5", ".npz")
 
 @dataclass
 class _File:
-    """One file: its columns and their faults."""
+    """One file: its columns, what it states of its actions, and its faults."""
 
     where: str
     columns: Columns = field(default_factory=dict)
+    stated: Actions = field(default_factory=Actions)
     faults: list[Fault] = field(default_factory=list)
 
     def sound(self) -> Columns:
@@ -34,10 +36,11 @@ class _File:
         return {key: array for key, array in self.columns.items() if key not in faulty}
 
 
-def check(name_or_path: str | Path, spec: DataSpec | None = None) -> dict[str, Any]:
+def check(name_or_path: str | Path, spec: DataSpec | None = None, action_units: Units | None = None) -> dict[str, Any]:
     """Find every fault of a file, of a directory of files or of a named data set, and describe the data.
 
-    Args: spec gives the environment's sizes to compare with; without it only the layout is checked.
+    Args: spec gives the environment's sizes and bounds to compare with; without it only the layout is checked.
+    action_units, as of `dataset.load`.
     Returns: "ready", "verdict", "command", "faults" and "warnings" (each with file, key, rows, values, count, seen,
     remedy, message), and as many entries of `dataset.info` as the data allow.
     Raises: UsageError when it is neither a path nor a name.
@@ -46,14 +49,19 @@ def check(name_or_path: str | Path, spec: DataSpec | None = None) -> dict[str, A
     own = path.exists() or path.suffix in FILES or spec is not None
     if not own:
         named = catalog.resolve(str(name_or_path))
-        found, faults = _loaded({"name": named.name, "source": named.source}, named, None)  # the first fault ends it
+        # the first fault ends it
+        found, faults = _loaded({"name": named.name, "source": named.source}, named, None, action_units)
         return _verdict(found, faults, [], f"gtp-fast train --env {named.name}")
     expected = spec or DataSpec(path.name, "file")
     found = {"name": expected.name, "source": str(path)}
     try:
         files = [_read(part, expected) for part in hdf5.shard_paths(path)]
+        known = dataset.known_actions([file.stated for file in files], str(path), expected, action_units)
     except DataError as error:
         return _verdict(found, [_unreadable(path, error)], [], None)
+    known = units.decide([file.columns["actions"] for file in files if "actions" in file.columns], known)
+    for file in files:
+        file.faults += rules.faults(file.columns, expected, known)
     for number, fault in hdf5.shard_faults([file.columns for file in files]):
         files[number].faults.append(fault)
     faults = [_as_dict(fault, file.where) for file in files for fault in file.faults]
@@ -63,31 +71,32 @@ def check(name_or_path: str | Path, spec: DataSpec | None = None) -> dict[str, A
     if whole:
         warnings += [_as_dict(warning, str(path)) for warning in dataset_warnings(whole)]
     if all(fault.clippable for file in files for fault in file.faults):
-        found, refused = _loaded(found, expected, path, clip_actions=True)
+        found, refused = _loaded(found, expected, path, action_units, clip_actions=True)
         faults += refused
     fitting = [spec.name] if spec else _fitting(found)
     environment = fitting[0] if fitting else "MODULE:ENVIRONMENT-v0"
     command = f"gtp-fast train --env {environment} --dataset {path}"
+    command += f" --action-units {action_units}" if action_units else ""
     return _verdict(found | {"environments": fitting}, faults, warnings, command)
 
 
 def _read(path: Path, spec: DataSpec) -> _File:
     file = _File(str(path))
     if path.is_dir() or path.suffix == ".npz":
-        file.columns = d4rl_columns(dataset.read(path, spec))
+        arrays = dataset.read(path, spec)
+        file.columns, file.stated = d4rl_columns(arrays), Actions(arrays.action_units, arrays.action_bounds)
         file.columns["timeouts"] &= ~file.columns["terminals"]  # the reader set both, not the file's author
     else:
-        file.columns = hdf5.read_columns(path, file.faults.append)
-    file.faults += rules.faults(file.columns, spec)
+        file.columns, file.stated = hdf5.read_columns(path, file.faults.append)
     return file
 
 
 def _loaded(
-    found: dict[str, Any], spec: DataSpec, path: Path | None, clip_actions: bool = False
+    found: dict[str, Any], spec: DataSpec, path: Path | None, action_units: Units | None, clip_actions: bool = False
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Load the data as training does and describe them; if that fails, return the refusal as a fault."""
     try:
-        data = dataset.load(spec, path, clip_actions)
+        data = dataset.load(spec, path, clip_actions, None, action_units)
     except DataError as error:
         return found, [_unreadable(path or spec.name, error)]
     rows = found.get("rows", len(data.reward_N))

@@ -10,21 +10,25 @@ Legend: N rows.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import h5py
 import numpy as np
 
+from gtp_fast.config import shown
 from gtp_fast.data.rules import ENDS, FINAL_OBS, FLOATS, Columns, Fault, find_bad_values, machine_memory
-from gtp_fast.data.spec import are_frames
+from gtp_fast.data.spec import Bounds, Units, are_frames
 from gtp_fast.data.transitions import FIELDS, Arrays, d4rl_columns
+from gtp_fast.data.units import Actions, scalable
 from gtp_fast.errors import DataError
 from gtp_fast.files import sha256_of
 
 LAYOUT = "D4RL's layout needs observations, actions, rewards, terminals and timeouts"
+LARGEST_ATTRIBUTE = 10_000  # numbers
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -38,13 +42,16 @@ def read_hdf5(path: Path) -> Arrays:
     def stop(fault: Fault) -> None:
         raise fault.error(str(path))
 
-    columns = read_columns(path, stop)
+    columns, stated = read_columns(path, stop)
     arrays: dict[str, Any] = {field: columns.get(key) for key, field in FIELDS.items()}
+    arrays |= {"action_units": stated.units, "action_bounds": stated.bounds}
     return Arrays(where=str(path), **arrays, sha256=sha256_of(path))
 
 
-def read_columns(path: Path, on_fault: Callable[[Fault], object]) -> Columns:
+def read_columns(path: Path, on_fault: Callable[[Fault], object]) -> tuple[Columns, Actions]:
     """Read the columns of a file: bool for terminals and timeouts, float32 or uint8 images for the others.
+
+    Returns: the columns, and what the file's attributes state of its actions: action_units, action_low and action_high.
 
     Args: on_fault receives a fault for each column that is missing or unreadable. If it does not raise, that column is
     left out.
@@ -56,9 +63,47 @@ def read_columns(path: Path, on_fault: Callable[[Fault], object]) -> Columns:
         raise DataError(f"{path} is empty (0 bytes); delete it and fetch or write it again")
     try:
         with h5py.File(path, "r", rdcc_nbytes=0) as file:  # no chunk cache: every chunk is read once
-            return _read_layout(file, on_fault)
+            return _read_layout(file, on_fault), _read_units(path, file)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py's, on damaged structures
         raise DataError(_unreadable(path, error)) from None
+
+
+def _read_units(path: Path, file: h5py.File) -> Actions:
+    """Return what a file states of its actions. Raises: DataError for a value that has no meaning."""
+    found, low, high = (_attribute(file.attrs, name) for name in ("action_units", "action_low", "action_high"))
+    stated = None if found is None else str(found)
+    if stated is not None and stated not in get_args(Units):
+        raise DataError(
+            f"{path}: the attribute action_units is {shown(stated)}, expected {' or '.join(get_args(Units))}; "
+            "write it again"
+        )
+    if (low is None) != (high is None):
+        raise DataError(f"{path}: action_low and action_high go together; write both attributes, or neither")
+    return Actions(cast("Units | None", stated), None if low is None else _bounds(path, low, high))
+
+
+def _attribute(attributes: h5py.AttributeManager, name: str) -> Any:
+    """Return an attribute's value, None without one."""
+    if name not in attributes:
+        return None
+    if math.prod(attributes.get_id(name).shape or ()) > LARGEST_ATTRIBUTE:
+        raise ValueError(f"the attribute {name} declares {attributes.get_id(name).shape} values")
+    value = attributes[name]
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _bounds(path: Path, low: Any, high: Any) -> Bounds:
+    try:
+        each = [np.atleast_1d(np.asarray(side, np.float64)) for side in (low, high)]
+    except (TypeError, ValueError):
+        each = [np.empty(0), np.empty(0)]
+    found = tuple(each[0].tolist()), tuple(each[1].tolist())
+    if each[0].ndim != 1 or each[0].shape != each[1].shape or not scalable(found):
+        raise DataError(
+            f"{path}: the attributes action_low and action_high are {shown(low)} and {shown(high)}, expected a finite "
+            "number for each action, low below high; write them again"
+        )
+    return found
 
 
 def _read_layout(file: h5py.File, on_fault: Callable[[Fault], object]) -> Columns:

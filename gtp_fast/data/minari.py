@@ -25,9 +25,8 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5s  # pyright: ignore[reportAttributeAccessIssue]  # compiled modules
 
-from gtp_fast.data import catalog, download
+from gtp_fast.data import catalog, download, units
 from gtp_fast.data.rules import machine_memory
-from gtp_fast.data.spec import Bounds
 from gtp_fast.data.transitions import Arrays
 from gtp_fast.errors import DataError
 
@@ -116,17 +115,18 @@ def _read(folder: Path, where: str) -> Arrays:
             "again"
         ) from None
     notes, bounds = (), spaces.bounds(action)
+    wide = units.wide(bounds)
     if len(parts := spaces.parts(obs)) > 1:
         notes += (f"observations are laid out as {', '.join(parts)}: {flatdim(obs)} numbers",)
-    if bounds is not None and spaces.wide(bounds):
-        columns["action"] = spaces.scale_actions(columns["action"], bounds)
-        notes += (f"actions are scaled from {_shown(bounds)} to [-1, 1], and back in evaluations",)
+    if wide:  # before the hash: it is of what is trained on
+        units.scale_(columns["action"], bounds)
     return Arrays(
         where=where,
         **columns,
         last_obs=None,
         sha256=_sha256(columns.values()),
         notes=notes,
+        action_units="scaled" if wide else "environment",
         action_bounds=bounds,
         references=_references(metadata),
     )
@@ -254,12 +254,6 @@ def _references(metadata: dict[str, Any]) -> tuple[float, float] | None:
     found = [metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
     low, high = (float(x) if isinstance(x, (int, float)) and not isinstance(x, bool) else math.nan for x in found)
     return (low, high) if math.isfinite(low) and math.isfinite(high) and low < high else None
-
-
-def _shown(bounds: Bounds) -> str:
-    """Format bounds: [-2, 2] if all actions share them, otherwise those of each action."""
-    each = [f"[{low:g}, {high:g}]" for low, high in zip(*bounds, strict=True)]
-    return each[0] if len(set(each)) == 1 else ", ".join(each)
 
 
 def _sha256(arrays: Iterable[np.ndarray]) -> str:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gtp_fast.data import units
 from gtp_fast.data.spec import DataSpec, are_frames
+from gtp_fast.data.units import Actions
 from gtp_fast.errors import DataError
 
 FLOATS = ("observations", "actions", "rewards")
@@ -59,15 +61,20 @@ def machine_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def faults(columns: Columns, spec: DataSpec) -> Iterator[Fault]:
-    """Yield every fault of the given columns; after a fault in its shape a column is not examined further."""
+def faults(columns: Columns, spec: DataSpec, known: Actions) -> Iterator[Fault]:
+    """Yield every fault of the given columns; after a fault in its shape a column is not examined further.
+
+    Args: known, the units and bounds of the actions, as `units.decide` returned them for the whole data set.
+    """
     wrong = list(_wrong_shapes(columns))
     yield from wrong
     sound = {key: array for key, array in columns.items() if key not in {fault.key for fault in wrong}}
     yield from _not_finite(sound)
-    yield from _wrong_sizes(sound, spec)
+    sizes = list(_wrong_sizes(sound, spec))
+    yield from sizes
     yield from _wrong_ends(sound)
-    yield from _actions_outside(sound)
+    if "actions" in sound and "actions" not in {fault.key for fault in sizes}:
+        yield from _wrong_actions(sound["actions"], known)
 
 
 def _wrong_shapes(columns: Columns) -> Iterator[Fault]:
@@ -161,14 +168,74 @@ def _wrong_ends(columns: Columns) -> Iterator[Fault]:
         )
 
 
-def _actions_outside(columns: Columns) -> Iterator[Fault]:
-    if "actions" not in columns:
+def _wrong_actions(actions: np.ndarray, known: Actions) -> Iterator[Fault]:
+    """Check the actions' size, units and range. In open units nothing is clippable: clipping needs a range."""
+    width, bounds = actions.shape[1], known.bounds
+    if bounds is not None and len(bounds[0]) != width:
+        seen = f"actions have {width} numbers, but the environment's have {len(bounds[0])}"
+        yield Fault("actions", seen, "name the environment that the data came from with --env")
+    elif known.units is None or (known.units == "environment" and bounds is None):
+        yield _open_units(actions, known)
+    else:
+        yield from _actions_outside(actions, known)
+
+
+def _open_units(actions: np.ndarray, known: Actions) -> Fault:
+    most = f"{float(np.nanmax(np.abs(actions))):.3g}"
+    if known.bounds is None:
+        needed = "file.attrs['action_low'] and file.attrs['action_high']"
+        if known.units is None:
+            seen = f"actions reach {most}, and the bounds of the environment's actions are not known here"
+            remedy = "pass --action-units scaled if -1 and 1 stand for them; else environment, and write them into"
+            return Fault("actions", seen, f"{remedy} {needed}")
+        seen = "actions are in the environment's units, and its bounds are not known"
+        return Fault("actions", seen, f"name the environment with --env, or write {needed}")
+    limits, fault = units.shown(known.bounds), find_bad_values("actions", actions, _outside(known.bounds))
+    if fault is None:
+        seen = f"actions reach {most}: they lie in [-1, 1] and may be scaled, or in the environment's units, {limits}"
+        remedy = (
+            "pass --action-units environment if the environment received them as they are, or scaled if -1 and 1 "
+            "stood for its bounds (a file states it by file.attrs['action_units'] = 'environment')"
+        )
+        return Fault("actions", seen, remedy)
+    seen = f"actions in row {fault.rows[0]:,} reach {fault.values[0]:.6g}, outside the environment's bounds {limits}"
+    remedy = (
+        "pass --action-units scaled if -1 and 1 stand for its bounds, or --action-units environment and "
+        f"--clip-actions to clip them ({fault.count:,} values)"
+    )
+    return replace(fault, seen=seen, remedy=remedy)
+
+
+def _outside(bounds: units.Bounds) -> Callable[[np.ndarray], np.ndarray]:
+    low, high = np.array(bounds, np.float32)
+    return lambda block: ((block < low) | (block > high)) & np.isfinite(block)
+
+
+def _actions_outside(actions: np.ndarray, known: Actions) -> Iterator[Fault]:
+    low, high = action_limits(known, actions.shape[1])
+    fault = find_bad_values("actions", actions, _outside((low, high)))
+    if fault is None:
         return
-    fault = find_bad_values("actions", columns["actions"], lambda block: (np.abs(block) > 1.0) & np.isfinite(block))
-    if fault is not None:
-        seen = f"actions in row {fault.rows[0]:,} reach {fault.values[0]:.6g}, outside [-1, 1]"
-        remedy = f"pass --clip-actions to clip them ({fault.count:,} values), or scale them when writing the file"
-        yield replace(fault, seen=seen, remedy=remedy, clippable=True)
+    limits = units.shown((low, high))
+    own = f"the environment's bounds {limits}" if known.limits is not None and limits != "[-1, 1]" else limits
+    seen = f"actions in row {fault.rows[0]:,} reach {fault.values[0]:.6g}, outside {own}"
+    other = "name the environment that the data came from" if own != limits else "scale them when writing the file"
+    remedy = f"pass --clip-actions to clip them ({fault.count:,} values), or {other}"
+    yield replace(fault, seen=seen, remedy=remedy, clippable=True)
+
+
+def action_limits(known: Actions, action_dim: int) -> units.Bounds:
+    """Return the range that a file's actions must lie in: [-1, 1], or the environment's bounds where these are finite.
+
+    A component without finite bounds is not scaled, and must lie in [-1, 1].
+    """
+    one = units.unit(action_dim)
+    if known.limits is None:
+        return one
+    if units.scalable(known.limits):
+        return known.limits
+    low, high = np.maximum(one[0], known.limits[0]), np.minimum(one[1], known.limits[1])
+    return tuple(low.tolist()), tuple(high.tolist())
 
 
 def _sizes(one: tuple[int, ...]) -> str:

@@ -3,21 +3,24 @@
 In: a space, with observations, actions or an environment of it. Out: float32 vectors. The order is that of
 `gymnasium.spaces.flatten`: a Dict key by key, a Tuple part by part, a Box raveled, MultiBinary unchanged, Discrete and
 MultiDiscrete as one-hot vectors. Keys are in alphabetical order, in which Gymnasium sorts a plain dictionary; data keep
-no other order. A goal-conditioned observation is achieved_goal, desired_goal, observation. Actions lie in [-1, 1]: if
-any bound is outside, the whole Box is scaled, in data and environment alike.
+no other order. A goal-conditioned observation is achieved_goal, desired_goal, observation. A policy's actions lie in
+[-1, 1]; `units` says what they stand for.
 
 Legend: n rows, A action; (H, W, C) an image.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from gtp_fast.data import units
 from gtp_fast.data.spec import Bounds
+from gtp_fast.data.units import Actions
 from gtp_fast.errors import UsageError
 
 
@@ -86,16 +89,25 @@ def _one_hot(choices: np.ndarray, counts: np.ndarray, name: str) -> np.ndarray:
     return rows
 
 
-def as_vectors(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """Wrap an environment so that its observations and actions are vectors as above; leave it unwrapped if they are."""
+def as_vectors(env: gymnasium.Env[Any, Any], acts: Actions | None = None) -> gymnasium.Env[Any, Any]:
+    """Wrap an environment so that its observations and actions are vectors as above; leave it unwrapped if they are.
+
+    Args: acts, the units of the policy's actions; None: -1 and 1 stand for the bounds where one lies outside [-1, 1].
+    """
     own = env.observation_space
     if not (isinstance(own, spaces.Box) and len(own.shape) == 1) and no_vector(own) is None:
         space = ordered(own)
         flat = spaces.flatten_space(space)
         env = gymnasium.wrappers.TransformObservation(env, lambda obs: spaces.flatten(space, obs), flat)
-    if wide(bounds(env.action_space)):
-        env = gymnasium.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0))
-    return env
+    return _with_actions(env, bounds(env.action_space), acts or Actions("environment"))
+
+
+def _with_actions(env: gymnasium.Env[Any, Any], own: Bounds, acts: Actions) -> gymnasium.Env[Any, Any]:
+    stands_for = replace(acts, bounds=acts.bounds or own)
+    low, high = own
+    if not stands_for.scales and max(low, default=-1) <= -1 and min(high, default=1) >= 1:
+        return env
+    return ActionsOfPolicy(env, stands_for.bounds if stands_for.scales else None)
 
 
 class StackedFrames(gymnasium.ObservationWrapper[Any, Any, Any]):
@@ -117,22 +129,29 @@ class StackedFrames(gymnasium.ObservationWrapper[Any, Any, Any]):
         return np.concatenate(list(observation), axis=-1)
 
 
-def bounds(space: spaces.Space[Any]) -> Bounds | None:
-    """Return the bounds of a Box of one axis; None for other spaces, and for infinite or equal bounds."""
+def bounds(space: spaces.Space[Any]) -> Bounds:
+    """Return the bounds of a Box of one axis, which may be infinite.
+
+    Raises: UsageError for another space.
+    """
     if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        return None
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-        return None
-    return tuple(low.tolist()), tuple(high.tolist())
+        raise UsageError(f"actions are in {space}, expected a Box of one axis: policies act with vectors of numbers")
+    return tuple(map(float, space.low)), tuple(map(float, space.high))
 
 
-def wide(limits: Bounds | None) -> bool:
-    """Return whether actions with these bounds are scaled: a bound lies outside [-1, 1]."""
-    return limits is not None and float(np.abs(limits).max()) > 1.0
+class ActionsOfPolicy(gymnasium.ActionWrapper[Any, Any, Any]):
+    """Take a policy's actions in [-1, 1]: map them to `stands_for`, if it is given, and hold them to the bounds."""
 
+    def __init__(self, env: gymnasium.Env[Any, Any], stands_for: Bounds | None):
+        """Wrap an environment with actions in a Box; stands_for, what -1 and 1 stand for."""
+        super().__init__(env)
+        self._stands_for, space = stands_for, env.action_space
+        assert isinstance(space, spaces.Box)
+        self._low, self._high, self._dtype = space.low, space.high, space.dtype
+        self.action_space = spaces.Box(-1.0, 1.0, space.shape, np.float32)
 
-def scale_actions(actions: np.ndarray, limits: Bounds) -> np.ndarray:
-    """Map actions (n, A) from [low, high] to [-1, 1], in float64; values outside the bounds stay outside."""
-    low, high = np.array(limits)
-    return ((actions.astype(np.float64) - low) / (high - low) * 2.0 - 1.0).astype(np.float32)
+    def action(self, action: np.ndarray) -> np.ndarray:
+        """Return the action in the environment's units."""
+        if self._stands_for is not None:
+            action = units.from_unit(action, self._stands_for)
+        return np.clip(action, self._low, self._high).astype(self._dtype, copy=False)

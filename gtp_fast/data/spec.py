@@ -14,6 +14,7 @@ import numpy as np
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]  # low, high of each action
 ObsShape = int | tuple[int, int, int]  # vector size, or height, width and channels of (stacked) frames
 Source = Literal["embedded", "d4rl", "minari", "ogbench", "file"]
+Units = Literal["scaled", "environment"]  # of actions: -1 and 1 stand for the bounds, or the environment's own
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class DataSpec:
     obs_dim: int | None = None
     obs_shape: tuple[int, int, int] | None = None  # height, width, channels of frames; obs_dim is then None
     action_dim: int | None = None
+    action_bounds: Bounds | None = None  # of the environment's action space
     eval_env: EvalEnv | None = None
     ref_random: float | None = None  # return of a random policy
     ref_expert: float | None = None  # return of D4RL's expert

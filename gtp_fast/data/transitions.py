@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gtp_fast.data.rules import FINAL_OBS, Columns, faults
-from gtp_fast.data.spec import Bounds, DataSpec, are_frames
+from gtp_fast.data.rules import FINAL_OBS, Columns, action_limits, faults
+from gtp_fast.data.spec import Bounds, DataSpec, Units, are_frames
+from gtp_fast.data.units import Actions
 from gtp_fast.errors import DataError
 
 # An ant moves at most 0.4 m in one step (measured on 60,022 steps of umaze). D4RL's antmaze-v0 files do not mark some
@@ -53,6 +54,7 @@ class Arrays:
     last_obs: np.ndarray | None
     sha256: str
     notes: tuple[str, ...] = ()  # from the reader
+    action_units: Units | None = None  # as the file states them, or as the reader left them
     action_bounds: Bounds | None = None  # the data's own, before actions were scaled to [-1, 1]
     references: tuple[float, float] | None = None  # the data set's own returns of a random and an expert policy
 
@@ -78,7 +80,9 @@ class Transitions:
     return_std: float
     clipped: int  # action values
     notes: tuple[str, ...] = ()  # to show to the user
-    action_bounds: Bounds | None = None  # as in Arrays
+    action_units: Units | None = None  # scaled: -1 and 1 stand for action_bounds; environment: those of its own
+    action_bounds: Bounds | None = None  # of the environment; None where they are not known
+    acting: str = ""  # what reaches the environment, in words
     references: tuple[float, float] | None = None
     frames_FHWC: np.ndarray | None = None
 
@@ -88,18 +92,19 @@ class Transitions:
         return self.obs_ND if self.frames_FHWC is None else self.frames_FHWC
 
 
-def validate(data: Arrays, spec: DataSpec, clip_actions: bool) -> int:
+def validate(data: Arrays, spec: DataSpec, clip_actions: bool, known: Actions) -> int:
     """Refuse arrays that training cannot use; with clip_actions, clip actions in place and return how many values.
 
-    Raises: DataError with the first fault of `rules.faults`; it names the file, the key, the row and the remedy.
+    Args: known, the units and bounds of the actions. Raises: DataError with the first fault of `rules.faults`; it names
+    the file, the key, the row and the remedy.
     """
     clipped = 0
-    for fault in faults(d4rl_columns(data), spec):
+    for fault in faults(d4rl_columns(data), spec, known):
         if not (clip_actions and fault.clippable):
             raise fault.error(data.where)
         clipped = fault.count
     if clipped:
-        np.clip(data.action, -1.0, 1.0, out=data.action)
+        np.clip(data.action, *np.array(action_limits(known, data.action.shape[1]), np.float32), out=data.action)
     return clipped
 
 
@@ -142,8 +147,6 @@ def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes:
     if not whole:
         dropped = int(np.count_nonzero(~keep))
         notes += (f"left out {dropped:,} of {len(keep):,} rows, which end an episode and have no successor",)
-    if clipped:
-        notes += (f"clipped {clipped:,} action values into [-1, 1]",)
     return Transitions(
         obs_ND=data.obs if whole else _kept_(data.obs, keep),
         action_NA=data.action if whole else _kept_(data.action, keep),
@@ -158,6 +161,7 @@ def build_transitions(data: Arrays, name: str, source: str, clipped: int, notes:
         return_std=float(returns.std()),
         clipped=clipped,
         notes=notes,
+        action_units=data.action_units,
         action_bounds=data.action_bounds,
         references=data.references,
         frames_FHWC=frames,

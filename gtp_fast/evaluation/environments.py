@@ -11,9 +11,12 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from gtp_fast.data import units
 from gtp_fast.data.spec import Bounds, DataSpec, EvalEnv, ObsShape
+from gtp_fast.data.units import Actions
 from gtp_fast.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -48,16 +51,17 @@ def _without_notices() -> Iterator[None]:
             os.write(2, rest)
 
 
-def make_env(env: EvalEnv, frame_stack: int = 1, **kwargs: Any) -> gymnasium.Env:
+def make_env(env: EvalEnv, frame_stack: int = 1, acts: Actions | None = None, **kwargs: Any) -> gymnasium.Env:
     """Build the environment of a catalogue entry, with vectors of the data's order and scale in its spaces.
 
-    Images stay images; with frame_stack above 1 the last ones are stacked as channels.
+    Images stay images; with frame_stack above 1 the last ones are stacked as channels. acts are the units of the
+    policy's actions, as of `spaces.as_vectors`.
     Raises: UsageError when its package is not installed, or the environment fails when it is built.
     """
     made = _made(env, frame_stack, **kwargs)
     from gtp_fast.data.spaces import as_vectors
 
-    return as_vectors(made)
+    return as_vectors(made, acts)
 
 
 def _made(env: EvalEnv, frame_stack: int, **kwargs: Any) -> gymnasium.Env:
@@ -125,7 +129,7 @@ def check_environment(
         raise UsageError(f"{spec.name} names no evaluation environment in this version; {own}pass --eval-every 0")
     env_id, shape = spec.eval_env.id, (obs,) if isinstance(obs, int) else obs
     with closing(_made(spec.eval_env, frame_stack)) as made:
-        from gtp_fast.data.spaces import as_vectors, bounds, wide  # imports Gymnasium, which may be absent
+        from gtp_fast.data.spaces import as_vectors, bounds  # imports Gymnasium, which may be absent
 
         env, theirs = as_vectors(made), bounds(made.action_space)
         spaces = ((env.observation_space, shape, "observation"), (env.action_space, (action_dim,), "action"))
@@ -136,8 +140,28 @@ def check_environment(
                 f"{env_id} has {what}s of shape {space.shape} but the data have {data}; name the "
                 "environment that the data came from with --env"
             )
-    if action_bounds is not None and (wide(theirs) or wide(action_bounds)) and theirs != action_bounds:
+    if action_bounds is not None and units.scalable(theirs) and not units.same(theirs, action_bounds):
         raise DataError(
-            f"{env_id} has actions of other bounds {theirs} than the data {action_bounds}: no scaling to "
-            "[-1, 1] fits both; name the environment that the data came from with --env"
+            f"{env_id} has actions of other bounds, {units.shown(theirs)}, than the data, "
+            f"{units.shown(action_bounds)}: no units fit both; name the environment that the data came from with --env"
         )
+
+
+def with_bounds(spec: DataSpec, needed: bool) -> DataSpec:
+    """Return the entry with the bounds of its environment's actions, from the environment where it lists none.
+
+    Args: needed, whether the run evaluates: without that, an environment that cannot be built leaves them unknown.
+    Raises: UsageError when a needed environment cannot be built, or its actions are no vectors.
+    """
+    if spec.eval_env is None or spec.action_bounds is not None:
+        return spec
+    try:
+        made = _made(spec.eval_env, 1)
+    except UsageError:
+        if needed:
+            raise
+        return spec
+    with closing(made):
+        from gtp_fast.data.spaces import bounds
+
+        return replace(spec, action_bounds=bounds(made.action_space))

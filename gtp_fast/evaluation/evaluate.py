@@ -41,14 +41,15 @@ def evaluate_policy(
     observation's size is another; RolloutError when a process failed.
     """
     started = time.perf_counter()
-    check_environment(spec, policy.config.obs_shape, policy.config.action_dim, policy.config.frame_stack)
+    config = policy.config
+    check_environment(spec, config.obs_shape, config.action_dim, config.frame_stack, config.acts.bounds)
     assert spec.eval_env is not None
     with one_thread():
         if policy.device.type == "cpu":
             played = _play_on_cores(policy, spec.eval_env, episodes, seed, workers or cores())
         else:
             played = _play_at_once(policy, spec.eval_env, episodes, seed)
-    config, told = policy.config, any(x is not None for x in played.success)
+    told = any(x is not None for x in played.success)
     columns = played.returns, played.lengths, played.diverged, [bool(x) for x in played.success]
     returns, lengths, diverged, success = (np.array(column).reshape(policy.members, episodes) for column in columns)
     success = success if told else None
@@ -73,8 +74,8 @@ def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, worke
     members = [policy.member(of) for of in policy.config.seeds]
     groups = [(member, first) for member in members for first in range(0, episodes, GROUP)]
     with ExitStack() as stack:
-        stacked = policy.config.frame_stack
-        envs = [stack.enter_context(closing(make_env(env, stacked))) for _ in range(min(GROUP, episodes))]
+        stacked, acts = policy.config.frame_stack, policy.config.acts
+        envs = [stack.enter_context(closing(make_env(env, stacked, acts))) for _ in range(min(GROUP, episodes))]
 
         def task(index: int) -> Rollouts:
             member, first = groups[index]
@@ -88,8 +89,8 @@ def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, worke
 def _play_at_once(policy: Policy, env: EvalEnv, episodes: int, seed: int) -> Rollouts:
     """Play all episodes of all members here, by one call a step: what a captured launch is made for."""
     with ExitStack() as stack:
-        stacked = policy.config.frame_stack
-        envs = [stack.enter_context(closing(make_env(env, stacked))) for _ in range(policy.members * episodes)]
+        stacked, acts = policy.config.frame_stack, policy.config.acts
+        envs = [stack.enter_context(closing(make_env(env, stacked, acts))) for _ in range(policy.members * episodes)]
         seeds = [episode_seed(seed, e) for e in range(episodes)] * policy.members
         return play(policy.reset_noise(), envs, seeds, episodes, env.id)
 

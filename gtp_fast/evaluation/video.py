@@ -39,9 +39,10 @@ def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, fram
         modes = env.metadata.get("render_modes", [])
         if "rgb_array" not in modes:
             raise UsageError(f"{spec.eval_env.id} renders no images (its render modes are {modes}); leave --video out")
-    with closing(make_env(spec.eval_env, policy.config.frame_stack, render_mode="rgb_array")) as env:
+    config = policy.config
+    with closing(make_env(spec.eval_env, config.frame_stack, config.acts, render_mode="rgb_array")) as env:
         with one_thread():
-            images = list(_frames(policy.member(policy.config.seeds[0]), env, spec.eval_env.id, seed, frames))
+            images = list(_frames(policy.member(config.seeds[0]), env, spec.eval_env.id, seed, frames))
         # Viewers show frames of less than 20 ms for a tenth of a second each.
         duration = max(20, round(1_000 / env.metadata.get("render_fps", 30)))
     film = io.BytesIO()

@@ -21,7 +21,7 @@ from gtp_fast.algorithms.encoder import encode_obs
 from gtp_fast.algorithms.equations import sampling_grid
 from gtp_fast.algorithms.networks import views
 from gtp_fast.algorithms.policy_config import PolicyConfig, check
-from gtp_fast.data import replay
+from gtp_fast.data import replay, units
 from gtp_fast.device import missing_for_kernels
 from gtp_fast.errors import UsageError
 from gtp_fast.policy.samplers import AlgorithmSampler, CpuSampler, Sampler
@@ -137,6 +137,25 @@ class Policy:
         g = None if gumbel is None else numbers(gumbel, "gumbel")[None]
         actions = self._act(obs.reshape(1, -1, *one), z, g)[0]
         return actions[0] if single else actions
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """Return actions as the environment takes them: `env.step(policy.to_environment(policy.act(obs)))`.
+
+        Args: actions (..., A) in [-1, 1], as `act` returns them. Returns float32 of the same shape, inside the
+        environment's bounds: -1 and 1 become the bounds where the policy's actions are scaled, else they are held to
+        them. Raises: UsageError for a policy that does not know them.
+        """
+        config, acts = self.config, self.config.acts
+        if config.action_units is None or (acts.units == "scaled" and acts.bounds is None):
+            raise UsageError(
+                "this policy does not say what its actions stand for: it was trained by an earlier version, or without "
+                "its environment; scale them by the environment's action_space"
+            )
+        actions = np.asarray(actions, np.float32)
+        if acts.bounds is None:
+            return actions
+        taken = units.from_unit(actions, acts.bounds) if acts.scales else np.clip(actions, *acts.bounds)
+        return taken.astype(np.float32)
 
     def act_members(
         self, obs_SBD: np.ndarray, noise: np.ndarray | None = None, gumbel: np.ndarray | None = None

@@ -6,10 +6,11 @@ config.yaml and environment.json. A killed run never restarts from zero in silen
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,23 @@ def describe(run: RunDir, cfg: TrainConfig, data: Transitions) -> None:
         }
         publish_json(run.path / "environment.json", environment)
         publish(run.path / "config.yaml", dump_yaml(cfg).encode())
+
+
+def describe_policy(run: RunDir, policy: dict[str, Any]) -> None:
+    """Write policy.json: what acting needs beside the parameters.
+
+    Raises: UsageError where the run's first part had actions of other bounds, by its data or its environment.
+    """
+    file, names = run.path / "policy.json", ("action_units", "action_low", "action_high")
+    with suppress(OSError, ValueError):  # absent, or damaged: it is only a description
+        saved = json.loads(file.read_bytes())
+        changed = [name for name in names if saved[name] != policy[name]]
+        if changed:
+            seen = ", ".join(f"{name} {saved[name]} there, {policy[name]} here" for name in changed)
+            raise UsageError(
+                f"{run.path} acts in other units ({seen}); restore the environment, or choose another --run-dir"
+            )
+    publish_json(file, policy)
 
 
 def _commit() -> str | None:

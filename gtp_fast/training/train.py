@@ -24,8 +24,9 @@ from gtp_fast.data import catalog, dataset, streaming
 from gtp_fast.data.buffers import Buffer, buffer_of, bytes_on_device, check_settings, obs_shape
 from gtp_fast.data.dataset import Transitions
 from gtp_fast.data.spec import DataSpec, ObsShape, with_references
+from gtp_fast.data.units import Actions
 from gtp_fast.errors import DiskError
-from gtp_fast.evaluation.environments import check_environment
+from gtp_fast.evaluation.environments import check_environment, with_bounds
 from gtp_fast.evaluation.worker import Evaluator, workers_beside
 from gtp_fast.files import publish_json
 from gtp_fast.runs import checkpoint, metrics, records
@@ -34,7 +35,7 @@ from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.disk import Disk
 from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
 from gtp_fast.runs.records import EvalResult
-from gtp_fast.runs.resume import Start, describe, open_run, starting_point
+from gtp_fast.runs.resume import Start, describe, describe_policy, open_run, starting_point
 from gtp_fast.training import guards, memory
 from gtp_fast.training.memory import memory_errors
 from gtp_fast.training.signals import Interrupt, listen
@@ -65,7 +66,7 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
                 writer.note(event)
                 report(event)
 
-            notes = (*data.notes, *notes, *start.notes, *streaming.notes(buffer))
+            notes = (*data.notes, data.acting, *notes, *start.notes, *streaming.notes(buffer))
             tell(Started(run.path, data.source, buffer.size, job.parameters, job.chosen, step, notes))
             loop = _loop(job, run, start, state, buffer, writer, tell)
             try:
@@ -95,7 +96,9 @@ def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
     spec = catalog.resolve(cfg.env)
     device.check(cfg)  # before a download
     where = Path(cfg.dataset) if cfg.dataset else None
-    data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)))
+    spec = with_bounds(spec, cfg.eval_every > 0)
+    units = None if cfg.action_units == "auto" else cfg.action_units
+    data = dataset.load(spec, where, cfg.clip_actions, lambda done, total: report(Downloading(done, total)), units)
     check_settings(data, cfg)
     obs, action_dim = obs_shape(data, cfg), data.action_NA.shape[1]
     parameters = updates.parameter_count(cfg, algorithms.of(cfg).layouts(cfg, obs, action_dim))
@@ -134,7 +137,9 @@ def _loop(
     for result in records.read_evaluations(run):
         if result.step > step:  # finished after the last checkpoint, before a kill: it is not repeated
             writer.score(result.step, result.figures)
-    policy = policy_config.of_run(cfg, *job.sizes, buffer.obs_scale)
+    acts = Actions(job.data.action_units, job.data.action_bounds)
+    policy = policy_config.of_run(cfg, *job.sizes, buffer.obs_scale, acts)
+    describe_policy(run, policy.to_json())
     evaluator = Evaluator(policy, job.spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
     disk = Disk(run.path, lambda message: tell(Warned(message)))
     meta = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg), "policy": policy.to_json()}

@@ -11,6 +11,7 @@ from data_cases import FIELDS, columns, put, refusal, spoiled, write
 
 from gtp_fast.data import dataset
 from gtp_fast.data.catalog import resolve
+from gtp_fast.data.spec import DataSpec
 
 SPEC = resolve("HalfCheetah-v5")
 
@@ -64,7 +65,7 @@ def test_a_fault_names_the_shard_and_the_row_in_it(tmp_path: Path):
 def test_a_shard_of_another_width_is_refused(tmp_path: Path):
     write(tmp_path / "a.hdf5", columns(sizes=(4, 2)))
     write(tmp_path / "b.hdf5", columns(sizes=(5, 2)))
-    message = refusal(tmp_path, resolve("my_module:MyEnv-v0"))
+    message = refusal(tmp_path, DataSpec("mine", "file"))
     assert "b.hdf5: observations have 5 numbers, but 4 in the first shard" in message
 
 

@@ -95,7 +95,7 @@ def test_actions_of_wider_bounds_are_scaled_and_told(cache: Path):
     raw = np.concatenate([e.actions for e in minari.load_dataset("walk/wide-v0").iterate_episodes()])
     assert np.allclose(data.action_NA, raw / 2 - [0.0, 0.5], atol=1e-7) and np.abs(data.action_NA).max() <= 1
     assert data.action_bounds == ((-2.0, -1.0), (2.0, 3.0))
-    assert data.notes == ("actions are scaled from [-2, 2], [-1, 3] to [-1, 1], and back in evaluations",)
+    assert data.acting == "actions are scaled: evaluations map [-1, 1] to the environment's [-2, 2], [-1, 3]"
 
 
 def test_actions_of_narrower_bounds_are_as_they_were(cache: Path):

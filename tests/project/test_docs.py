@@ -17,6 +17,7 @@ from run_cases import tiny
 
 from gtp_fast.data.catalog import resolve
 from gtp_fast.data.check import check
+from gtp_fast.data.hdf5 import read_hdf5
 from gtp_fast.training.train import train
 
 ALGORITHM = (ROOT / "docs/algorithm.md").read_text()
@@ -59,7 +60,9 @@ def test_each_promise_of_a_run_has_a_test_of_its_number_and_a_line_in_the_table(
     assert f"::test_promise_{number}_" in row
 
 
-RECIPES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+DATA_PAGE = (ROOT / "docs/data.md").read_text()
+RECIPES = re.findall(r"```python\n(.*?)```", DATA_PAGE.split("## Your own data")[1].split("\n## ")[0], re.DOTALL)
+UNITS_RECIPE = re.findall(r"```python\n(.*?)```", DATA_PAGE.split("## Units of actions")[1], re.DOTALL)[0]
 
 
 def _given(name: str) -> dict[str, Any]:
@@ -94,3 +97,10 @@ def test_a_recipe_for_own_data_is_ten_lines_passes_the_check_and_trains(tmp_path
     assert found["transitions"] == {"mine.hdf5": 995, "table.hdf5": 396, "recorded.hdf5": 1000}[name]
     done = train(tiny(tmp_path, env="Hopper-v5", dataset=name, steps=3))
     assert done.steps == 3 and Path(done.checkpoint).is_dir()
+
+
+def test_the_recipe_for_units_states_what_is_read(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(f"import h5py, numpy as np\n{RECIPES[0]}{UNITS_RECIPE}", "docs/data.md", "exec"), {})
+    read = read_hdf5(Path("mine.hdf5"))
+    assert (read.action_units, read.action_bounds) == ("environment", ((-2.0, -2.0, 0.0), (2.0, 2.0, 1.0)))

@@ -23,7 +23,7 @@ from gtp_fast.data.frames import FrameBuffer
 from gtp_fast.data.replay import Batch
 from gtp_fast.data.spec import DataSpec, EvalEnv
 from gtp_fast.errors import CheckpointError, DataError, UsageError
-from gtp_fast.evaluation.environments import check_environment, make_env
+from gtp_fast.evaluation.environments import check_environment, make_env, with_bounds
 from gtp_fast.evaluation.evaluate import evaluate_policy
 from gtp_fast.evaluation.video import record_video
 from gtp_fast.policy import export
@@ -120,7 +120,7 @@ def test_candidates_are_judged_from_one_look(settings):
 def test_an_environment_stacks_frames_as_the_buffer_does(settings, stack):
     cfg = settings("unused", frame_stack=stack, augment=0.0)
     assert cfg.dataset is not None and SEEK.eval_env is not None
-    data = load(SEEK, Path(cfg.dataset))
+    data = load(with_bounds(SEEK, needed=True), Path(cfg.dataset))
     buffer = FrameBuffer.from_transitions(data, cfg, "cpu")
     batch = _first(buffer, 4)
     with closing(make_env(SEEK.eval_env, stack)) as env:

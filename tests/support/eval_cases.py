@@ -115,6 +115,20 @@ class Lasting(Small):
         return np.zeros(4, np.float32), 1.0, False, False, {}
 
 
+class Bounded(Small):
+    """Takes one number within its bounds and no other; the reward of a step is that number."""
+
+    def __init__(self, low: float, high: float):
+        super().__init__()
+        self.action_space = gymnasium.spaces.Box(low, high, (1,), np.float32)
+
+    def step(self, action):
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action} lies outside {self.action_space}")
+        obs, _, *rest = super().step(action)
+        return (obs, float(action[0]), *rest)
+
+
 class Painted(Small):
     """A square that moves with every step."""
 
@@ -185,6 +199,10 @@ def runs(pid: int) -> bool:
         return False
 
 
-for case in (Small, Diverging, Counting, Numbered, Succeeding, Failing, Lasting, Painted, Reaching):
+for case in (Small, Diverging, Counting, Numbered, Succeeding, Failing, Lasting, Bounded, Painted, Reaching):
     limit = 6 if case is Numbered else None
     gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", case, max_episode_steps=limit, disable_env_checker=True)
+for name, low, high in (("Wide", -2.0, 2.0), ("Quarter", -0.25, 0.25), ("Positive", 0.0, 1.0)):
+    gymnasium.register(
+        f"gtp_fast_tests/{name}-v0", Bounded, disable_env_checker=True, kwargs={"low": low, "high": high}
+    )

@@ -14,6 +14,7 @@ from gtp_fast.config import TrainConfig
 from gtp_fast.data.frames import FrameBuffer
 from gtp_fast.data.spec import DataSpec, EvalEnv
 from gtp_fast.data.transitions import Arrays, Transitions, build_transitions, validate
+from gtp_fast.data.units import Actions
 
 SIDE, ACTION_DIM = 16, 2
 SPEC = DataSpec("frames", "file")
@@ -59,7 +60,7 @@ def numbered(numbers: np.ndarray, shape: tuple[int, int, int], rng: np.random.Ge
 
 def frame_transitions(found: Arrays) -> Transitions:
     """Take arrays through the door."""
-    return build_transitions(found, "frames", "generated", validate(found, SPEC, clip_actions=False))
+    return build_transitions(found, "frames", "generated", validate(found, SPEC, False, Actions("scaled")))
 
 
 def frame_config(**changes: Any) -> TrainConfig:
