@@ -6,6 +6,7 @@ Each field holds its default, its line of `--help` and, of a number, its range. 
 from __future__ import annotations
 
 import hashlib
+import json
 import reprlib
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any, Literal, get_type_hints
 from gtp_fast.errors import UsageError
 
 _FINITE = 1e30  # float32 holds it
+_LONGEST_JSON = 100_000  # characters of --env-kwargs: a large maze's map has 1,000
 
 
 def _setting(
@@ -41,6 +43,10 @@ class TrainConfig:
         None,
         "D4RL-layout file, directory of them, OGBench file, Minari directory or id; --env then names the scorer",
         run_only=True,
+    )
+    env_kwargs: str | None = _setting(
+        None,
+        """arguments with which the environment is made, as JSON: '{"robot": "a"}'; for data of your own or Minari's""",
     )
     action_units: Literal["auto", "scaled", "environment"] = _setting(
         "auto",
@@ -193,6 +199,7 @@ def validate(cfg: TrainConfig) -> TrainConfig:
     """
     if not cfg.env:
         raise UsageError("--env is missing; name a data set, for example --env hopper-demo-v0 (gtp-fast data list)")
+    environment_arguments(cfg.env_kwargs)
     for name in _RANGES:
         check_range(name, getattr(cfg, name))
     if cfg.sigma_max <= cfg.sigma_min:
@@ -234,6 +241,37 @@ def check_range(name: str, value: float, typed: str | None = None) -> None:
     low, high = _RANGES[name]
     if not low <= value <= high:
         raise UsageError(f"{typed or flag(name)} {shown(value)} is outside [{low:g}, {high:g}]")
+
+
+def environment_arguments(given: object) -> dict[str, Any]:
+    """Return the arguments of --env-kwargs: a JSON object as text, or a mapping of the same values; None: no arguments.
+
+    Raises: UsageError with what was seen and an example.
+    """
+    try:
+        found = json.loads(given) if isinstance(given, str) else {} if given is None else given
+        if isinstance(found, dict) and all(isinstance(name, str) for name in found):
+            return json.loads(_json(found))
+        seen = f"is {shown(given)[:80]}"
+    except (ValueError, TypeError, RecursionError) as error:
+        seen = f"{shown(given)[:80]} is no JSON ({error})"
+    raise UsageError(f"""--env-kwargs {seen}, expected a JSON object: --env-kwargs '{{"robot": "a"}}'""")
+
+
+def canonical_arguments(given: object) -> str | None:
+    """Return the arguments of --env-kwargs in the one form that is saved and hashed; None for no arguments."""
+    found = environment_arguments(given)
+    return _json(found) if found else None
+
+
+def _json(values: dict[str, Any]) -> str:
+    """Return JSON with sorted keys. Raises: ValueError for more text than arguments are: YAML's aliases can nest."""
+    text = ""
+    for part in json.JSONEncoder(sort_keys=True).iterencode(values):
+        text += part
+        if len(text) > _LONGEST_JSON:
+            raise ValueError(f"longer than {_LONGEST_JSON:,} characters")
+    return text
 
 
 @cache

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from gtp_fast.config import TrainConfig, flag, setting_types, shown, validate
+from gtp_fast.config import TrainConfig, canonical_arguments, flag, setting_types, shown, validate
 from gtp_fast.errors import UsageError
 
 FLOW_TIMES = {"sigma_max": 1.0, "rho": 1.0}  # for --process flow: even steps from 0 to 1
@@ -100,8 +100,12 @@ def checked(values: Mapping[str, Any], where: str, lines: Mapping[str, int] | No
             near = difflib.get_close_matches(name, hints, n=1) if isinstance(name, str) else []
             hint = f"did you mean {near[0]}?" if near else "gtp-fast train --help lists all."
             raise UsageError(f"{place}: no setting is called {shown(name)}; {hint}")
-        _check_type(name, value, hints[name], place)
-    return {name: _plain(value, hints[name]) for name, value in values.items()}
+        if name != "env_kwargs":  # text or a mapping, checked below
+            _check_type(name, value, hints[name], place)
+    return {
+        name: canonical_arguments(value) if name == "env_kwargs" else _plain(value, hints[name])
+        for name, value in values.items()
+    }
 
 
 def setting(typed: object, value: Any, where: str) -> tuple[str, Any]:

@@ -305,13 +305,61 @@ def test_the_hash_sees_what_decides_the_result_and_nothing_else():
     assert set(RUN_ONLY_FIELDS) < {field.name for field in fields(TrainConfig)}
 
 
+@pytest.mark.parametrize(
+    "given",
+    ['{"b": [1, {"d": 2, "c": null}], "a": "x"}', {"a": "x", "b": [1, {"c": None, "d": 2}]}],
+    ids=["text", "mapping"],
+)
+def test_arguments_of_the_environment_have_one_form(given):
+    cfg = run_settings({"env": "Hopper-v5", "env_kwargs": given})
+    assert cfg.env_kwargs == '{"a": "x", "b": [1, {"c": null, "d": 2}]}'
+    assert hash6(cfg) != hash6(run_settings({"env": "Hopper-v5"}))
+    assert run_settings({"env": "Hopper-v5", "env_kwargs": "{}"}).env_kwargs is None
+
+
+def test_a_file_gives_the_arguments_of_the_environment_as_a_mapping_and_reads_back_what_a_run_saves(mine):
+    mine.write_text("env: Hopper-v5\nenv_kwargs:\n  robot: a\n")
+    cfg = run_settings({}, mine)
+    assert cfg.env_kwargs == '{"robot": "a"}'
+    mine.write_text(dump_yaml(cfg))
+    assert run_settings({}, mine) == cfg
+
+
+ENDLESS: dict[str, object] = {}
+ENDLESS["a"] = ENDLESS
+NESTED: object = {}
+for _ in range(40):
+    NESTED = {"a": NESTED, "b": NESTED}
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ("robot=a", "'robot=a' is no JSON (Expecting value: line 1 column 1 (char 0))"),
+        ("[1]", "is '[1]'"),
+        ("1", "is '1'"),
+        ({1: 2}, "is {1: 2}"),
+        ({"a": {1, 2}}, "is no JSON (Object of type set is not JSON serializable)"),
+        (ENDLESS, "is no JSON (Circular reference detected)"),
+        (NESTED, "is no JSON (longer than 100,000 characters)"),
+        ("[" * 100_000, "is no JSON (maximum recursion depth exceeded"),
+    ],
+    ids=["no JSON", "a list", "a number", "no names", "a set", "endless", "nested", "deep"],
+)
+def test_arguments_that_are_no_json_object_are_refused_with_an_example(given, seen):
+    with pytest.raises(UsageError) as error:
+        run_settings({"env": "Hopper-v5", "env_kwargs": given})
+    assert seen in str(error.value) and len(str(error.value)) < 300
+    assert str(error.value).endswith("""expected a JSON object: --env-kwargs '{"robot": "a"}'""")
+
+
 def test_every_setting_has_a_line_of_help():
     assert all(field.metadata["help"] for field in fields(TrainConfig))
 
 
 def test_the_list_of_flags_is_frozen():
     # A new flag needs a reason: say in the commit why the existing ones cannot serve, then raise this number.
-    assert len(asdict(TrainConfig())) == 75
+    assert len(asdict(TrainConfig())) == 76
 
 
 def test_defaults_are_those_of_the_default_preset():

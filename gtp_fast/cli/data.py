@@ -26,38 +26,44 @@ def data_command(arguments: argparse.Namespace) -> dict[str, Any] | None:
     if not arguments.name:
         raise UsageError(f"gtp-fast data {arguments.action} needs a name; gtp-fast data list shows them")
     if arguments.action == "check":
-        _check(arguments.name, arguments.env, arguments.action_units, arguments.json)
+        _check(arguments.name, _scorer(arguments), arguments.action_units, arguments.json)
         return None
     from gtp_fast.cli.screen import download_bar
     from gtp_fast.data import dataset, download
 
     if Path(arguments.name).exists():
         path = Path(arguments.name)
-        spec = _scorer(arguments.env) if arguments.env else DataSpec(path.name, "file")
+        spec = _scorer(arguments) or DataSpec(path.name, "file")
         return dataset.info(dataset.load(spec, path, action_units=arguments.action_units))
-    spec = catalog.resolve(arguments.name)
+    spec = catalog.resolve(arguments.name, arguments.env_kwargs)
     with download_bar(sys.stderr) as progress:
         if arguments.action == "download" and spec.source in download.PLACES:
             return {"name": spec.name, "path": str(download.fetch(spec, progress))}
         return dataset.info(dataset.load(spec, progress=progress))
 
 
-def _scorer(env: str) -> DataSpec:
-    """Return the entry of an environment with the bounds of its actions, where it can be built here."""
+def _scorer(arguments: argparse.Namespace) -> DataSpec | None:
+    """Return the entry of --env and --env-kwargs, with the bounds of its actions where it can be built here.
+
+    None without --env.
+    """
     from gtp_fast.evaluation.environments import with_bounds
 
-    return with_bounds(catalog.resolve(env), needed=False)
+    if arguments.env_kwargs is not None and not arguments.env:
+        raise UsageError("--env-kwargs are the arguments of --env; name the environment with --env")
+    return with_bounds(catalog.resolve(arguments.env, arguments.env_kwargs), needed=False) if arguments.env else None
 
 
-def _check(name: str, env: str | None, action_units: Units | None, as_json: bool) -> None:
+def _check(name: str, spec: DataSpec | None, action_units: Units | None, as_json: bool) -> None:
     from gtp_fast.data import check
 
-    found = check.check(name, _scorer(env) if env else None, action_units)
+    found = check.check(name, spec, action_units)
     print(json.dumps(found) if as_json else "\n".join(_report(found)))
     if found["faults"]:
         more = len(found["faults"]) - 1
         also = f" (and {more} more fault{'s' * (more > 1)}, listed above)" if more else ""
-        raise DataError(found["faults"][0]["message"] + also)
+        said, newline, lines = found["faults"][0]["message"].partition("\n")
+        raise DataError(said + also + newline + lines)
 
 
 def _report(found: dict[str, Any]) -> list[str]:

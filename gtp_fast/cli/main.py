@@ -94,6 +94,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["list", "info", "download", "check"])
     parser.add_argument("name", nargs="?", help="a data set's name, or a file or directory")
     parser.add_argument("--env", help="info, check: the environment that the file is for")
+    parser.add_argument("--env-kwargs", metavar="JSON", help="info, check: arguments of that environment")
     parser.add_argument("--action-units", choices=["scaled", "environment"], help="info, check: as of train")
     _add_json(parser)
 

@@ -1,8 +1,9 @@
 """From the name of a data set to its entry.
 
 In: a name that the user typed. Out: a `DataSpec`. Nothing is opened or downloaded, and neither torch nor gymnasium is
-imported. References and file sizes are published ones; the metadata of a data file contributes nothing. After the
-public functions, each source has its names and constants in turn: embedded, D4RL, Minari, OGBench, your own data.
+imported, except gymnasium for a name that is none of those below: it may be registered there. References and file
+sizes are published ones; the metadata of a data file contributes nothing. After the public functions, each source has
+its names and constants in turn: embedded, D4RL, Minari, OGBench, your own data.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from gtp_fast import presets
-from gtp_fast.config import TrainConfig
+from gtp_fast.config import TrainConfig, environment_arguments
+from gtp_fast.data import gym_ids
 from gtp_fast.data.spec import BODIES, DataSpec, EvalEnv, scored_on, sizes
 from gtp_fast.data.units import unit
 from gtp_fast.errors import UsageError
@@ -24,21 +26,49 @@ _LINE = "{:43} {:8} {:>9} {:9} {:53} {}"
 HEAD = _LINE.format("name", "source", "size", "obs/act", "environment", "what scores 0 and 100")
 
 
-def resolve(name: str) -> DataSpec:
+def resolve(name: str, env_kwargs: str | None = None) -> DataSpec:
     """Return the entry of a name: embedded, D4RL, Minari, OGBench, then an environment for the user's own file.
 
-    Args: name, of a data set, or a Gymnasium id to go with `--dataset` (`Hopper-v5`, `my_module:MyEnv-v0`).
-    Raises: UsageError when there is no such name; the message lists the nearest ones.
+    Args: name, of a data set, or a Gymnasium id to go with `--dataset` (`Hopper-v5`, `my_module:MyEnv-v0`), which
+    another process may not have registered. env_kwargs, arguments of that environment as JSON, above the entry's own.
+    Raises: UsageError when there is no such name; the message lists the nearest ones of the same kind.
 
     >>> resolve("hopper-medium-v2").paper_row
     'hopper-m'
     """
-    spec = _NAMED.get(name) or minari_entry(name) or ogbench_entry(name) or _own_data_entry(name)
-    if spec is not None:
-        return _with_known_bounds(spec)
-    near = difflib.get_close_matches(name, known_names(), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"for example {', '.join(list(_NAMED)[:3])}."
-    raise UsageError(f"--env: no data set is called '{name}'; {hint} `gtp-fast data list` shows every name.")
+    spec = _NAMED.get(name) or _minari_or_registered(name) or ogbench_entry(name) or _own_data_entry(name)
+    if spec is None:
+        raise UsageError(_unknown(name))
+    return _with_arguments(_with_known_bounds(spec), environment_arguments(env_kwargs))
+
+
+def of_run(settings: Mapping[str, Any]) -> DataSpec:
+    """Return the entry with which a run is reported; without references where only the trainer's process knows it."""
+    try:
+        return resolve(settings["env"], settings.get("env_kwargs"))
+    except UsageError:
+        return DataSpec(settings["env"], "file")
+
+
+def _with_arguments(spec: DataSpec, given: dict[str, Any]) -> DataSpec:
+    """Return the entry with arguments of its environment, for data of one's own and Minari's.
+
+    They may change the environment's sizes and bounds, which are then unknown.
+    """
+    if not given:
+        return spec
+    if spec.source not in ("file", "minari"):
+        raise UsageError(
+            f"--env-kwargs: {spec.name} names data whose environment is fixed; leave it out, or name the environment "
+            "with --env ID and the data with --dataset PATH"
+        )
+    if spec.eval_env is None:
+        raise UsageError(
+            f"--env-kwargs: {spec.name} names no environment; name it with --env ID --dataset minari:{spec.name}"
+        )
+    kwargs = dict(spec.eval_env.kwargs) | given
+    env = EvalEnv(spec.eval_env.id, tuple(kwargs.items()))
+    return replace(spec, eval_env=env, obs_dim=None, obs_shape=None, action_dim=None, action_bounds=None)
 
 
 def _with_known_bounds(spec: DataSpec) -> DataSpec:
@@ -55,7 +85,36 @@ def run_settings(flags: Mapping[str, Any], file: Path | None = None) -> TrainCon
     Raises: UsageError for unknown names, with the nearest match, for wrong types and for values out of range.
     """
     typed = (presets.read_yaml(file) if file else {}) | presets.checked(flags, "the flags")
-    return presets.merge(typed, resolve(typed["env"]).task if typed.get("env") else None)
+    spec = resolve(typed["env"], typed.get("env_kwargs")) if typed.get("env") else None
+    return presets.merge(typed, spec.task if spec else None)
+
+
+def _unknown(name: str) -> str:
+    """Return the error about a name that nothing is called by: the nearest names of the kind that it resembles most."""
+    typed, kinds = name.lower(), [list(_NAMED), minari_names(), ogbench_names()]
+    near: list[str] = []
+    best = 0.0
+    for names in kinds if ":" not in name else ():
+        lower = {one.lower(): one for one in names}
+        found = difflib.get_close_matches(typed, lower, n=3, cutoff=0.5)
+        if found and (ratio := difflib.SequenceMatcher(None, found[0], typed).ratio()) > best:
+            near, best = [lower[one] for one in found], ratio
+    environments = gym_ids.nearest(name) or _near_own(typed)
+    if environments and difflib.SequenceMatcher(None, environments[0].lower(), typed).ratio() >= best:
+        near = environments
+    hint = f"did you mean {' or '.join(near)}?" if near else f"for example {', '.join(list(_NAMED)[:3])}."
+    registered = "" if gym_ids.ids() else " (gymnasium, which knows their ids, is not installed)"
+    return (
+        f"--env: no data set is called '{name}', and no environment{registered}; {hint} `gtp-fast data list` shows "
+        "every name. For a file of your own: --env ID --dataset FILE, where ID is any id that Gymnasium knows, or "
+        "module:ID (docs/data.md)."
+    )
+
+
+def _near_own(typed: str) -> list[str]:
+    """Return the nearest environments of those that are known where Gymnasium is not installed."""
+    lower = {one.lower(): one for one in (*OWN_DATA_ENVS, *POINT_MAZES)}
+    return [lower[one] for one in difflib.get_close_matches(typed, lower, n=2, cutoff=gym_ids.NEAR)]
 
 
 def known_names() -> list[str]:
@@ -223,6 +282,17 @@ def minari_id(name: str) -> str | None:
     return match and (match[1] or match[2])
 
 
+def _minari_or_registered(name: str) -> DataSpec | None:
+    """Return the entry of a Minari id, unless it is an environment registered in this process (`ns/Name-v0`).
+
+    `minari:ns/Name-v0` is always Minari's.
+    """
+    spec = minari_entry(name)
+    if spec is None or spec.eval_env is not None or name.startswith("minari:"):
+        return spec
+    return None if name in gym_ids.ids() else spec
+
+
 def minari_entry(name: str) -> DataSpec | None:
     """Return the entry of a Minari id. The environment is chosen here and never taken from the file's metadata."""
     found = minari_id(name)
@@ -360,18 +430,19 @@ OWN_DATA_ENVS = (
     *("Ant-v5", "Swimmer-v5", "Reacher-v5"),
 )
 POINT_MAZES = tuple(f"PointMaze_{maze}-v3" for maze in ("Open", "UMaze", "Medium", "Large"))
-_OWN_MODULE = re.compile(r"[A-Za-z_][\w.]*:[\w./-]+-v\d+")
+_OWN_MODULE = re.compile(r"[A-Za-z_][\w.]*:(?:[\w-]+/)*[\w.-]+")
+_BODY = re.compile(rf"({'|'.join(BODIES)})-v5")  # the version whose sizes BODIES holds
 
 
 def _own_data_entry(name: str) -> DataSpec | None:
     """Return the entry of a Gymnasium id, which scores a policy trained on the user's own file."""
-    if name in OWN_DATA_ENVS:
+    if name in OWN_DATA_ENVS or _BODY.fullmatch(name):
         return scored_on(name, "file", name)
     if name in POINT_MAZES:
         env = EvalEnv("gtp_fast.evaluation.mazes:gtp_fast/PointMaze-v0", (("env_id", name),))
         sizes = {"obs_dim": 6, "action_dim": 2, "ref_random": 0.0, "ref_expert": 1.0}
         return DataSpec(name, "file", eval_env=env, task="pointmaze", eval_episodes=100, **sizes)
-    if _OWN_MODULE.fullmatch(name):
+    if (_OWN_MODULE.fullmatch(name) and not name.startswith("minari:")) or name in gym_ids.ids():
         return DataSpec(name, "file", eval_env=EvalEnv(name))
     return None
 

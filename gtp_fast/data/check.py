@@ -6,12 +6,14 @@ training (`rules`), and data that passes them is also loaded as in training. Not
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gtp_fast import config
 from gtp_fast.data import catalog, dataset, hdf5, rules, units
 from gtp_fast.data.rules import AXES, ENDS, FLOATS, Columns, Fault, dataset_warnings, episode_lengths, row_warnings
 from gtp_fast.data.spec import DataSpec, Units
@@ -75,9 +77,19 @@ def check(name_or_path: str | Path, spec: DataSpec | None = None, action_units: 
         faults += refused
     fitting = [spec.name] if spec else _fitting(found)
     environment = fitting[0] if fitting else "MODULE:ENVIRONMENT-v0"
-    command = f"gtp-fast train --env {environment} --dataset {path}"
+    command = f"gtp-fast train --env {environment}{_arguments(spec)} --dataset {path}"
     command += f" --action-units {action_units}" if action_units else ""
     return _verdict(found | {"environments": fitting}, faults, warnings, command)
+
+
+def _arguments(spec: DataSpec | None) -> str:
+    """Return --env-kwargs with the arguments that are not the entry's own, "" without any."""
+    if spec is None or spec.eval_env is None or not spec.eval_env.kwargs:
+        return ""
+    own = catalog.resolve(spec.name).eval_env
+    given = {name: value for name, value in spec.eval_env.kwargs if own is None or (name, value) not in own.kwargs}
+    text = config.canonical_arguments(given)
+    return f" --env-kwargs {shlex.quote(text)}" if text else ""
 
 
 def _read(path: Path, spec: DataSpec) -> _File:

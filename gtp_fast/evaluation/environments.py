@@ -6,7 +6,9 @@ without evaluations, and acting, do not need it.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -14,7 +16,9 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gtp_fast.data import units
+import numpy as np
+
+from gtp_fast.data import gym_ids, units
 from gtp_fast.data.spec import Bounds, DataSpec, EvalEnv, ObsShape
 from gtp_fast.data.units import Actions
 from gtp_fast.errors import DataError, UsageError
@@ -91,9 +95,26 @@ def _made(env: EvalEnv, frame_stack: int, **kwargs: Any) -> gymnasium.Env:
                     f"{env.id} cannot render its observations here ({reason}); set MUJOCO_GL=egl or osmesa, or pass "
                     "--eval-every 0 to train"
                 ) from None
-            raise UsageError(
-                f"the environment {env.id} cannot be built ({reason}); pass --eval-every 0 to train"
-            ) from None
+            raise UsageError(_not_built(env.id, error, reason)) from None
+
+
+def _not_built(env_id: str, error: Exception, reason: str) -> str:
+    """Say why an environment cannot be built: Gymnasium does not know its id, wrong arguments, or its own error."""
+    said, missing = (
+        gym_ids.unknown(env_id, error),
+        re.search(r"missing \d+ required .*arguments?: (.*?)( was |$)", reason),
+    )
+    if said is not None:
+        return f"the environment {env_id} cannot be built: {said}; pass --eval-every 0 to train without it"
+    if missing is not None:
+        named = re.findall(r"'(\w+)'", missing[1])
+        example = json.dumps(dict.fromkeys(named, "..."))
+        return (
+            f"the environment {env_id} needs the argument{'s' * (len(named) > 1)} {missing[1]}; give "
+            f"{'them' if len(named) > 1 else 'it'} as --env-kwargs '{example}', or pass --eval-every 0 to train"
+        )
+    flags = "check --env-kwargs, or " if isinstance(error, TypeError) and "argument" in reason else ""
+    return f"the environment {env_id} cannot be built ({reason}); {flags}pass --eval-every 0 to train"
 
 
 def _absent(error: BaseException) -> str:
@@ -126,18 +147,25 @@ def check_environment(
             if spec.source == "minari"
             else ""
         )
-        raise UsageError(f"{spec.name} names no evaluation environment in this version; {own}pass --eval-every 0")
+        near = gym_ids.nearest(spec.name) if "/" in spec.name else []  # ns/Name-v0 has the form of a Minari id
+        meant = f"did you mean the environment {' or '.join(near)}? Otherwise " if near else ""
+        raise UsageError(
+            f"{spec.name} names no evaluation environment in this version; {meant}{own}pass --eval-every 0"
+        )
     env_id, shape = spec.eval_env.id, (obs,) if isinstance(obs, int) else obs
     with closing(_made(spec.eval_env, frame_stack)) as made:
         from gtp_fast.data.spaces import as_vectors, bounds  # imports Gymnasium, which may be absent
 
+        refuse_actions(env_id, made.action_space)
         env, theirs = as_vectors(made), bounds(made.action_space)
         spaces = ((env.observation_space, shape, "observation"), (env.action_space, (action_dim,), "action"))
     for space, expected, what in spaces:
         if space.shape != expected:
             data = f"{expected[0]} numbers" if len(expected) == 1 else f"images of {expected}"
+            images = _other_images(env_id, made.observation_space, expected, frame_stack)
             raise DataError(
-                f"{env_id} has {what}s of shape {space.shape} but the data have {data}; name the "
+                images
+                or f"{env_id} has {what}s of shape {space.shape} but the data have {data}; name the "
                 "environment that the data came from with --env"
             )
     if action_bounds is not None and units.scalable(theirs) and not units.same(theirs, action_bounds):
@@ -164,4 +192,43 @@ def with_bounds(spec: DataSpec, needed: bool) -> DataSpec:
     with closing(made):
         from gtp_fast.data.spaces import bounds
 
+        refuse_actions(spec.eval_env.id, made.action_space)
         return replace(spec, action_bounds=bounds(made.action_space))
+
+
+def refuse_actions(env_id: str, space: gymnasium.Space[Any]) -> None:
+    """Refuse actions that no policy of this package can give: it draws from a Box of one axis.
+
+    Raises: UsageError for any other space.
+    """
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return
+    kind = "discrete actions" if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) else ""
+    raise UsageError(
+        f"{env_id} has {kind or 'actions'}, {space}; policies here act with vectors of numbers, a Box of one axis: "
+        "name an environment with such actions"
+    )
+
+
+def _other_images(env_id: str, space: gymnasium.Space[Any], images: tuple[int, ...], frame_stack: int) -> str | None:
+    """Return the error about an environment whose images have another form than the data's, with the wrapper to add.
+
+    Args: space, of stacked images if frame_stack is above 1; images, the height, width and channels of the data's
+    stack. Returns None where no wrapper is known.
+    """
+    shape, one = space.shape or (), (*images[:-1], images[-1] // frame_stack)
+    shape = (*shape[:-1], shape[-1] // frame_stack) if shape else ()
+    moved = {one: "o", (one[-1], *one[:-1]): "np.moveaxis(o, 0, -1)", (*one[:-1],) * (one[-1] == 1): "o[..., None]"}
+    if len(one) != 3 or shape not in moved:
+        return None
+    value = moved[shape]
+    if space.dtype != "uint8":
+        scale = " * 255" if np.max(getattr(space, "high", 255.0)) <= 1.0 else ""
+        value = f"({value}{scale}).astype(np.uint8)" if scale else f"{value}.astype(np.uint8)"
+    return (
+        f"{env_id} has images of shape {shape}, {space.dtype}, but the data have {one}, uint8; register it in your "
+        f"module with space = gymnasium.spaces.Box(0, 255, {one}, np.uint8) and "
+        f"gymnasium.wrappers.TransformObservation(env, lambda o: {value}, space)"
+    )

@@ -149,7 +149,7 @@ def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
     """
     _check(asked)
     settings, run = read_settings(path), run_of(path)
-    spec = catalog.resolve(settings["env"])
+    spec = catalog.resolve(settings["env"], settings["env_kwargs"])
     cfg, _ = device.resolve(TrainConfig(env=spec.name, device=asked.device))  # pyright: ignore[reportArgumentType]
     if asked.best and path.resolve() != run.path.resolve():
         raise UsageError(f"--best picks the best policy of a run, and {path} is one checkpoint; name {run.path}")

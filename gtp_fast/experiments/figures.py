@@ -86,7 +86,7 @@ def _curve(axes: Axes, runs: list[Run], colour: str, text: str) -> None:
 
 def _data_line(axes: Axes, run: Run) -> None:
     mean_return = run.environment.get("data_return_mean")
-    spec = with_references(catalog.resolve(run.settings["env"]), run.environment.get("references"))
+    spec = with_references(catalog.of_run(run.settings), run.environment.get("references"))
     if mean_return is None or spec.score == "success":  # a return says nothing of the share that succeeds
         return
     score = normalised_score(spec, mean_return)

@@ -114,7 +114,7 @@ def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:
 def _paper_score(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the paper's number, or why it may not stand beside these runs."""
     first = runs[0].settings
-    spec = catalog.resolve(first["env"])
+    spec = catalog.of_run(first)
     for run in runs:
         if reason := paper.absent(spec, run.environment.get("data_sha256"), _data(run)):
             return {"absent": reason}

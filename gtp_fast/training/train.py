@@ -93,7 +93,7 @@ class Job:
 
 def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
     """Load the data, choose device, backend and buffer, and refuse settings that cannot run or be evaluated."""
-    spec = catalog.resolve(cfg.env)
+    spec = catalog.resolve(cfg.env, cfg.env_kwargs)
     device.check(cfg)  # before a download
     where = Path(cfg.dataset) if cfg.dataset else None
     spec = with_bounds(spec, cfg.eval_every > 0)

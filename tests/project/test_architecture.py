@@ -20,6 +20,7 @@ OWNERS = {
     "h5py": {"data.hdf5", "data.minari"},
     "minari": {"data.minari"},
     "gymnasium": {
+        "data.gym_ids",
         "data.minari",
         "data.ogbench",
         "data.spaces",

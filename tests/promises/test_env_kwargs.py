@@ -1,0 +1,77 @@
+"""An environment that needs arguments: `--env-kwargs` reaches all that builds it, from the first check to the film."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from data_cases import columns, write
+from places import ROOT
+from run_cases import gtp_fast
+
+from gtp_fast.presets import read_yaml
+
+ARM = {"length": [1, [2.5, None]], "name": "left 'hand'"}
+KWARGS = json.dumps({"arm": ARM})
+SMALL = "--algo td3bc --steps 4 --eval-every 4 --eval-episodes 1 --hidden 8 --batch-size 8 --backend eager --threads 1"
+
+
+@pytest.fixture
+def typed(tmp_path: Path):
+    """Return a function that types a command in the test's folder; every process notes the arm that it was given."""
+    write(tmp_path / "mine.hdf5", columns(sizes=(3, 1)))
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "kernels", ROOT / "tests/support")))
+    environment = {**os.environ, "PYTHONPATH": path, "SEEN_ARMS": str(tmp_path / "arms")}
+    return lambda *words: gtp_fast(*words, cwd=tmp_path, env=environment)
+
+
+def arms(folder: Path) -> dict[int, list[object]]:
+    """Return the arms that each process was given, and forget them."""
+    found: dict[int, list[object]] = {}
+    for line in (folder / "arms").read_text().splitlines():
+        pid, arm = json.loads(line)
+        found.setdefault(pid, []).append(arm)
+    (folder / "arms").unlink()
+    return found
+
+
+def test_arguments_reach_the_check_the_worker_a_later_evaluation_and_its_film(tmp_path: Path, typed):
+    own = ["--env", "own_envs:Armed-v0", "--dataset", "mine.hdf5"]
+    refused = typed("train", *own, *SMALL.split())
+    assert refused.returncode == 2 and "needs the argument 'arm'; give it as --env-kwargs" in refused.stderr
+    (tmp_path / "arms").write_text("")
+    done = typed("train", *own, "--env-kwargs", KWARGS, *SMALL.split(), "--run-dir", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["return_last"] == [4.0]
+    seen = arms(tmp_path)
+    assert len(seen) >= 2 and all(arm == ARM for given in seen.values() for arm in given)  # here and in the worker
+    assert read_yaml(tmp_path / "run/config.yaml")["env_kwargs"] == json.dumps({"arm": ARM}, sort_keys=True)
+    later = typed("eval", "run", "--episodes", "2", "--workers", "1", "--video", "film.gif", "--json")
+    assert later.returncode == 0, later.stderr
+    assert (tmp_path / "film.gif").stat().st_size > 0
+    assert all(arm == ARM for given in arms(tmp_path).values() for arm in given)
+    other = typed("train", *own, "--env-kwargs", '{"arm": 1}', *SMALL.split(), "--run-dir", "run")
+    assert other.returncode == 2 and "is a run with other settings (--env-kwargs" in other.stderr
+
+
+def test_data_check_passes_the_arguments_on_to_the_command_that_it_prints(tmp_path: Path, typed):
+    done = typed("data", "check", "mine.hdf5", "--env", "own_envs:Armed-v0", "--env-kwargs", KWARGS)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()[-1]
+    assert (
+        """--env own_envs:Armed-v0 --env-kwargs '{"arm": {"length": [1, [2.5, null]], "name": "left '"'"'hand""" in said
+    )
+    assert typed("data", "info", "mine.hdf5", "--env", "own_envs:Armed-v0", "--env-kwargs", KWARGS).returncode == 0
+
+
+@pytest.mark.parametrize("action", ["check", "info"])
+def test_data_commands_refuse_arguments_of_no_environment(typed, action: str):
+    done = typed("data", action, "mine.hdf5", "--env-kwargs", KWARGS)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: --env-kwargs are the arguments of --env; name the environment with --env\n",
+    )
+    done = typed("data", action, "mine.hdf5", "--env", "own_envs:Armed-v0", "--env-kwargs", "arm=1")
+    assert done.returncode == 2 and "expected a JSON object: --env-kwargs" in done.stderr
