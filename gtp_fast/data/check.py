@@ -175,11 +175,12 @@ def _verdict(
 
 def _as_dict(fault: Fault, where: str) -> dict[str, Any]:
     values = asdict(fault)
-    plain = {name: values[name] for name in ("key", "seen", "remedy", "count")}
+    plain = {name: values[name] for name in ("key", "seen", "count")} | {"remedy": fault.remedy_of(where)}
     shown = [value if np.isfinite(value) else str(value) for value in fault.values]  # JSON has no NaN
     return {"file": where, **plain, "rows": list(fault.rows), "values": shown, "message": fault.message(where)}
 
 
 def _unreadable(where: str | Path, error: DataError) -> dict[str, Any]:
-    seen, _, remedy = str(error).rpartition("; ")
-    return _as_dict(Fault("", seen, remedy), str(where)) | {"message": str(error)}
+    first, newline, lines = str(error).partition("\n")  # lines of Python hold semicolons, too
+    seen, _, remedy = first.rpartition("; ")
+    return _as_dict(Fault("", seen, remedy + newline + lines), str(where)) | {"message": str(error)}

@@ -20,6 +20,9 @@ import h5py
 import numpy as np
 
 from gtp_fast.config import shown
+from gtp_fast.data import foreign
+from gtp_fast.data.layout import missing_keys, other_names
+from gtp_fast.data.remedies import missing_timeouts
 from gtp_fast.data.rules import ENDS, FINAL_OBS, FLOATS, Columns, Fault, find_bad_values, machine_memory
 from gtp_fast.data.spec import Bounds, Units, are_frames
 from gtp_fast.data.transitions import FIELDS, Arrays, d4rl_columns
@@ -27,9 +30,7 @@ from gtp_fast.data.units import Actions, scalable
 from gtp_fast.errors import DataError
 from gtp_fast.files import sha256_of
 
-LAYOUT = "D4RL's layout needs observations, actions, rewards, terminals and timeouts"
 LARGEST_ATTRIBUTE = 10_000  # numbers
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def read_hdf5(path: Path) -> Arrays:
@@ -42,19 +43,23 @@ def read_hdf5(path: Path) -> Arrays:
     def stop(fault: Fault) -> None:
         raise fault.error(str(path))
 
-    columns, stated = read_columns(path, stop)
+    notes: list[str] = []
+    columns, stated = read_columns(path, stop, notes.append)
     arrays: dict[str, Any] = {field: columns.get(key) for key, field in FIELDS.items()}
     arrays |= {"action_units": stated.units, "action_bounds": stated.bounds}
-    return Arrays(where=str(path), **arrays, sha256=sha256_of(path))
+    return Arrays(where=str(path), **arrays, sha256=sha256_of(path), notes=tuple(notes))
 
 
-def read_columns(path: Path, on_fault: Callable[[Fault], object]) -> tuple[Columns, Actions]:
+def read_columns(
+    path: Path, on_fault: Callable[[Fault], object], on_note: Callable[[str], object] = lambda note: None
+) -> tuple[Columns, Actions]:
     """Read the columns of a file: bool for terminals and timeouts, float32 or uint8 images for the others.
 
     Returns: the columns, and what the file's attributes state of its actions: action_units, action_low and action_high.
+    Without timeouts, where terminals end every episode, timeouts are false in every row.
 
     Args: on_fault receives a fault for each column that is missing or unreadable. If it does not raise, that column is
-    left out.
+    left out. on_note receives what the user should know of how the file was read.
     Raises: DataError when the path is not an HDF5 file that can be read to its end.
     """
     if not path.is_file():
@@ -63,7 +68,7 @@ def read_columns(path: Path, on_fault: Callable[[Fault], object]) -> tuple[Colum
         raise DataError(f"{path} is empty (0 bytes); delete it and fetch or write it again")
     try:
         with h5py.File(path, "r", rdcc_nbytes=0) as file:  # no chunk cache: every chunk is read once
-            return _read_layout(file, on_fault), _read_units(path, file)
+            return _read_layout(file, on_fault, on_note), _read_units(path, file)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py's, on damaged structures
         raise DataError(_unreadable(path, error)) from None
 
@@ -106,11 +111,17 @@ def _bounds(path: Path, low: Any, high: Any) -> Bounds:
     return found
 
 
-def _read_layout(file: h5py.File, on_fault: Callable[[Fault], object]) -> Columns:
+def _read_layout(file: h5py.File, on_fault: Callable[[Fault], object], on_note: Callable[[str], object]) -> Columns:
     missing = [key for key in (*FLOATS, *ENDS) if not isinstance(file.get(key), h5py.Dataset)]
+    other = other_names(file)
+    limits_unsaid = "timeouts" in missing and "terminals" not in missing and "timeouts" not in other
+    if limits_unsaid:  # the only way to a data set without timeouts: judged below, by its terminals
+        missing.remove("timeouts")
     if missing:
-        held = ", ".join(sorted(file)) or "nothing"
-        on_fault(Fault(", ".join(missing), f"has no {', '.join(missing)}; it holds {held}", LAYOUT, separator=" "))
+        on_fault(missing_keys(file, missing, other))
+    elif other:
+        renamed = ", ".join(f"{name} (rename it to {key})" for key, name in other.items())
+        on_note(f"not read, though it seems to be meant: {renamed}")
     columns: Columns = {}
     for key in (*FLOATS, "next_observations", FINAL_OBS, *ENDS):
         data = file.get(key)
@@ -121,6 +132,13 @@ def _read_layout(file: h5py.File, on_fault: Callable[[Fault], object]) -> Column
                 on_fault(read)
             else:
                 columns[key] = _flat(read) if key in ("rewards", *ENDS) else read
+    if limits_unsaid and "terminals" in columns:
+        fault = missing_timeouts(columns)
+        if fault is not None:
+            on_fault(fault)
+        else:
+            columns["timeouts"] = np.zeros_like(columns["terminals"])
+            on_note("the file has no timeouts: every episode ends as terminal, none by a time limit")
     return columns
 
 
@@ -142,7 +160,11 @@ def _read_floats(key: str, data: h5py.Dataset) -> np.ndarray | Fault:
     """Read a column once, straight into float32; images stay uint8."""
     if data.dtype.kind not in "fiu" or data.shape is None:
         return Fault(key, f"{key} holds {data.dtype}, expected numbers", "write it as float32")
-    array = np.empty(data.shape, dtype=np.uint8 if are_frames(data) else np.float32)
+    if key == "actions" and data.dtype.kind in "iu" and data.ndim == 1:
+        seen = f"actions holds one {data.dtype} a row, which looks like discrete choices"
+        return Fault(key, seen, "policies here act with vectors of numbers, float32 (N, size): use such an environment")
+    images = are_frames(data) or (data.dtype == np.uint8 and data.ndim == 3)
+    array = np.empty(data.shape, dtype=np.uint8 if images else np.float32)
     if data.size:
         data.read_direct(array)
     return array
@@ -168,11 +190,12 @@ def _flat(array: np.ndarray) -> np.ndarray:
 def _unreadable(path: Path, error: Exception) -> str:
     try:
         with path.open("rb") as file:
-            signature = file.read(len(SIGNATURE))
+            signature = file.read(len(foreign.SIGNATURE))
     except OSError as refused:
         return f"{path} cannot be opened ({refused.strerror}); check its permissions"
-    if signature != SIGNATURE:
-        return f"{path} is not an HDF5 file (it begins with {signature!r}); name a D4RL-layout .hdf5 file"
+    if signature != foreign.SIGNATURE:
+        unknown = f"{path} is not an HDF5 file (it begins with {signature!r}); name a D4RL-layout .hdf5 file"
+        return foreign.refusal(path) or unknown
     size = path.stat().st_size
     return (
         f"{path} is truncated or damaged: it cannot be read to its end ({size:,} bytes; {error}); delete it and "
@@ -194,6 +217,8 @@ def shard_paths(path: Path) -> list[Path]:
             raise DataError(f"{path} holds {other[0]} and no *.hdf5 shard; name the file itself, or its shards .hdf5")
         if len(found) > len(list(path.glob("main_data*.hdf5"))):
             raise DataError(_mixed(path, "main_data.hdf5, which is Minari's"))
+        if not found and not any((folder / "metadata.json").exists() for folder in (path, path / "data")):
+            raise DataError(foreign.no_data(path))
         return [path]
     if (path / "data" / "main_data.hdf5").exists():
         raise DataError(_mixed(path, "data/main_data.hdf5, which is Minari's"))

@@ -23,7 +23,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from gtp_fast.data import catalog
+from gtp_fast.data import catalog, foreign
 from gtp_fast.data.rules import machine_memory
 from gtp_fast.data.spec import DataSpec
 from gtp_fast.data.transitions import Arrays
@@ -67,6 +67,8 @@ def read(path: Path, spec: DataSpec) -> Arrays:
     """
     task = catalog.ogbench_task(spec)
     if task is None:
+        if path.is_file() and not foreign.is_ogbench(path) and (said := foreign.refusal(path)):
+            raise DataError(said)
         raise UsageError(
             f"{path} is an OGBench file, which is rewarded for a task, and '{spec.name}' names none; pass --env "
             "cube-single-play-singletask-task1-v0, or the name of another task"

@@ -10,50 +10,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from gtp_fast.data import units
+from gtp_fast.data.remedies import (
+    ENDS,
+    FINAL_OBS,
+    MIN_IMAGE_SIDE,
+    Columns,
+    Fault,
+    apart,
+    final_observations_inside,
+    image_form,
+    misformed_images,
+    repair,
+    wrong_length,
+    wrong_rank,
+)
 from gtp_fast.data.spec import DataSpec, are_frames
 from gtp_fast.data.units import Actions
-from gtp_fast.errors import DataError
 
 FLOATS = ("observations", "actions", "rewards")
-ENDS = ("terminals", "timeouts")
-FINAL_OBS = "infos/final_observations"
 AXES = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1, "timeouts": 1, "next_observations": 2}
-MIN_IMAGE_SIDE = 8  # pixels: the encoder halves each side three times
 ROWS_SHOWN = 5  # of each fault
 BLOCK = 16_384  # rows examined at a time
 
 LARGE_OBSERVATION = 1e3  # only --normalise-obs scales what networks receive; D4RL's bodies stay within 100
 SMALL_ACTION = 0.1
 EPISODES_TO_GUESS = 3  # of equal length, before their terminals are suspected to be time limits
-
-Columns = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with a column: what was seen and expected, the remedy, the first bad rows and values, the count."""
-
-    key: str
-    seen: str
-    remedy: str
-    rows: tuple[int, ...] = ()
-    values: tuple[float, ...] = ()
-    count: int = 0
-    separator: str = ": "  # between the file's name and what was seen
-    clippable: bool = False  # --clip-actions repairs it
-
-    def message(self, where: str) -> str:
-        """Return one line about the fault in the file `where`."""
-        return f"{where}{self.separator}{self.seen}; {self.remedy}"
-
-    def error(self, where: str) -> DataError:
-        """Return the error with which training stops."""
-        return DataError(self.message(where))
 
 
 def machine_memory() -> int:
@@ -83,24 +69,29 @@ def _wrong_shapes(columns: Columns) -> Iterator[Fault]:
         array = columns.get(key)
         if array is None:
             continue
-        if are_frames(array) and key == "observations":
+        form = image_form(array, columns) if key == "observations" else None
+        if form not in (None, "old"):
+            yield misformed_images(array, columns, str(form))
+        elif are_frames(array) and key == "observations":
             yield from _wrong_images(array, columns)
             right[key] = array
         elif array.ndim == rank and (rank == 1 or array.shape[-1] > 0):
             right[key] = array
         else:
-            form = "(N, size)" if rank == 2 else "(N,)"
-            yield Fault(key, f"{key} has shape {array.shape}, expected {rank} axes", f"write it as {form}")
+            yield wrong_rank(key, array, rank)
     if not right:
         return
     first = next(iter(right))  # the observations, if the file has them
     rows = len(right[first])
     if rows == 0:
         yield Fault(first, f"{first} has no rows", "write at least one episode")
+    longer = final_observations_inside(right)
+    if longer is not None:
+        yield longer
+        return
     for key, array in right.items():
         if len(array) != rows:
-            seen = f"{key} has {len(array):,} rows but {first} has {rows:,}"
-            yield Fault(key, seen, "every array needs one row per transition", count=abs(len(array) - rows))
+            yield wrong_length(key, array, first, right[first])
         elif key == "next_observations" and first == "observations" and array.shape != right[first].shape:
             seen = f"next_observations has shape {array.shape}, observations {right[first].shape}"
             yield Fault(key, seen, "write both in the same shape")
@@ -117,7 +108,10 @@ def _wrong_images(frames: np.ndarray, columns: Columns) -> Iterator[Fault]:
             "leave the key out, and write each episode's last image as a row of its own with timeouts true, or into "
             f"{FINAL_OBS}"
         )
-        yield Fault("next_observations", "next_observations of images are a second copy of the observations", remedy)
+        seen = "next_observations of images are a second copy of the observations"
+        ends = "np.flatnonzero(np.ravel(file['terminals']) + np.ravel(file['timeouts']))"
+        moved = f"file['{FINAL_OBS}'] = file['next_observations'][:][{ends}]; " if FINAL_OBS not in columns else ""
+        yield Fault("next_observations", seen, remedy, lines=repair(f"{moved}del file['next_observations']"))
     if FINAL_OBS in columns and columns[FINAL_OBS].dtype != np.uint8:
         seen = f"{FINAL_OBS} holds {columns[FINAL_OBS].dtype} beside observations of uint8"
         yield Fault(FINAL_OBS, seen, "write it as uint8")
@@ -279,10 +273,10 @@ def row_warnings(columns: Columns) -> Iterator[Fault]:
         )
     if {"observations", "next_observations", *ENDS} <= set(columns):
         inner = ~(columns["terminals"] | columns["timeouts"])[:-1]
-        apart = (columns["next_observations"][:-1] != columns["observations"][1:]).any(axis=1) & inner
+        differing = apart(columns["observations"], columns["next_observations"]) & inner
         yield from _warn_of_rows(
             "next_observations",
-            apart,
+            differing,
             "next_observations inside an episode are not the next row's observations",
             "check for an unmarked episode end, or rows out of order",
         )

@@ -134,8 +134,8 @@ def test_a_real_file_keeps_every_transition():
 
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "missing keys": (
-        {"rewards": None, "timeouts": None},
-        "FILE has no rewards, timeouts; it holds actions, observations, terminals; D4RL's layout needs observations, "
+        {"rewards": None, "terminals": None, "timeouts": None},
+        "FILE has no rewards, terminals, timeouts; it holds actions, observations; D4RL's layout needs observations, "
         "actions, rewards, terminals and timeouts",
     ),
     "unequal lengths": (

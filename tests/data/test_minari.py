@@ -243,7 +243,9 @@ def test_a_folder_that_is_no_collection_is_refused(tmp_path: Path):
     with pytest.raises(DataError) as error:
         dataset.load(ANY, tmp_path)
     assert str(error.value) == (
-        f"{tmp_path} is not a Minari data set (it has no data/metadata.json); name its directory, or an .hdf5 file"
+        f"{tmp_path} is not a Minari data set (it has no data/metadata.json) and has no *.hdf5 file; it is empty; "
+        "--dataset reads HDF5 in D4RL's layout, a directory of such files, a Minari directory or id, and OGBench's own "
+        ".npz; docs/data.md, 'Your own data', has the recipes"
     )
 
 

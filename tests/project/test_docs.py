@@ -80,13 +80,21 @@ def _given(name: str) -> dict[str, Any]:
         "truncated": np.arange(400) % 100 == 99,
     }
     episode = np.cumsum(np.roll(marks["done"] | marks["truncated"], 1))
-    return {"frame": pd.DataFrame(numbers | marks | {"episode": episode, "t": np.arange(400)})}
+    pd.DataFrame(numbers | marks | {"episode": episode, "t": np.arange(400)}).to_csv("table.csv")
+    rows = {"observations": draw.normal(size=(400, 11)), "actions": draw.uniform(-1, 1, (400, 3))}
+    rows |= {"rewards": marks["reward"], "terminals": marks["done"], "timeouts": marks["truncated"]}
+    np.savez("mine.npz", **rows)
+    cuts = [slice(start, start + 100) for start in range(0, 400, 100)]
+    episodes = [{key: rows[key][cut] for key in ("actions", "rewards")} for cut in cuts]
+    for number, one in enumerate(episodes):
+        one |= {"observations": draw.normal(size=(101, 11)), "terminated": number == 2}
+    return {"episodes": episodes, "h5py": h5py, "np": np}
 
 
 @pytest.mark.parametrize(
     ("recipe", "name"),
-    list(zip(RECIPES, ["mine.hdf5", "table.hdf5", "recorded.hdf5"], strict=True)),
-    ids=["numpy", "pandas", "gymnasium"],
+    list(zip(RECIPES, ["mine.hdf5", "converted.hdf5", "joined.hdf5", "table.hdf5", "recorded.hdf5"], strict=True)),
+    ids=["numpy", "npz", "episodes", "pandas", "gymnasium"],
 )
 def test_a_recipe_for_own_data_is_ten_lines_passes_the_check_and_trains(tmp_path: Path, monkeypatch, recipe, name):
     assert sum(bool(line) and "import" not in line for line in recipe.splitlines()) <= 10
@@ -94,7 +102,8 @@ def test_a_recipe_for_own_data_is_ten_lines_passes_the_check_and_trains(tmp_path
     exec(compile(recipe, "docs/data.md", "exec"), _given(name))
     found = check(name, resolve("Hopper-v5"))
     assert (found["ready"], found["warnings"]) == (True, [])
-    assert found["transitions"] == {"mine.hdf5": 995, "table.hdf5": 396, "recorded.hdf5": 1000}[name]
+    kept = {"mine.hdf5": 995, "converted.hdf5": 396, "joined.hdf5": 400, "table.hdf5": 396, "recorded.hdf5": 1000}
+    assert found["transitions"] == kept[name]
     done = train(tiny(tmp_path, env="Hopper-v5", dataset=name, steps=3))
     assert done.steps == 3 and Path(done.checkpoint).is_dir()
 

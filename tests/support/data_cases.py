@@ -70,6 +70,13 @@ def refusal(path: Path, spec: DataSpec) -> str:
     return str(error.value).replace(str(path), "FILE")
 
 
+def paste(said: str, path: Path) -> None:
+    """Run the two lines of Python that stand below a refusal."""
+    _, *lines = said.replace("FILE", str(path)).split("\n")
+    assert len(lines) == 2
+    exec("\n".join(lines), {})  # noqa: S102  # as a user does who pastes them
+
+
 def loads_within_three_times_its_arrays(load: Callable[[], Any]) -> bool:
     """Return whether the peak of memory while loading transitions is below three times that of their arrays."""
     tracemalloc.start()
