@@ -43,27 +43,51 @@ def data_command(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _scorer(arguments: argparse.Namespace) -> DataSpec | None:
-    """Return the entry of --env and --env-kwargs, with the bounds of its actions where it can be built here.
+    """Return the entry of --env and --env-kwargs, None without --env.
 
-    None without --env.
+    It has the bounds of its actions where it can be built here; otherwise a note says why not.
     """
     from gtp_fast.evaluation.environments import with_bounds
 
     if arguments.env_kwargs is not None and not arguments.env:
         raise UsageError("--env-kwargs are the arguments of --env; name the environment with --env")
-    return with_bounds(catalog.resolve(arguments.env, arguments.env_kwargs), needed=False) if arguments.env else None
+    if not arguments.env:
+        return None
+    spec = catalog.resolve(arguments.env, arguments.env_kwargs)
+    try:
+        return with_bounds(spec, needed=True)
+    except UsageError as error:
+        print(f"note: {error}", file=sys.stderr)
+        return spec
 
 
 def _check(name: str, spec: DataSpec | None, action_units: Units | None, as_json: bool) -> None:
     from gtp_fast.data import check
 
     found = check.check(name, spec, action_units)
+    if found["ready"] and spec is not None and spec.eval_env is not None:
+        found = _held_to_environment(found, spec)
     print(json.dumps(found) if as_json else "\n".join(_report(found)))
     if found["faults"]:
         more = len(found["faults"]) - 1
         also = f" (and {more} more fault{'s' * (more > 1)}, listed above)" if more else ""
         said, newline, lines = found["faults"][0]["message"].partition("\n")
         raise DataError(said + also + newline + lines)
+
+
+def _held_to_environment(found: dict[str, Any], spec: DataSpec) -> dict[str, Any]:
+    """Return what was found, with a fault more if the environment has other shapes than the data."""
+    from gtp_fast.data import check
+    from gtp_fast.evaluation.environments import check_environment
+
+    obs = found["obs_dim"]
+    try:
+        check_environment(spec, obs if isinstance(obs, int) else tuple(obs), found["action_dim"])
+    except DataError as error:
+        return check.with_fault(found, error)
+    except UsageError:  # it cannot be built, as a note has said
+        pass
+    return found
 
 
 def _report(found: dict[str, Any]) -> list[str]:

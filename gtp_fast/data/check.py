@@ -86,7 +86,7 @@ def _arguments(spec: DataSpec | None) -> str:
     """Return --env-kwargs with the arguments that are not the entry's own, "" without any."""
     if spec is None or spec.eval_env is None or not spec.eval_env.kwargs:
         return ""
-    own = catalog.resolve(spec.name).eval_env
+    own = catalog.of_run({"env": spec.name}).eval_env
     given = {name: value for name, value in spec.eval_env.kwargs if own is None or (name, value) not in own.kwargs}
     text = config.canonical_arguments(given)
     return f" --env-kwargs {shlex.quote(text)}" if text else ""
@@ -171,6 +171,13 @@ def _verdict(
         "warnings": warnings,
         **found,
     }
+
+
+def with_fault(found: dict[str, Any], error: DataError) -> dict[str, Any]:
+    """Return what `check` found with a fault more, which only the environment itself shows."""
+    own = ("ready", "verdict", "command", "faults", "warnings")
+    rest = {name: value for name, value in found.items() if name not in own}
+    return _verdict(rest, [*found["faults"], _unreadable(found["source"], error)], found["warnings"], None)
 
 
 def _as_dict(fault: Fault, where: str) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def with_bounds(spec: DataSpec, needed: bool) -> DataSpec:
     """Return the entry with the bounds of its environment's actions, from the environment where it lists none.
 
     Args: needed, whether the run evaluates: without that, an environment that cannot be built leaves them unknown.
-    Raises: UsageError when a needed environment cannot be built, or its actions are no vectors.
+    Raises: UsageError when a needed environment cannot be built, or DataError when its actions are no vectors.
     """
     if spec.eval_env is None or spec.action_bounds is not None:
         return spec
@@ -199,14 +199,14 @@ def with_bounds(spec: DataSpec, needed: bool) -> DataSpec:
 def refuse_actions(env_id: str, space: gymnasium.Space[Any]) -> None:
     """Refuse actions that no policy of this package can give: it draws from a Box of one axis.
 
-    Raises: UsageError for any other space.
+    Raises: DataError for any other space.
     """
     from gymnasium import spaces
 
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         return
     kind = "discrete actions" if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) else ""
-    raise UsageError(
+    raise DataError(
         f"{env_id} has {kind or 'actions'}, {space}; policies here act with vectors of numbers, a Box of one axis: "
         "name an environment with such actions"
     )

@@ -66,6 +66,23 @@ def test_data_check_passes_the_arguments_on_to_the_command_that_it_prints(tmp_pa
     assert typed("data", "info", "mine.hdf5", "--env", "own_envs:Armed-v0", "--env-kwargs", KWARGS).returncode == 0
 
 
+def test_data_check_names_a_missing_argument(typed):
+    done = typed("data", "check", "mine.hdf5", "--env", "own_envs:Armed-v0", "--action-units", "scaled")
+    assert "note: the environment own_envs:Armed-v0 needs the argument 'arm'; give it as --env-kwargs" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [('{"shape": [9]}', "has observations of shape (9,) but the data have 3 numbers"), ('{"shape": [3]}', "")],
+    ids=["other", "same"],
+)
+def test_data_check_holds_the_data_to_the_environment_that_the_arguments_make(typed, kwargs: str, said: str):
+    kwargs = kwargs.replace("}", ', "dtype": "float32"}')
+    done = typed("data", "check", "mine.hdf5", "--env", "own_envs:Camera-v0", "--env-kwargs", kwargs)
+    assert done.returncode == (3 if said else 0) and said in done.stderr
+    assert ("not ready: 1 fault" in done.stdout) == bool(said)
+
+
 @pytest.mark.parametrize("action", ["check", "info"])
 def test_data_commands_refuse_arguments_of_no_environment(typed, action: str):
     done = typed("data", action, "mine.hdf5", "--env-kwargs", KWARGS)
