@@ -91,7 +91,7 @@ class TrainConfig:
         None, "the run's own directory; default runs/<env>/<algo>-s<seed>-<UTC>-<hash>", run_only=True
     )
     resume: str = _setting(
-        "auto", "auto continues an unfinished run of the same settings; never; or a run's path", run_only=True
+        "auto", "auto continues a run of the same settings or fewer steps; never; or a run's path", run_only=True
     )
     log_every: int = _setting(1_000, "steps between log lines", 1, 10**12, run_only=True)
     eval_every: int = _setting(50_000, "steps between evaluations; 0: never", 0, 10**12, run_only=True)

@@ -210,9 +210,11 @@ def _train(arguments: argparse.Namespace) -> None:
 
     with Screen(sys.stderr, cfg.steps) as screen:
         result = train(cfg, screen.show)
-    from gtp_fast.experiments.report import draw_report
+    report = Path(result.run_dir) / "report"
+    if not (result.finished_before and (report / "README.md").exists()):
+        from gtp_fast.experiments.report import draw_report
 
-    draw_report([Path(result.run_dir)], Path(result.run_dir) / "report")
+        draw_report([Path(result.run_dir)], report)
     if arguments.json:
         print(json.dumps(asdict(result)))
     else:

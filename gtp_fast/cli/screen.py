@@ -8,7 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
+from gtp_fast.runs.events import Downloading, Evaluated, Event, Noted, Progress, Result, Started, Warned
 
 Progressed = Callable[[int, int | None], None]  # takes bytes so far, and the total if known
 
@@ -50,6 +50,8 @@ class Screen:
                 kind = "score" if event.scored else "return"
                 self._score = " ".join(f"{figure:.1f}" for figure in event.figures)
                 self._say(f"step {event.step:>9,}  {kind} {self._score}")
+            case Noted():
+                self._say(f"note   {event.message}")
             case Warned():
                 self._say(f"warning: {event.message}")
 
@@ -84,7 +86,8 @@ class Screen:
                 )
         spent = f"in {_clock(result.seconds)} ({result.steps_per_second:.1f} a second)"
         self._stream.write(
-            f"{result.steps:,} steps {spent if result.steps_per_second else 'were done before'}\n"
+            f"{result.steps:,} steps {spent if result.steps_per_second else 'were done before'}"
+            f"{'; finished before, nothing was trained' if result.finished_before else ''}\n"
             f"run directory  {result.run_dir}\nlearning curve {result.run_dir}/report/curve.png\n"
         )
 

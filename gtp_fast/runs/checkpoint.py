@@ -160,6 +160,14 @@ def verified(path: Path) -> dict[str, bytes]:
     return files
 
 
+def read_meta(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's description without its tensors. Raises: CheckpointError where it cannot be read."""
+    try:
+        return _meta(path, {META: (path / META).read_bytes()})
+    except OSError as error:
+        raise CheckpointError(f"{path / META} cannot be read ({error}); use another checkpoint") from None
+
+
 def _meta(path: Path, files: dict[str, bytes]) -> dict[str, Any]:
     try:
         meta = json.loads(files[META])

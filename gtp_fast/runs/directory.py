@@ -22,6 +22,7 @@ class RunDir:
         self.path, self.checkpoints, self.evaluations = path, path / "ckpt", path / "eval"
         self.metrics, self.log = path / "metrics.jsonl", path / "train.log"
         self.lock, self.failure = path / "LOCK", path / "failure.json"
+        self.wandb_id = path / "wandb-id"
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
@@ -40,6 +41,10 @@ class RunDir:
                 directory.mkdir(parents=True, exist_ok=True)
                 _sweep(directory)
             yield
+
+    def swept(self) -> bool:
+        """Return whether nothing half-written lies in the directory."""
+        return not any(any(d.glob(PARTIAL + "*")) for d in (self.path, self.checkpoints, self.evaluations))
 
 
 def _sweep(directory: Path) -> None:

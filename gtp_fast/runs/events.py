@@ -42,6 +42,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """A note for the user before the first step, or in place of training."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Warned:
     """A warning for the user; the run goes on."""
 
@@ -57,12 +64,15 @@ class Evaluated:
     scored: bool
 
 
-Event = Downloading | Started | Progress | Evaluated | Warned
+Event = Downloading | Started | Progress | Evaluated | Noted | Warned
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `train --json` prints. Scores have one entry for each seed; None where no reference return is known."""
+    """What `train --json` prints. Scores have one entry for each seed; None where no reference return is known.
+
+    Seconds and speed are of this part of the run; where it was `finished_before`, of all its parts, by its log.
+    """
 
     run_dir: str
     env: str
@@ -85,3 +95,4 @@ class Result:
     score_best: list[float] | None
     return_last: list[float] | None
     checkpoint: str
+    finished_before: bool = False  # nothing was left to do

@@ -221,6 +221,17 @@ def read_speeds(run: RunDir) -> list[float]:
     return [float(speed) for _, speed in _LOGGED.findall(text) if float(speed) > 0]
 
 
+def read_seconds(run: RunDir) -> float:
+    """Return the seconds that a run's train steps took in all its parts, from the speeds in its log."""
+    text = run.log.read_text(errors="replace") if run.log.exists() else ""
+    seconds, before = 0.0, 0
+    for digits, speed in _LOGGED.findall(text):
+        step = int(digits.replace(",", ""))
+        seconds += (step - before) / float(speed) if float(speed) > 0 else 0.0
+        before = step
+    return seconds
+
+
 def _tail(path: Path) -> str:
     """Return the whole lines among a file's last bytes."""
     try:

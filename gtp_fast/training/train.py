@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,22 @@ from gtp_fast.errors import DiskError
 from gtp_fast.evaluation.environments import check_environment, with_bounds
 from gtp_fast.evaluation.worker import Evaluator, workers_beside
 from gtp_fast.files import publish_json
-from gtp_fast.runs import checkpoint, metrics, records
+from gtp_fast.runs import checkpoint, extend, metrics, records
 from gtp_fast.runs.checkpoint import Checkpoint, Saving
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.disk import Disk
-from gtp_fast.runs.events import Downloading, Evaluated, Event, Progress, Result, Started, Warned
+from gtp_fast.runs.events import Downloading, Evaluated, Event, Noted, Progress, Result, Started, Warned
 from gtp_fast.runs.records import EvalResult
-from gtp_fast.runs.resume import Start, describe, describe_policy, open_run, starting_point
+from gtp_fast.runs.resume import (
+    Command,
+    Opened,
+    Start,
+    describe,
+    describe_policy,
+    finished_run,
+    open_run,
+    starting_point,
+)
 from gtp_fast.training import guards, memory
 from gtp_fast.training.memory import memory_errors
 from gtp_fast.training.signals import Interrupt, listen
@@ -52,35 +61,58 @@ def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None
     the checkpoint is saved.
     """
     job = prepare(cfg, report)
-    cfg, data = job.cfg, job.data
-    with open_run(cfg, data) as (run, notes):
-        start = starting_point(run, cfg, data)
-        state, buffer = build(job, start.checkpoint)
-        describe(run, cfg, data)
-        step = int(state.step)
-        if start.goes_back:
-            checkpoint.drop_after(run, step)
-        with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:
+    command = Command(job.cfg, job.data, job.begun)
+    done = finished_run(command)
+    if done is not None:
+        return _of_finished(done, job.data.source, report)
+    if job.cfg.eval_every > 0:
+        check_environment(job.spec, *job.sizes, job.cfg.frame_stack, job.data.action_bounds)
+    with open_run(command, lambda line: report(Noted(line))) as opened:
+        if opened.finished:  # by the process that this one waited for
+            return _of_finished(opened, job.data.source, report)
+        return _train_in(job.continuing(opened.cfg), opened, report)
 
-            def tell(event: Event) -> None:
-                writer.note(event)
-                report(event)
 
-            notes = (*data.notes, data.acting, *notes, *start.notes, *streaming.notes(buffer))
-            tell(Started(run.path, data.source, buffer.size, job.parameters, job.chosen, step, notes))
-            loop = _loop(job, run, start, state, buffer, writer, tell)
-            try:
-                seconds = loop.run_to_end(stepper(cfg, state, buffer), step, interrupt)
-            finally:
-                loop.close()
-        return _result(cfg, data.source, run, seconds, cfg.steps - step)
+def _train_in(job: Job, opened: Opened, report: Callable[[Event], None]) -> Result:
+    """Train the run in the directory that this process holds, from its last checkpoint to its end."""
+    cfg, data, run = job.cfg, job.data, opened.run
+    start = starting_point(run, cfg, data)
+    state, buffer = build(job, start.checkpoint)
+    step = int(state.step)
+    if start.extends:
+        extend.drop_evaluations_after(run, cfg, step)
+    describe(run, cfg, data)
+    if start.goes_back:
+        checkpoint.drop_after(run, step)
+    with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:
+
+        def tell(event: Event) -> None:
+            writer.note(event)
+            report(event)
+
+        notes = (*data.notes, data.acting, *opened.notes, *start.notes, *streaming.notes(buffer))
+        tell(Started(run.path, data.source, buffer.size, job.parameters, job.chosen, step, notes))
+        loop = _loop(job, run, start, state, buffer, writer, tell)
+        try:
+            seconds = loop.run_to_end(stepper(cfg, state, buffer), step, interrupt)
+        finally:
+            loop.close()
+    return _result(cfg, data.source, run, seconds, cfg.steps - step)
+
+
+def _of_finished(opened: Opened, source: str, report: Callable[[Event], None]) -> Result:
+    """Return the result of a run that was finished before, with notes that say so."""
+    for note in opened.notes:
+        report(Noted(note))
+    seconds = records.read_seconds(opened.run)
+    return replace(_result(opened.cfg, source, opened.run, seconds, opened.cfg.steps), finished_before=True)
 
 
 @dataclass(frozen=True)
 class Job:
     """A run before it has a directory: its data, the number of parameters of one member, and its settings.
 
-    `auto` is resolved in the settings; `chosen` says to what, and why.
+    `auto` is resolved in the settings; `chosen` says to what, and why. `begun` resolves it for another number of steps.
     """
 
     cfg: TrainConfig
@@ -89,10 +121,17 @@ class Job:
     data: Transitions
     sizes: tuple[ObsShape, int]  # the shape of an observation and the number of an action's components
     parameters: int
+    begun: Callable[[int], TrainConfig]
+
+    def continuing(self, cfg: TrainConfig) -> Job:
+        """Return the job with the settings of the run that it continues, which began with its own backend."""
+        if cfg.backend == self.cfg.backend:
+            return replace(self, cfg=cfg)
+        return replace(self, cfg=cfg, chosen=f"{cfg.device}, backend {cfg.backend} (as this run began)")
 
 
 def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
-    """Load the data, choose device, backend and buffer, and refuse settings that cannot run or be evaluated."""
+    """Load the data, choose device, backend and buffer, and refuse settings that cannot run."""
     spec = catalog.resolve(cfg.env, cfg.env_kwargs)
     device.check(cfg)  # before a download
     where = Path(cfg.dataset) if cfg.dataset else None
@@ -105,11 +144,14 @@ def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
     images = data.frames_FHWC is not None
     if not images:
         cfg = memory.place(cfg, device.available(cfg), parameters, streaming.row_bytes(data))
-    cfg, chosen = device.resolve(cfg, images)
+    placed = cfg
+    cfg, chosen = device.resolve(placed, images)
     device.prepare(cfg)
-    if cfg.eval_every > 0:
-        check_environment(spec, obs, action_dim, cfg.frame_stack, data.action_bounds)
-    return Job(cfg, chosen, with_references(spec, data.references), data, (obs, action_dim), parameters)
+
+    def begun(steps: int) -> TrainConfig:
+        return device.resolve(replace(placed, steps=steps), images)[0]
+
+    return Job(cfg, chosen, with_references(spec, data.references), data, (obs, action_dim), parameters, begun)
 
 
 def build(job: Job, saved: Checkpoint | None) -> tuple[TrainState, Buffer]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,8 @@ from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import CheckpointError, UsageError
 from gtp_fast.runs import checkpoint, directory, resume
 from gtp_fast.runs.directory import RunDir
-from gtp_fast.runs.events import Progress, Started
-from gtp_fast.runs.resume import open_run, starting_point
+from gtp_fast.runs.events import Noted, Progress, Started
+from gtp_fast.runs.resume import Command, open_run, starting_point
 from gtp_fast.training.train import train
 
 
@@ -43,10 +43,14 @@ def _data(cfg: TrainConfig) -> dataset.Transitions:
     return dataset.load(catalog.resolve(cfg.env), Path(str(cfg.dataset)))
 
 
+def _command(cfg: TrainConfig) -> Command:
+    return Command(device.resolve(cfg)[0], _data(cfg))
+
+
 def _place(cfg: TrainConfig) -> Path:
     """Return the directory that the next run with these settings takes."""
-    with open_run(device.resolve(cfg)[0], _data(cfg)) as (run, _):
-        return run.path
+    with open_run(_command(cfg)) as opened:
+        return opened.run.path
 
 
 def _finished_long_ago(cfg: TrainConfig) -> RunDir:
@@ -61,9 +65,45 @@ def test_auto_continues_the_unfinished_run_of_the_same_settings(cfg):
     assert Path(train(cfg).run_dir) == run.path and checkpoint.steps(run) == [10, 20, 30]
 
 
-def test_a_finished_run_is_followed_by_a_new_one(cfg):
+def test_never_follows_a_finished_run_by_a_new_one(cfg):
     done = _finished_long_ago(cfg)
-    assert _place(cfg) != done.path
+    assert _place(cfg) == done.path and _place(replace(cfg, resume="never")) != done.path
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return when each file below a folder was written, and its size."""
+    found = ((path, path.stat()) for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (stat.st_mtime_ns, stat.st_size) for path, stat in found}
+
+
+@pytest.mark.parametrize("typed", ["alike", "with --run-dir", "with --resume RUN", "with --resume CHECKPOINT"])
+def test_a_finished_run_is_told_with_its_own_figures_and_nothing_is_trained_or_written(cfg, typed):
+    cfg, events = replace(cfg, eval_every=20 if typed == "alike" else 0), []
+    first = train(cfg)
+    run = RunDir(Path(first.run_dir))
+    named = {
+        "alike": {},
+        "with --run-dir": {"run_dir": first.run_dir},
+        "with --resume RUN": {"resume": first.run_dir},
+        "with --resume CHECKPOINT": {"resume": str(run.checkpoint(30))},
+    }
+    before = _files(Path("runs"))
+    again = train(replace(cfg, **named[typed]), events.append)
+    before.setdefault("HalfCheetah-v5/.LOCK", _files(Path("runs")).get("HalfCheetah-v5/.LOCK", (0, 0)))
+    assert _files(Path("runs")) == before
+    told = [event.message for event in events if isinstance(event, Noted)]
+    assert len(told) == len(events) and f"{run.path} is finished, with 30 steps: nothing is left to train" in told
+    assert again.finished_before and again.seconds > 0 and again.steps_per_second > 0
+    unlike = {"seconds", "steps_per_second", "finished_before"}
+    assert asdict(again) | dict.fromkeys(unlike) == asdict(first) | dict.fromkeys(unlike)
+
+
+def test_a_finished_run_of_a_foreign_last_checkpoint_is_refused(cfg):
+    run, other = _finished_long_ago(cfg), Path(train(replace(cfg, eta=3.0)).run_dir)
+    shutil.rmtree(run.checkpoint(30))
+    shutil.copytree(RunDir(other).checkpoint(30), run.checkpoint(30))
+    with pytest.raises(CheckpointError, match="is of a run with other settings"):
+        train(cfg)
 
 
 def test_a_run_whose_last_evaluation_was_cut_off_is_continued(cfg):
@@ -90,12 +130,12 @@ def test_an_unfinished_run_on_other_data_is_left_alone(cfg, tmp_path):
 
 def test_an_unfinished_run_with_the_former_ema_of_stable_is_named(cfg):
     former = back_to(Path(train(replace(cfg, **resume.FORMER_STABLE)).run_dir), 10)
-    with open_run(device.resolve(cfg)[0], _data(cfg)) as (run, notes):
-        assert run.path != former.path
-        assert any(f"--resume {former.path}" in note for note in notes)
+    with open_run(_command(cfg)) as opened:
+        assert opened.run.path != former.path
+        assert any(f"--resume {former.path}" in note for note in opened.notes)
     back_to(Path(train(cfg).run_dir), 10)  # the next command continues this run and needs no such note
-    with open_run(device.resolve(cfg)[0], _data(cfg)) as (_, notes):
-        assert not any(str(former.path) in note for note in notes)
+    with open_run(_command(cfg)) as opened:
+        assert not any(str(former.path) in note for note in opened.notes)
 
 
 def test_never_takes_a_new_directory_even_within_one_second(cfg, monkeypatch):
