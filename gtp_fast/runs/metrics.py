@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import secrets
+import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +22,8 @@ from gtp_fast.errors import UsageError
 from gtp_fast.files import publish, sync
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.events import Evaluated, Event, Started, Warned
+
+WANDB_SECONDS = 30  # for W&B to answer; it tries again and again until then
 
 
 def means(sums_SQ: list[list[float]], names: tuple[str, ...], steps: int) -> dict[str, list[float]]:
@@ -85,7 +91,7 @@ class MetricsWriter:
         self._jsonl = run.metrics.open("a", buffering=1)
         self._log = run.log.open("a", buffering=1)
         self._board = _tensorboard(run.path, step) if cfg.tensorboard else None
-        self._wandb = _wandb(cfg, run.path) if cfg.wandb else None
+        self._wandb = _wandb(cfg, run) if cfg.wandb else None
 
     def write(self, step: int, values: dict[str, list[float]], steps_per_second: float) -> None:
         """Write one interval: each member's means, and in train.log also the speed."""
@@ -144,7 +150,7 @@ class MetricsWriter:
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.finish(exit_code=0 if error is None else 1)
 
 
 def _tensorboard(path: Path, step: int) -> Any:
@@ -156,9 +162,55 @@ def _tensorboard(path: Path, step: int) -> Any:
     return SummaryWriter(str(path / "tensorboard"), purge_step=step + 1)
 
 
-def _wandb(cfg: TrainConfig, path: Path) -> Any:
+def _wandb(cfg: TrainConfig, run: RunDir) -> Any:
+    """Open the run's own W&B run, which every part of the run continues.
+
+    A part repeats the steps after its checkpoint. So steps are a metric that the others are drawn over: W&B refuses a
+    step of its own counter that is not the next.
+    """
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError("--wandb needs the package wandb: pip install 'gtp-fast[track]'") from None
-    return wandb.init(project="gtp-fast", name=path.name, dir=str(path), config=vars(cfg))
+    settings = wandb.Settings(init_timeout=WANDB_SECONDS)
+    try:
+        with _nobody_to_ask():
+            tracked = wandb.init(
+                project="gtp-fast",
+                name=run.path.name,
+                id=_wandb_id(run),
+                resume="allow",
+                dir=str(run.path),
+                config=vars(cfg),
+                settings=settings,
+            )
+    except wandb.Error as error:
+        raise UsageError(
+            f"--wandb: W&B cannot be reached ({error}); run wandb login, or set WANDB_MODE=offline and upload "
+            f"{run.path}/wandb later with wandb sync, or leave out --wandb. If that W&B run was deleted, remove "
+            f"{run.wandb_id} for another"
+        ) from None
+    tracked.define_metric("step")
+    tracked.define_metric("*", step_metric="step")
+    return tracked
+
+
+def _wandb_id(run: RunDir) -> str:
+    """Return the id of the run's W&B run: the one in its directory, else WANDB_RUN_ID, else a new one, and keep it."""
+    if run.wandb_id.exists():
+        return run.wandb_id.read_text().strip()
+    fresh = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    publish(run.wandb_id, f"{fresh}\n".encode())
+    return fresh
+
+
+@contextmanager
+def _nobody_to_ask() -> Iterator[None]:
+    """Let W&B find no terminal: it would wait for a key to be typed, perhaps all night. It raises an error instead."""
+    terminal = sys.stdin
+    with open(os.devnull) as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = terminal

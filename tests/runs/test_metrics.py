@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_cases import back_to, tiny
+from run_cases import back_to, gtp_fast, tiny, tiny_settings
 
 from gtp_fast.runs import metrics
 from gtp_fast.training.train import train
@@ -78,3 +78,55 @@ def test_tensorboard_shows_each_point_once_after_a_resume(tmp_path: Path):
     found = {name: [point.step for point in points.Scalars(name)] for name in points.Tags()["scalars"]}
     assert {"actor_loss/member0", "score/member1"} <= set(found)
     assert all(sorted(steps) == [10, 20, 30] for steps in found.values()), found
+
+
+def _wandb_history(file: Path) -> list[int]:
+    """Return the steps that an offline W&B file holds, in order: LevelDB's log format around protobuf records."""
+    records = pytest.importorskip("wandb.proto.wandb_internal_pb2", reason="needs the extra track")
+    data, steps, whole, place = file.read_bytes(), [], b"", 7  # after W&B's own header
+    while place + 7 <= len(data):
+        left = 32_768 - place % 32_768
+        if left < 7:
+            place += left
+            continue
+        size, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        whole, place = whole + data[place + 7 : place + 7 + size], place + 7 + size
+        if kind in (1, 4):  # the only or the last piece of a record
+            items = {
+                item.key or item.nested_key[0]: item.value_json
+                for item in records.Record.FromString(whole).history.item
+            }
+            steps += [int(items["step"])] if "step" in items else []
+            whole = b""
+    return steps
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    pytest.importorskip("wandb", reason="needs the extra track")
+    for name in ("WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+def test_wandb_continues_one_run_and_loses_no_step_after_a_resume(tmp_path: Path, offline):
+    train(tiny(tmp_path, wandb=True))
+    back_to(tmp_path / "run", 10)
+    train(tiny(tmp_path, wandb=True))
+    own = (tmp_path / "run/wandb-id").read_text().strip()
+    parts = sorted((tmp_path / "run/wandb").glob("offline-run-*"))
+    assert [part.name.rsplit("-", 1)[1] for part in parts] == [own, own]
+    assert [_wandb_history(part / f"run-{own}.wandb") for part in parts] == [[10, 20, 30], [20, 30]]
+
+
+def test_wandb_without_a_key_is_refused_before_the_first_step_with_the_remedy(tmp_path: Path, offline, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("HOME", str(tmp_path))  # no key in a file either
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in tiny_settings(tmp_path).items()]
+    done = gtp_fast("train", *words, "--wandb")
+    assert done.returncode == 2, done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("error: --wandb: W&B cannot be reached (No API key configured.")
+    assert "run wandb login, or set WANDB_MODE=offline and upload" in said
+    assert not (tmp_path / "run/ckpt/step-00000010").exists()
