@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_cases import back_to, gtp_fast, tiny, tiny_settings
+from run_cases import back_to, gtp_fast, tiny, tiny_settings, wait_for
 
 from gtp_fast.runs import metrics
 from gtp_fast.training.train import train
@@ -116,7 +116,8 @@ def test_wandb_continues_one_run_and_loses_no_step_after_a_resume(tmp_path: Path
     own = (tmp_path / "run/wandb-id").read_text().strip()
     parts = sorted((tmp_path / "run/wandb").glob("offline-run-*"))
     assert [part.name.rsplit("-", 1)[1] for part in parts] == [own, own]
-    assert [_wandb_history(part / f"run-{own}.wandb") for part in parts] == [[10, 20, 30], [20, 30]]
+    logged = [[10, 20, 30], [20, 30]]  # written by a process of W&B's own, which ends after the run
+    wait_for(lambda: [_wandb_history(part / f"run-{own}.wandb") for part in parts] == logged)
 
 
 def test_wandb_without_a_key_is_refused_before_the_first_step_with_the_remedy(tmp_path: Path, offline, monkeypatch):
