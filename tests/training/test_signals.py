@@ -1,40 +1,129 @@
-"""Signals to a process that a shell's background job started, for which SIGINT is switched off."""
+"""Signals to real processes: which end a run, what counts as the second, and a main thread that cannot answer."""
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
-PROGRAM = """
-import time
+from gtp_fast.training.signals import SIGNALS
+
+LISTENING = """
+import hashlib, os, signal, time, weakref
 from gtp_fast.training.signals import listen
-with listen() as interrupt:
+with listen(lambda: "busy", lambda message: print(message, flush=True)) as interrupt:
+"""
+SAVING = """
     interrupt.started = True
     print("hears", flush=True)
     while not interrupt.signal:
         time.sleep(0.01)
-print("tidies up", flush=True)
-time.sleep(60)
+    time.sleep(0.6)
+    print("saved", flush=True)
 """
+TIDYING = "print('tidies up', flush=True)\ntime.sleep(60)\n"
+WORKING = """
+    interrupt.started = True
+    print("hears", flush=True)
+    until = time.process_time() + 2.5
+    while time.process_time() < until:
+        pass
+    print("saved", interrupt.signal, flush=True)
+"""
+COLLECTING = """
+    class Thing: pass
+    thing = Thing()
+    def forgotten(_):
+        print("hears", flush=True)
+        time.sleep(1)
+    there = weakref.ref(thing, forgotten)
+    del thing
+    time.sleep(60)
+"""
+IN_C = """
+    print("hears", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000_000)
+"""
+
+
+@contextlib.contextmanager
+def hearing(body: str, before: Callable[[], object] = lambda: None) -> Iterator[subprocess.Popen[str]]:
+    """Start a program that listens, and wait until it does; `before` runs in the process that becomes it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LISTENING + body], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        preexec_fn=before,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "hears\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def _said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
 
 
 @pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL], ids=["ignored", "heard"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_a_process_that_tidies_up_after_the_first(number, before):
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        preexec_fn=lambda: [signal.signal(each, before) for each in (signal.SIGINT, signal.SIGTERM)],
-    )  # fmt: skip
-    with process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "hears\n"
+    given = lambda: [signal.signal(each, before) for each in (signal.SIGINT, signal.SIGTERM)]  # noqa: E731
+    with hearing(SAVING + TIDYING, given) as process:
+        process.send_signal(number)
+        assert [_said(process), _said(process)] == ["saved\n", "tidies up\n"]
+        process.send_signal(number)
+        assert process.wait(10) in (-number, 128 + number)
+
+
+@pytest.mark.parametrize("number", [*SIGNALS], ids=lambda number: number.name)
+def test_the_first_signal_lets_the_run_save_and_a_later_one_does_not(number):
+    with hearing(SAVING) as process:
+        process.send_signal(number)
+        time.sleep(0.4)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+        assert _said(process) == ""
+
+
+def test_two_signals_at_the_same_moment_are_one():
+    """GNU timeout sends one to its child and one to the group; a terminal that closes, and systemd, send two."""
+    with hearing(SAVING) as process:
+        for number in (signal.SIGTERM, signal.SIGHUP):
             process.send_signal(number)
-            assert process.stdout.readline() == "tidies up\n"
-            process.send_signal(number)
-            assert process.wait(10) in (-number, 128 + number)
-        finally:
-            process.kill()
+        assert _said(process) == "saved\n" and process.wait(10) == 0
+
+
+def test_the_limit_on_cpu_time_whose_signal_the_kernel_repeats_lets_the_run_save():
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (1, 60))
+
+    with hearing(WORKING, limited) as process:
+        assert _said(process) == f"saved {signal.SIGXCPU:d}\n" and process.wait(10) == 0
+
+
+def test_nohup_keeps_its_word():
+    with hearing(SAVING, lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as process:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert _said(process) == "saved\n"
+
+
+@pytest.mark.parametrize("body", [COLLECTING, IN_C], ids=["in-a-callback-that-drops-exceptions", "in-a-c-function"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_main_thread_that_does_not_react_holds_no_signal_up(body, number):
+    with hearing(body) as process:
+        time.sleep(0.2)  # for it to be where it does not react
+        process.send_signal(number)
+        sent = time.monotonic()
+        assert process.wait(10) == 128 + number
+        assert time.monotonic() - sent < 2.0
+        assert _said(process) == f"stopped by {number.name} while busy\n"
