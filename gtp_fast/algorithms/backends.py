@@ -6,6 +6,7 @@ uncaptured step does.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -110,6 +111,12 @@ def compile_step(step: Callable[[], None]) -> Callable[[], None]:
         updates.ASKING.update({kind: torch.ones((), device=kind, requires_grad=True) for kind in kinds})
         Compiler.loses_functions = True
     return torch.compile(step, fullgraph=True)
+
+
+def kernels_written() -> int:
+    """Return how many kernels torch.compile has written in this process so far."""
+    metrics = sys.modules.get("torch._inductor.metrics")  # not loaded before the compilation begins
+    return getattr(metrics, "generated_kernel_count", 0)
 
 
 @cache

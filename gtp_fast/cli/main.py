@@ -12,20 +12,24 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
+from gtp_fast.cli.streams import Lasting, lasting_streams, open_standard_streams, settle_streams
 from gtp_fast.cli.sweep import add_sweep, run_sweep
 from gtp_fast.config import TrainConfig, flag, setting_types
 from gtp_fast.errors import GtpError, UsageError
 from gtp_fast.experiments.reproduce.items import NAMES
+from gtp_fast.training.signals import InterruptedRunError, end_process
 from gtp_fast.version import __version__
 
 if TYPE_CHECKING:
     from gtp_fast.evaluation.evaluate import Evaluation
 
+TRAINS = ("train", "sweep", "reproduce")  # commands that go on when nothing can be printed any more
 Config = TypeVar("Config")
 
 
@@ -129,21 +133,45 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its code."""
+    """Run one command and exit with its code.
+
+    A command that only prints ends with 141 where nobody reads. One that trains goes on, and its own code stays.
+    """
+    open_standard_streams()
     try:
         parser = _parser()
         arguments, unknown = parser.parse_known_args(argv)
         if unknown:
             raise UsageError(_unknown(arguments.parser, unknown[0]))
-        arguments.run(arguments)
+        with lasting_streams() if arguments.command in TRAINS else nullcontext():
+            _run(arguments, argv is None)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except GtpError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()
         sys.exit(141)
+    finally:
+        settle_streams()
+
+
+def _run(arguments: argparse.Namespace, own_process: bool) -> None:
+    """Run the command. After a signal a process of its own ends at once: torch.compile would hold its end up."""
+    try:
+        arguments.run(arguments)
+    except InterruptedRunError as error:
+        if not own_process:
+            raise
+        _complain(error)
+        settle_streams()
+        end_process(error.exit_code)
+
+
+def _complain(error: GtpError) -> None:
+    Lasting(sys.stderr).write(f"error: {error}\n")
 
 
 def _unknown(parser: argparse.ArgumentParser, typed: str) -> str:
@@ -209,16 +237,19 @@ def _train(arguments: argparse.Namespace) -> None:
     from gtp_fast.training.train import train
 
     with Screen(sys.stderr, cfg.steps) as screen:
-        result = train(cfg, screen.show)
+        result = train(cfg, screen.show, screen.alive_seconds)
     report = Path(result.run_dir) / "report"
     if not (result.finished_before and (report / "README.md").exists()):
         from gtp_fast.experiments.report import draw_report
 
         draw_report([Path(result.run_dir)], report)
-    if arguments.json:
-        print(json.dumps(asdict(result)))
-    else:
+    if not arguments.json:
         screen.summarise(result)
+        return
+    print(json.dumps(asdict(result)), flush=True)
+    lost = getattr(sys.stdout, "lost", None)
+    if lost is not None:
+        print(f"warning: the result could not be printed ({lost}); {result.run_dir} holds it", file=sys.stderr)
 
 
 def _eval(arguments: argparse.Namespace) -> None:

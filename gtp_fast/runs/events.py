@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+SILENCE_SECONDS = 30.0  # without an event; then a run reports that it is alive
+
 
 @dataclass(frozen=True)
 class Downloading:
@@ -56,6 +58,28 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class Alive:
+    """What a run does that reported nothing for a while, and for how long it has; where it is, and how fast.
+
+    The speed is None before the first step of this part of the run and while no steps are made.
+    """
+
+    doing: str
+    seconds: float
+    detail: str
+    step: int
+    steps: int
+    steps_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The last event of a run that a signal ended in the middle of what it could not leave, such as a compiler."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """A finished evaluation: one figure for each member, a normalised score (`scored`) or else a return."""
 
@@ -64,7 +88,7 @@ class Evaluated:
     scored: bool
 
 
-Event = Downloading | Started | Progress | Evaluated | Noted | Warned
+Event = Downloading | Started | Progress | Alive | Evaluated | Noted | Warned | Stopped
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
 from gtp_fast.files import publish, sync
 from gtp_fast.runs.directory import RunDir
-from gtp_fast.runs.events import Evaluated, Event, Started, Warned
+from gtp_fast.runs.events import Evaluated, Event, Started, Stopped, Warned
 
 WANDB_SECONDS = 30  # for W&B to answer; it tries again and again until then
 
@@ -61,7 +61,10 @@ def _interval(line: bytes) -> int:
 
 
 def lines_of(event: Event) -> list[str]:
-    """Return train.log's lines for an event; `MetricsWriter.write` logs intervals."""
+    """Return train.log's lines for an event; `MetricsWriter.write` logs intervals.
+
+    That the run is alive stands only on the screen: the log keeps what happened.
+    """
     match event:
         case Started():
             first = (
@@ -73,6 +76,8 @@ def lines_of(event: Event) -> list[str]:
             return [f"evaluated step {event.step:,} {kind} {figures}"]
         case Warned():
             return [f"warning: {event.message}"]
+        case Stopped():
+            return [f"stopped: {event.message}"]
         case _:
             return []
 
@@ -115,8 +120,11 @@ class MetricsWriter:
         self._log.write(line + "\n")
 
     def note(self, event: Event) -> None:
-        """Write an event to train.log. Errors of the disk are ignored: checkpoints and metrics report them."""
-        with suppress(OSError):
+        """Write an event to train.log. Errors of the disk are ignored: checkpoints and metrics report them.
+
+        So is a log that was closed: the last event of a run may come after it.
+        """
+        with suppress(OSError, ValueError):
             for line in lines_of(event):
                 self.say(line)
 

@@ -33,7 +33,18 @@ from gtp_fast.runs import checkpoint, extend, metrics, records
 from gtp_fast.runs.checkpoint import Checkpoint, Saving
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.disk import Disk
-from gtp_fast.runs.events import Downloading, Evaluated, Event, Noted, Progress, Result, Started, Warned
+from gtp_fast.runs.events import (
+    SILENCE_SECONDS,
+    Downloading,
+    Evaluated,
+    Event,
+    Noted,
+    Progress,
+    Result,
+    Started,
+    Stopped,
+    Warned,
+)
 from gtp_fast.runs.records import EvalResult
 from gtp_fast.runs.resume import (
     Command,
@@ -47,33 +58,46 @@ from gtp_fast.runs.resume import (
 )
 from gtp_fast.training import guards, memory
 from gtp_fast.training.memory import memory_errors
+from gtp_fast.training.reports import COMPILING, Reports
 from gtp_fast.training.signals import Interrupt, listen
 
 CHUNK_SECONDS = 0.5
+FIRST_STEP = {
+    "eager": "making the first step",
+    "compiled": COMPILING,
+    "fused": COMPILING,
+}  # what takes until it is made
 
 
 @memory_errors
-def train(cfg: TrainConfig, report: Callable[[Event], None] = lambda event: None) -> Result:
+def train(
+    cfg: TrainConfig,
+    report: Callable[[Event], None] = lambda event: None,
+    silence_seconds: float = SILENCE_SECONDS,
+) -> Result:
     """Train, evaluate and save a run, or continue one from its last checkpoint.
 
-    Args: cfg, the run's settings, where `auto` is resolved here; report, called with every event.
-    Raises: a GtpError with an exit code of docs/run-directory.md; after SIGINT or SIGTERM, InterruptedRunError once
-    the checkpoint is saved.
+    Args: cfg, the run's settings, where `auto` is resolved here; report, called with every event, one at a time;
+    silence_seconds without an event after which `Alive` is one. Where report raises OSError the run goes on without it.
+    Raises: a GtpError with an exit code of docs/run-directory.md; after one of `signals.SIGNALS`, InterruptedRunError
+    once the checkpoint is saved.
     """
-    job = prepare(cfg, report)
-    command = Command(job.cfg, job.data, job.begun)
-    done = finished_run(command)
-    if done is not None:
-        return _of_finished(done, job.data.source, report)
-    if job.cfg.eval_every > 0:
-        check_environment(job.spec, *job.sizes, job.cfg.frame_stack, job.data.action_bounds)
-    with open_run(command, lambda line: report(Noted(line))) as opened:
-        if opened.finished:  # by the process that this one waited for
-            return _of_finished(opened, job.data.source, report)
-        return _train_in(job.continuing(opened.cfg), opened, report)
+    with Reports(report, silence_seconds) as tell, listen(tell.unsaved, lambda said: tell(Stopped(said))) as interrupt:
+        job = prepare(cfg, tell)
+        tell.begin("opening the run")
+        command = Command(job.cfg, job.data, job.begun)
+        done = finished_run(command)
+        if done is not None:
+            return _of_finished(done, job.data.source, tell)
+        if job.cfg.eval_every > 0:
+            check_environment(job.spec, *job.sizes, job.cfg.frame_stack, job.data.action_bounds)
+        with open_run(command, lambda line: tell(Noted(line))) as opened:
+            if opened.finished:  # by the process that this one waited for
+                return _of_finished(opened, job.data.source, tell)
+            return _train_in(job.continuing(opened.cfg), opened, tell, interrupt)
 
 
-def _train_in(job: Job, opened: Opened, report: Callable[[Event], None]) -> Result:
+def _train_in(job: Job, opened: Opened, tell: Reports, interrupt: Interrupt) -> Result:
     """Train the run in the directory that this process holds, from its last checkpoint to its end."""
     cfg, data, run = job.cfg, job.data, opened.run
     start = starting_point(run, cfg, data)
@@ -84,14 +108,11 @@ def _train_in(job: Job, opened: Opened, report: Callable[[Event], None]) -> Resu
     describe(run, cfg, data)
     if start.goes_back:
         checkpoint.drop_after(run, step)
-    with listen() as interrupt, metrics.MetricsWriter(cfg, run, step) as writer:
-
-        def tell(event: Event) -> None:
-            writer.note(event)
-            report(event)
-
+    with metrics.MetricsWriter(cfg, run, step) as writer, interrupt.answered():
+        tell.log_to(writer.note)
         notes = (*data.notes, data.acting, *opened.notes, *start.notes, *streaming.notes(buffer))
         tell(Started(run.path, data.source, buffer.size, job.parameters, job.chosen, step, notes))
+        tell.begin(FIRST_STEP[cfg.backend], _kept(start))
         loop = _loop(job, run, start, state, buffer, writer, tell)
         try:
             seconds = loop.run_to_end(stepper(cfg, state, buffer), step, interrupt)
@@ -106,6 +127,11 @@ def _of_finished(opened: Opened, source: str, report: Callable[[Event], None]) -
         report(Noted(note))
     seconds = records.read_seconds(opened.run)
     return replace(_result(opened.cfg, source, opened.run, seconds, opened.cfg.steps), finished_before=True)
+
+
+def _kept(start: Start) -> str:
+    """Say what a run has kept before its first step, for the message after a signal."""
+    return f"no step was made since {start.checkpoint.path}" if start.checkpoint else "no step was made"
 
 
 @dataclass(frozen=True)
@@ -172,7 +198,7 @@ def _loop(
     state: TrainState,
     buffer: Buffer,
     writer: metrics.MetricsWriter,
-    tell: Callable[[Event], None],
+    tell: Reports,
 ) -> _Loop:
     """Return the loop at the checkpoint's step, with the checkpoint's pending evaluations submitted again."""
     cfg, step = job.cfg, int(state.step)
@@ -207,7 +233,7 @@ class _Loop:
     state: TrainState
     evaluator: Evaluator
     writer: metrics.MetricsWriter
-    report: Callable[[Event], None]
+    report: Reports
     disk: Disk
     saving: Saving
     meta: Mapping[str, Any]
@@ -228,6 +254,7 @@ class _Loop:
             spent += elapsed
             chunk = max(1, min(chunk * 2, int(CHUNK_SECONDS * count / elapsed)))
             interrupt.started = True
+            self.report.at(step, cfg.steps, count / elapsed)
             self.collect()
             if _due(cfg, step, cfg.log_every):
                 self.log(step, (step - logged[0]) / (spent - logged[1]))
@@ -243,10 +270,11 @@ class _Loop:
         self.saving.settle()
         if not self.run.checkpoint(step).is_dir():
             raise DiskError(f"the last checkpoint could not be written to {self.run.path}; free space and run again")
-        while self.evaluator.pending():
+        self.report.begin("waiting for the last evaluations")
+        while self.evaluator.pending() and not interrupt.signal:
             self.collect(wait=0.2)
-            if interrupt.signal:
-                raise interrupt.error(self.saved)
+        if interrupt.signal:
+            raise interrupt.error(self.saved)
         return spent
 
     def close(self) -> None:

@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 from data_cases import columns, write
 from places import SUPPORT
-from run_cases import gtp_fast, started, tiny_settings, wait_for
+from run_cases import gtp_fast, started, tiny_settings, wait_for, words
 
+from gtp_fast.algorithms import backends
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import BusyError, CheckpointError
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.events import Event, Progress
+from gtp_fast.training.signals import SIGNALS
 from gtp_fast.training.train import train
 
 STEPS = 150
@@ -177,22 +180,21 @@ def test_a_run_of_another_seed_differs_so_the_comparison_can_fail(server, settin
 @pytest.mark.parametrize("backend", ["eager", "compiled"])
 def test_promise_2_twice_n_steps_are_n_steps_a_kill_and_n_more(settings, tmp_path, backend):
     for name in ("whole", "killed"):
-        flags = settings(name, backend=backend, save_every=STEPS // 2)
-        words = [word for flag, value in flags.items() for word in (f"--{flag.replace('_', '-')}", str(value))]
+        typed = words(settings(name, backend=backend, save_every=STEPS // 2))
         if name == "killed":
-            process = started(["train", *words])
+            process = started(["train", *typed])
             assert _wait_for_a_checkpoint(tmp_path / name) == STEPS // 2
             process.kill()
             process.communicate()
-        done = gtp_fast("train", *words)
+        done = gtp_fast("train", *typed)
         assert done.returncode == 0, done.stderr
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", [*SIGNALS], ids=lambda number: number.name)
 def test_promise_3_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(
-    server, settings, whole, tmp_path, number, code
+    server, settings, whole, tmp_path, number
 ):
     wanted = settings("stopped", save_every=100)
     pid = server.start(wanted)
@@ -200,7 +202,7 @@ def test_promise_3_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(
     wait_for(lambda: metrics.exists() and metrics.read_text())
     os.kill(pid, number)
     signalled = time.monotonic()
-    assert server.wait(pid) == code
+    assert server.wait(pid) == 128 + number
     assert time.monotonic() - signalled < 2.0
     saved = checkpoint.steps(RunDir(tmp_path / "stopped"))
     assert saved and 7 <= saved[-1] < STEPS
@@ -216,6 +218,66 @@ def test_promise_3_a_second_signal_ends_at_once(server, settings, tmp_path):
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGINT)
     assert server.wait(pid) in (130, 143)
+
+
+def _stopped_at(step: int) -> Callable[[Event], None]:
+    def report(event: Event) -> None:
+        if isinstance(event, Progress) and event.step == step:
+            raise KeyboardInterrupt
+
+    return report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [0, 10], ids=["fresh", "resumed"])
+def test_promise_3_a_signal_during_compilation_is_answered_and_harms_no_checkpoint(
+    settings, tmp_path, monkeypatch, before
+):
+    if before:
+        monkeypatch.setattr(backends, "compile_step", lambda step: step)  # nothing of this part is compared
+        with contextlib.suppress(KeyboardInterrupt):
+            train(run_settings(settings("cold", backend="compiled")), _stopped_at(14))
+    cold = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    process = started(["train", *words(settings("cold", backend="compiled"))], env=cold)
+    log, starts = tmp_path / "cold/train.log", f"start  at step {before}"
+    wait_for(lambda: log.exists() and starts in log.read_text())
+    time.sleep(3.0)  # in the middle of it: a step takes half a minute to compile
+    process.send_signal(signal.SIGTERM)
+    signalled = time.monotonic()
+    told = process.communicate()[1]
+    assert process.returncode == 143 and time.monotonic() - signalled < 2.0
+    kept = f" since {tmp_path}/cold/ckpt/step-{before:08d}" if before else ""
+    said = (
+        f"stopped by SIGTERM while compiling the step: no step was made{kept}; run the same command again to continue"
+    )
+    assert told.endswith(f"error: {said}\n") and log.read_text().endswith(f"{said}\n")
+    newest, refused = checkpoint.load_newest(RunDir(tmp_path / "cold"))
+    assert (newest.step if newest else 0, refused) == (before, [])
+
+
+LOADING = """
+import time
+from gtp_fast.cli.main import main
+from gtp_fast.data import dataset
+def load(*_):
+    print("loads", flush=True)
+    time.sleep(60)
+dataset.load = load
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_promise_3_a_signal_while_data_are_loading_is_answered(settings, tmp_path, number):
+    process = started(["train", *words(settings("run"))], program=LOADING)
+    assert process.stdout is not None and process.stdout.readline() == "loads\n"
+    process.send_signal(number)
+    signalled = time.monotonic()
+    told = process.communicate()[1]
+    assert process.returncode == 128 + number and time.monotonic() - signalled < 2.0
+    assert f"stopped by {number.name} while loading the data: no step was made" in told
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -76,10 +76,15 @@ def files_up_to(limit_bytes: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def started(typed: list[str]) -> subprocess.Popen[str]:
-    """Start a command of gtp-fast."""
-    command = [sys.executable, "-m", "gtp_fast", *typed]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def words(settings: dict[str, Any]) -> list[str]:
+    """Return settings as the flags of train."""
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def started(typed: list[str], program: str = "", **options: Any) -> subprocess.Popen[str]:
+    """Start a command of gtp-fast, or a program in its place."""
+    command = [sys.executable, *(["-c", program] if program else ["-m", "gtp_fast"]), *typed]
+    return subprocess.Popen(command, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options)
 
 
 def gtp_fast(*typed: str, **options: Any) -> subprocess.CompletedProcess[str]:
