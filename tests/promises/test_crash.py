@@ -220,6 +220,22 @@ def test_promise_3_a_second_signal_ends_at_once(server, settings, tmp_path):
     assert server.wait(pid) in (130, 143)
 
 
+@pytest.mark.slow
+def test_promise_3_a_signal_to_the_whole_group_saves_while_the_evaluation_worker_starts(settings, tmp_path):
+    write(tmp_path / "data.hdf5", columns(sizes=(11, 3)))
+    typed = words(settings("group", env="Hopper-v5", steps=100_000, eval_every=10, save_every=10))
+    process = started(["train", *typed], start_new_session=True)
+    first = _wait_for_a_checkpoint(tmp_path / "group")
+    os.killpg(process.pid, signal.SIGHUP)
+    signalled = time.monotonic()
+    told = process.communicate()[1]
+    assert process.returncode == 129 and time.monotonic() - signalled < 2.0
+    saved = checkpoint.load_newest(RunDir(tmp_path / "group"))[0]
+    assert saved is not None and saved.step >= first and saved.pending_evals
+    said = f"stopped by SIGHUP: the checkpoint {saved.path} is saved; run the same command again to continue"
+    assert told.endswith(f"error: {said}\n")
+
+
 def _stopped_at(step: int) -> Callable[[Event], None]:
     def report(event: Event) -> None:
         if isinstance(event, Progress) and event.step == step:
