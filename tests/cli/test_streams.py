@@ -23,9 +23,9 @@ from gtp_fast.runs.directory import RunDir
 TRAIN = [sys.executable, "-m", "gtp_fast", "train"]
 
 
-def _ended_well(folder: Path) -> str:
+def _ended_well(folder: Path, steps: int = 30) -> str:
     """Check that the whole run was trained and that its log says once that nothing was shown; return why."""
-    assert checkpoint.steps(RunDir(folder / "run"))[-1] == 30
+    assert checkpoint.steps(RunDir(folder / "run"))[-1] == steps
     lines = (folder / "run/train.log").read_text().splitlines()
     (told,) = [line for line in lines if "nothing more can be shown" in line]
     assert told.startswith("warning: ") and told.endswith("; the run goes on, and this file tells of it")
@@ -66,14 +66,13 @@ def test_a_result_that_cannot_be_printed_leaves_the_exit_code(tmp_path: Path):
 @pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_no_run(tmp_path: Path):
     ours, theirs = os.openpty()
-    process = subprocess.Popen(
-        [*TRAIN, *words(tiny_settings(tmp_path))], stdout=theirs, stderr=theirs, start_new_session=True
-    )
+    typed = words(tiny_settings(tmp_path, steps=600, save_every=0))  # they last longer than the way to the close
+    process = subprocess.Popen([*TRAIN, *typed], stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     assert os.read(ours, 10).startswith(b"run ")
     os.close(ours)
     assert process.wait(60) == 0
-    assert "Input/output error" in _ended_well(tmp_path)
+    assert "Input/output error" in _ended_well(tmp_path, 600)
 
 
 @pytest.mark.slow
