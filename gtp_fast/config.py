@@ -103,6 +103,13 @@ class TrainConfig:
         4096,
         run_only=True,
     )
+    eval_max_steps: int = _setting(
+        0,
+        "steps after which an episode of an evaluation ends; 0: the environment's own limit",
+        0,
+        10**12,
+        run_only=True,
+    )
     save_every: int = _setting(50_000, "steps between checkpoints; 0: only the last step", 0, 10**12, run_only=True)
     keep: int = _setting(3, "checkpoints kept", 1, 10**6, run_only=True)
     tensorboard: bool = _setting(False, "also log to TensorBoard (extra: track)", run_only=True)

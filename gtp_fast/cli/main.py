@@ -53,6 +53,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def _add_eval(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument("--episodes", type=int, help="(default: as trained)")
+    parser.add_argument(
+        "--eval-max-steps", type=int, help="end an episode after so many; 0: its own limit (as trained)"
+    )
     parser.add_argument("--sampling-steps", type=int, help="K (default: as trained)")
     parser.add_argument("--candidates", type=int, help="actions drawn for each observation (default: as trained)")
     parser.add_argument("--select", choices=["none", "softmax", "argmax"], help="how Q picks one")

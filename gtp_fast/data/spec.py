@@ -19,10 +19,14 @@ Units = Literal["scaled", "environment"]  # of actions: -1 and 1 stand for the b
 
 @dataclass(frozen=True)
 class EvalEnv:
-    """The environment that scores a policy: a Gymnasium id (`module:Id-v0` imports the module) and its arguments."""
+    """The environment that scores a policy: a Gymnasium id (`module:Id-v0` imports the module) and its arguments.
+
+    max_steps, of an episode, is the user's; 0: the environment's own limit.
+    """
 
     id: str
     kwargs: tuple[tuple[str, Any], ...] = ()
+    max_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from gtp_fast.data import gym_ids, units
 from gtp_fast.data.spec import Bounds, DataSpec, EvalEnv, ObsShape
 from gtp_fast.data.units import Actions
 from gtp_fast.errors import DataError, UsageError
+from gtp_fast.evaluation.failures import telling, told
 
 if TYPE_CHECKING:
     import gymnasium
@@ -32,7 +34,13 @@ INSTALLED_BY = {  # package -> argument of pip install
     "gymnasium_robotics": "gtp-fast[maze]",
     "ogbench": "gtp-fast[ogbench]",
 }
+OWN = "gtp_fast.evaluation."  # modules of environments whose episodes end by themselves, though no registration says so
+LONGEST = 10_000  # steps of an episode where neither the user nor the environment sets a limit
 NOTICES = (b"attribute 'settotalmass'", b"environment's reward functions were updated")
+
+
+class UnknownEnvironmentError(UsageError):
+    """No environment of this name is registered in this process."""
 
 
 @contextmanager
@@ -78,31 +86,36 @@ def _made(env: EvalEnv, frame_stack: int, **kwargs: Any) -> gymnasium.Env:
             import gymnasium
 
             from gtp_fast.data.spaces import StackedFrames
+            from gtp_fast.evaluation.checked import checked
 
-            made = _with_fixed_spaces(gymnasium.make(env.id, disable_env_checker=True, **dict(env.kwargs), **kwargs))
+            # With -1 there is no limit of Gymnasium's: the rollout counts the user's own.
+            limit = {"max_episode_steps": -1} if env.max_steps else {}
+            typed = dict(env.kwargs) | kwargs | limit
+            made = _with_fixed_spaces(checked(gymnasium.make(env.id, disable_env_checker=True, **typed), env.id))
             return StackedFrames(made, frame_stack) if frame_stack > 1 else made
         except UsageError:
             raise
-        except Exception as error:  # of any kind: on MuJoCo 4 Fetch fails by an assertion
+        except (Exception, SystemExit) as error:  # of any kind: on MuJoCo 4 Fetch fails by an assertion
             if (package := _absent(error)) in INSTALLED_BY:
                 raise UsageError(
                     f"the environment {env.id} needs the package {package}, which is not installed; "
                     f"pip install '{INSTALLED_BY[package]}', or pass --eval-every 0 to train"
                 ) from None
-            reason = str(error) or type(error).__name__
+            reason = told(error)
             if env.id.startswith("ogbench:visual-"):  # a rendering driver raises errors of any kind
                 raise UsageError(
                     f"{env.id} cannot render its observations here ({reason}); set MUJOCO_GL=egl or osmesa, or pass "
                     "--eval-every 0 to train"
                 ) from None
-            raise UsageError(_not_built(env.id, error, reason)) from None
+            kind = UnknownEnvironmentError if _unknown(env.id, error) else UsageError
+            raise kind(_not_built(env.id, error, reason)) from None
 
 
-def _not_built(env_id: str, error: Exception, reason: str) -> str:
+def _not_built(env_id: str, error: BaseException, reason: str) -> str:
     """Say why an environment cannot be built: Gymnasium does not know its id, wrong arguments, or its own error."""
     said, missing = (
-        gym_ids.unknown(env_id, error),
-        re.search(r"missing \d+ required .*arguments?: (.*?)( was |$)", reason),
+        _unknown(env_id, error),
+        re.search(r"missing \d+ required .*arguments?: (.*?)( was |$)", str(error)),
     )
     if said is not None:
         return f"the environment {env_id} cannot be built: {said}; pass --eval-every 0 to train without it"
@@ -115,6 +128,12 @@ def _not_built(env_id: str, error: Exception, reason: str) -> str:
         )
     flags = "check --env-kwargs, or " if isinstance(error, TypeError) and "argument" in reason else ""
     return f"the environment {env_id} cannot be built ({reason}); {flags}pass --eval-every 0 to train"
+
+
+def _unknown(env_id: str, error: BaseException) -> str | None:
+    """Say why Gymnasium knows no environment of this id; None where it does, or its module fails by its own fault."""
+    looked = isinstance(error, ModuleNotFoundError) or type(error).__module__ == "gymnasium.error"
+    return gym_ids.unknown(env_id, error) if looked and isinstance(error, Exception) else None
 
 
 def _absent(error: BaseException) -> str:
@@ -133,13 +152,19 @@ def _with_fixed_spaces(env: gymnasium.Env) -> gymnasium.Env:
 
 
 def check_environment(
-    spec: DataSpec, obs: ObsShape, action_dim: int, frame_stack: int = 1, action_bounds: Bounds | None = None
-) -> None:
-    """Build the entry's environment once, so that a run does not fail at its first evaluation.
+    spec: DataSpec,
+    obs: ObsShape,
+    action_dim: int,
+    frame_stack: int = 1,
+    action_bounds: Bounds | None = None,
+    try_it: bool = False,
+) -> int | None:
+    """Build the entry's environment once, so that a run does not fail at its first evaluation; return its `step_limit`.
 
-    Args: action_bounds, those of the data's actions before scaling; None where they are not known.
-    Raises: UsageError when the entry has no environment or it cannot be built; DataError when its shapes or bounds
-    differ from the data's.
+    Args: action_bounds, those of the data's actions before scaling, None where they are not known; try_it also makes a
+    reset and a step.
+    Raises: UsageError when the entry has no environment, or it cannot be built or returns what its spaces do not allow;
+    DataError when its shapes or bounds differ from the data's; RolloutError for what it raises.
     """
     if spec.eval_env is None:
         own = (
@@ -153,12 +178,16 @@ def check_environment(
             f"{spec.name} names no evaluation environment in this version; {meant}{own}pass --eval-every 0"
         )
     env_id, shape = spec.eval_env.id, (obs,) if isinstance(obs, int) else obs
-    with closing(_made(spec.eval_env, frame_stack)) as made:
+    with telling(env_id), closing(_made(spec.eval_env, frame_stack)) as made:
         from gtp_fast.data.spaces import as_vectors, bounds  # imports Gymnasium, which may be absent
 
         refuse_actions(env_id, made.action_space)
         env, theirs = as_vectors(made), bounds(made.action_space)
+        limit = step_limit(spec.eval_env, made)
         spaces = ((env.observation_space, shape, "observation"), (env.action_space, (action_dim,), "action"))
+        fits = all(space.shape == expected for space, expected, _ in spaces)
+        if try_it and fits:
+            _try(env, env_id)
     for space, expected, what in spaces:
         if space.shape != expected:
             data = f"{expected[0]} numbers" if len(expected) == 1 else f"images of {expected}"
@@ -173,6 +202,7 @@ def check_environment(
             f"{env_id} has actions of other bounds, {units.shown(theirs)}, than the data, "
             f"{units.shown(action_bounds)}: no units fit both; name the environment that the data came from with --env"
         )
+    return limit
 
 
 def with_bounds(spec: DataSpec, needed: bool) -> DataSpec:
@@ -232,3 +262,60 @@ def _other_images(env_id: str, space: gymnasium.Space[Any], images: tuple[int, .
         f"module with space = gymnasium.spaces.Box(0, 255, {one}, np.uint8) and "
         f"gymnasium.wrappers.TransformObservation(env, lambda o: {value}, space)"
     )
+
+
+def _try(env: gymnasium.Env, env_id: str) -> None:
+    """Make one reset, and one step with the action nearest to 0 within the bounds."""
+    check_start(env.reset(seed=0)[0], env_id)
+    low, high = (getattr(env.action_space, side, None) for side in ("low", "high"))
+    inside = env.action_space.sample() if low is None else np.clip(np.zeros_like(low), low, high)
+    env.step(inside)
+
+
+def check_start(obs: np.ndarray, env_id: str) -> None:
+    """Raise UsageError where observations of a reset are not finite as float32, in which the policy takes them."""
+    with np.errstate(over="ignore"):  # values too large for float32 become Inf
+        if not np.isfinite(np.asarray(obs, obs.dtype if obs.dtype == np.uint8 else np.float32)).all():
+            raise UsageError(f"{env_id} gave an observation with NaN or Inf at its reset; fix the environment")
+
+
+def step_limit(env: EvalEnv, made: gymnasium.Env) -> int | None:
+    """Return after how many steps an evaluation ends an episode; None where the environment has a limit of its own."""
+    if env.max_steps:
+        return env.max_steps
+    limited = made.spec is not None and made.spec.max_episode_steps is not None
+    return None if limited or env.id.startswith(OWN) or "TimeLimit" in _wrappers(made) else LONGEST
+
+
+def _wrappers(env: Any) -> list[str]:
+    """Name the classes of an environment's wrappers, from the outermost."""
+    return [type(env).__name__, *_wrappers(env.env)] if hasattr(env, "env") and env is not env.unwrapped else []
+
+
+def limit_note(env: EvalEnv | None, limit: int | None) -> tuple[str, ...]:
+    """Return a note where the limit is neither the user's nor the environment's."""
+    if env is None or env.max_steps or limit is None:
+        return ()
+    return (
+        f"{env.id} sets no time limit: an episode of an evaluation ends after {limit:,} steps; --eval-max-steps N sets "
+        "another limit",
+    )
+
+
+def with_limit(spec: DataSpec, max_steps: int) -> DataSpec:
+    """Return the entry with the user's own limit of an episode's steps; 0: the environment's."""
+    return replace(spec, eval_env=replace(spec.eval_env, max_steps=max_steps)) if spec.eval_env else spec
+
+
+def only_here(env_id: str) -> str | None:
+    """Say what to type where this process knows an environment that its worker does not; None where neither does."""
+    name, gymnasium = env_id.rpartition(":")[2], sys.modules.get("gymnasium")
+    known = gymnasium.registry.get(name) if gymnasium is not None else None
+    if known is None:
+        return None
+    entry = known.entry_point
+    module = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "__main__")
+    start = f"{env_id} is registered in this process alone, and evaluations run in another"
+    if module == "__main__":
+        return f"{start}; move it with its registration into a module, as my_envs.py, and pass --env my_envs:{name}"
+    return f"{start}; pass --env {module}:{name}, whose module registers it when it is imported"

@@ -21,7 +21,8 @@ from gtp_fast.data import catalog
 from gtp_fast.data.spec import DataSpec, EvalEnv, normalised_score, with_references
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
-from gtp_fast.evaluation.environments import check_environment, make_env
+from gtp_fast.evaluation.environments import check_environment, limit_note, make_env, with_limit
+from gtp_fast.evaluation.failures import RolloutError, append, telling
 from gtp_fast.evaluation.rollout import GROUP, Rollouts, episode_seed, one_thread, play, spread
 from gtp_fast.evaluation.video import record_video
 from gtp_fast.policy.policy import Policy, load_policy
@@ -37,21 +38,21 @@ def evaluate_policy(
     Each episode has a seed of its own, the same for every member, and is stepped until it ends and never after: no
     step is lost or counted twice. The policy acts as if newly loaded, a group of episodes by one call: an evaluation
     repeats, to the bit for any number of workers. On a GPU it acts for all episodes by one call, in this process.
-    Raises: UsageError when the entry names no environment, or one that is not finite at its reset; DataError when the
-    observation's size is another; RolloutError when a process failed.
+    Raises: UsageError when the entry names no environment, or one that is not finite at its reset or returns what its
+    spaces do not allow; DataError when the observation's size is another; RolloutError for what an environment raises.
     """
     started = time.perf_counter()
     config = policy.config
-    check_environment(spec, config.obs_shape, config.action_dim, config.frame_stack, config.acts.bounds)
+    limit = check_environment(spec, config.obs_shape, config.action_dim, config.frame_stack, config.acts.bounds)
     assert spec.eval_env is not None
-    with one_thread():
+    with one_thread(), telling(spec.eval_env.id):
         if policy.device.type == "cpu":
-            played = _play_on_cores(policy, spec.eval_env, episodes, seed, workers or cores())
+            played = _play_on_cores(policy, spec.eval_env, (episodes, seed, limit), workers or cores())
         else:
-            played = _play_at_once(policy, spec.eval_env, episodes, seed)
+            played = _play_at_once(policy, spec.eval_env, (episodes, seed, limit))
     told = any(x is not None for x in played.success)
-    columns = played.returns, played.lengths, played.diverged, [bool(x) for x in played.success]
-    returns, lengths, diverged, success = (np.array(column).reshape(policy.members, episodes) for column in columns)
+    columns = played._replace(success=[bool(x) for x in played.success])
+    returns, lengths, diverged, success, cut = (np.array(x).reshape(policy.members, episodes) for x in columns)
     success = success if told else None
     return EvalResult(
         step=step,
@@ -66,11 +67,17 @@ def evaluate_policy(
         candidates=config.candidates,
         select=config.select,
         seconds=time.perf_counter() - started,
+        cut_SE=cut,
+        limit=limit,
     )
 
 
-def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, workers: int) -> Rollouts:
-    """Play every member's episodes in groups, each in one process, and return them member by member."""
+def _play_on_cores(policy: Policy, env: EvalEnv, asked: tuple[int, int, int | None], workers: int) -> Rollouts:
+    """Play every member's episodes in groups, each in one process, and return them member by member.
+
+    Args: asked, the number of episodes, the seed, and the limit of an episode's steps.
+    """
+    episodes, seed, limit = asked
     members = [policy.member(of) for of in policy.config.seeds]
     groups = [(member, first) for member in members for first in range(0, episodes, GROUP)]
     with ExitStack() as stack:
@@ -80,19 +87,21 @@ def _play_on_cores(policy: Policy, env: EvalEnv, episodes: int, seed: int, worke
         def task(index: int) -> Rollouts:
             member, first = groups[index]
             seeds = [episode_seed(seed, e) for e in range(first, min(first + GROUP, episodes))]
-            return play(member.reset_noise(first), envs[: len(seeds)], seeds, GROUP, env.id)
+            with telling(env.id):
+                return play(member.reset_noise(first), envs[: len(seeds)], seeds, GROUP, env.id, limit)
 
         answers = spread(task, len(groups), workers)
         return Rollouts(*(list(chain.from_iterable(columns)) for columns in zip(*answers, strict=True)))
 
 
-def _play_at_once(policy: Policy, env: EvalEnv, episodes: int, seed: int) -> Rollouts:
+def _play_at_once(policy: Policy, env: EvalEnv, asked: tuple[int, int, int | None]) -> Rollouts:
     """Play all episodes of all members here, by one call a step: what a captured launch is made for."""
+    episodes, seed, limit = asked
     with ExitStack() as stack:
         stacked, acts = policy.config.frame_stack, policy.config.acts
         envs = [stack.enter_context(closing(make_env(env, stacked, acts))) for _ in range(policy.members * episodes)]
         seeds = [episode_seed(seed, e) for e in range(episodes)] * policy.members
-        return play(policy.reset_noise(), envs, seeds, episodes, env.id)
+        return play(policy.reset_noise(), envs, seeds, episodes, env.id, limit)
 
 
 def _scores(spec: DataSpec, returns_SE: np.ndarray, success_SE: np.ndarray | None) -> np.ndarray | None:
@@ -108,6 +117,7 @@ _RANGES = {
     "sampling_steps": "sampling_steps",
     "candidates": "candidates",
     "workers": "eval_workers",
+    "eval_max_steps": "eval_max_steps",
 }
 
 
@@ -125,6 +135,7 @@ class EvalConfig:
     best: bool = False
     device: str = "cpu"
     video: Path | None = None
+    eval_max_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,13 +150,14 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         where = {"checkpoint": str(self.checkpoint), "best": self.checkpoint.name == checkpoint.BEST}
-        return {**where, "steps": list(self.steps), **self.result.to_json()}
+        return {**where, "steps": list(self.steps), "notes": list(self.notes), **self.result.to_json()}
 
 
 def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
     """Roll out the policy of a checkpoint, or of a run: of its newest valid checkpoint, or with --best its best.
 
-    Raises: UsageError for what is no run and for values out of range; CheckpointError without a usable checkpoint.
+    Raises: UsageError for what is no run and for values out of range; CheckpointError without a usable checkpoint;
+    RolloutError for what the environment raises, whose traceback is then in the run's train.log.
     """
     _check(asked)
     settings, run = read_settings(path), run_of(path)
@@ -158,11 +170,17 @@ def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
     policy = load_policy(saved, asked.seed, device=cfg.device, **wanted)
     steps = tuple(saved.steps[seed] for seed in policy.config.seeds)
     spec = with_references(spec, saved.meta.get("references"))
+    limit = settings["eval_max_steps"] if asked.eval_max_steps is None else asked.eval_max_steps
+    spec = with_limit(spec, limit)
     episodes = settings["eval_episodes"] if asked.episodes is None else asked.episodes
-    result = evaluate_policy(policy, spec, episodes, asked.env_seed, max(steps), asked.workers)
-    if asked.video is not None:
-        record_video(policy, spec, asked.video, asked.env_seed)
-    return Evaluation(result, saved.path, steps, saved.notes)
+    try:
+        result = evaluate_policy(policy, spec, episodes, asked.env_seed, max(steps), asked.workers)
+        if asked.video is not None:
+            record_video(policy, spec, asked.video, asked.env_seed)
+    except RolloutError as error:
+        raise RolloutError(f"the evaluation failed: {error}{append(run.log, error)}") from error
+    notes = (*saved.notes, *limit_note(spec.eval_env, result.limit), *result.notes)
+    return Evaluation(result, saved.path, steps, notes)
 
 
 def _check(asked: EvalConfig) -> None:

@@ -12,8 +12,8 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,20 +24,17 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from gtp_fast import errors
-from gtp_fast.errors import GtpError, UsageError
+from gtp_fast.evaluation.environments import check_start
+from gtp_fast.evaluation.failures import RolloutError, answer_of, error_of
 
 if TYPE_CHECKING:
     import gymnasium
 
     from gtp_fast.policy.policy import Policy
 
+SUCCESS = ("success", "is_success")  # keys of info; the second is that of Fetch and of Stable-Baselines3
 # Most tasks have ten episodes: two groups, for two cores.
 GROUP = 5
-
-
-class RolloutError(GtpError):
-    """A rollout failed in its process; the message holds its traceback."""
 
 
 class ProcessLostError(RolloutError):
@@ -45,12 +42,15 @@ class ProcessLostError(RolloutError):
 
 
 class Rollouts(NamedTuple):
-    """Each episode's return, number of steps, whether it diverged, and whether it succeeded (None: not reported)."""
+    """Each episode's return, number of steps, whether it diverged, whether it succeeded (None: not reported), and
+    whether it was cut at the limit.
+    """
 
     returns: list[float]
     lengths: list[int]
     diverged: list[bool]
     success: list[bool | None]
+    cut: list[bool]
 
 
 def episode_seed(seed: int, episode: int) -> int:
@@ -58,32 +58,39 @@ def episode_seed(seed: int, episode: int) -> int:
     return seed * 100_003 + episode
 
 
-def play(policy: Policy, envs: Sequence[gymnasium.Env], seeds: Sequence[int], rows: int, name: str) -> Rollouts:
+def play(
+    policy: Policy, envs: Sequence[gymnasium.Env], seeds: Sequence[int], rows: int, name: str, limit: int | None = None
+) -> Rollouts:
     """Step environment i from a reset with seeds[i] until its episode ends, and never after.
 
     Args: rows, how many observations of each member one call of the policy takes: the environments fill the first of
-    them; name, of the environment, for errors. Raises: UsageError for an observation that is not finite at the reset.
+    them; name, of the environment, for errors; limit, of an episode's steps, after which it is cut.
+    Raises: UsageError for an observation that is not finite at the reset.
     """
     count, one = len(envs), policy.config.observation
     obs = np.zeros((policy.members * rows, *one), np.uint8 if policy.config.frame_shape else np.float32)
-    rollouts = Rollouts([0.0] * count, [0] * count, [False] * count, [None] * count)
+    rollouts = Rollouts([0.0] * count, [0] * count, [False] * count, [None] * count, [False] * count)
     running = list(range(count))
     with np.errstate(over="ignore"):  # values too large for float32 become Inf, which is checked
         for i in running:
             obs[i] = envs[i].reset(seed=seeds[i])[0]
-        if not np.isfinite(obs).all():
-            raise UsageError(f"{name} gave an observation with NaN or Inf at its reset; fix the environment")
+        check_start(obs, name)
         while running:
             actions = policy.act_members(obs.reshape(policy.members, rows, *one)).reshape(len(obs), -1)
-            running = _step(running, envs, actions, obs, rollouts)
+            running = _step(running, envs, actions, obs, rollouts, limit or sys.maxsize)
     return rollouts
 
 
 def _step(
-    running: list[int], envs: Sequence[gymnasium.Env], actions: np.ndarray, obs: np.ndarray, rollouts: Rollouts
+    running: list[int],
+    envs: Sequence[gymnasium.Env],
+    actions: np.ndarray,
+    obs: np.ndarray,
+    rollouts: Rollouts,
+    limit: int,
 ) -> list[int]:
     """Step each running environment once, write the outcome into `obs` and `rollouts`, return those that go on."""
-    returns, lengths, diverged, success = rollouts
+    returns, lengths, diverged, success, cut = rollouts
     going = []
     for i in running:
         following, reward, terminated, truncated, info = envs[i].step(actions[i])
@@ -93,9 +100,13 @@ def _step(
             returns[i] += reward
         else:
             diverged[i] = True
-        if "success" in info:
-            success[i] = bool(success[i] or info["success"])
-        if not (terminated or truncated or diverged[i]):
+        for key in SUCCESS:
+            if key in info:
+                success[i] = bool(success[i] or info[key])
+        if terminated or truncated or diverged[i]:
+            continue
+        cut[i] = lengths[i] >= limit
+        if not cut[i]:
             going.append(i)
     if obs.dtype == np.float32 and not np.isfinite(obs).all():
         # A simulation that diverged ends here. It must stop neither the other episodes nor the training run.
@@ -153,7 +164,7 @@ def _received(receiving: Any, process: Any) -> Any:
     process.join()
     receiving.close()
     if "failed" in answer:
-        raise getattr(errors, answer["error"], RolloutError)(answer["failed"])
+        raise error_of(answer)
     return answer["value"]
 
 
@@ -165,10 +176,8 @@ def _answer(task: Callable[[int], Any], index: int, sending: Any) -> None:
     torch.set_num_threads(1)
     try:
         answer = {"value": task(index)}
-    except GtpError as error:
-        answer = {"failed": str(error), "error": type(error).__name__}
-    except Exception:
-        answer = {"failed": f"a rollout failed:\n{traceback.format_exc()}", "error": RolloutError.__name__}
+    except Exception as error:
+        answer = answer_of(error)
     sending.send_bytes(json.dumps(answer).encode())
 
 

@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ import numpy as np
 
 from gtp_fast.data.spec import DataSpec
 from gtp_fast.errors import UsageError
-from gtp_fast.evaluation.environments import make_env
+from gtp_fast.evaluation.environments import make_env, step_limit
+from gtp_fast.evaluation.failures import telling
 from gtp_fast.evaluation.rollout import GROUP, episode_seed, one_thread
 from gtp_fast.files import publish
 from gtp_fast.policy.policy import Policy
@@ -31,18 +33,21 @@ def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, fram
     """Write the first member's first episode as an animated GIF of at most `frames` frames, whole or not at all.
 
     `evaluate_policy` with the same seed plays this episode first.
-    Raises: UsageError when the environment cannot render here, or the file cannot be written.
+    Raises: UsageError when the environment cannot render here, or the file cannot be written; RolloutError for what the
+    environment raises.
     """
     if spec.eval_env is None:
         raise UsageError(f"{spec.name} names no evaluation environment in this version; leave --video out")
-    with closing(make_env(spec.eval_env)) as env:
+    env_id = spec.eval_env.id
+    with telling(env_id), closing(make_env(spec.eval_env)) as env:
         modes = env.metadata.get("render_modes", [])
         if "rgb_array" not in modes:
-            raise UsageError(f"{spec.eval_env.id} renders no images (its render modes are {modes}); leave --video out")
-    config = policy.config
-    with closing(make_env(spec.eval_env, config.frame_stack, config.acts, render_mode="rgb_array")) as env:
+            raise UsageError(f"{env_id} renders no images (its render modes are {modes}); leave --video out")
+    config, made = policy.config, partial(make_env, spec.eval_env, render_mode="rgb_array")
+    with telling(env_id), closing(made(config.frame_stack, config.acts)) as env:
+        most = min(frames, (step_limit(spec.eval_env, env) or frames) + 1)  # one before each step, and the last
         with one_thread():
-            images = list(_frames(policy.member(config.seeds[0]), env, spec.eval_env.id, seed, frames))
+            images = list(_frames(policy.member(config.seeds[0]), env, env_id, seed, most))
         # Viewers show frames of less than 20 ms for a tenth of a second each.
         duration = max(20, round(1_000 / env.metadata.get("render_fps", 30)))
     film = io.BytesIO()

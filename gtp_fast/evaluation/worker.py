@@ -1,8 +1,9 @@
 """Evaluation during training: a worker process rolls out policies in the order of their submission.
 
-The worker is a new interpreter that runs `serve`, so that a user's script needs no main guard. It reads its settings
-as a line of JSON, then for each policy a line of JSON and a safetensors payload, and answers with a line of JSON. It
-ends at once when its input ends, also by the parent's death.
+The worker is a new interpreter that runs `serve.serve`, so that a user's script needs no main guard. A request is a
+line of JSON, for a policy followed by a safetensors payload; the answer is a line of JSON. The worker ends at once when
+its input ends, also by the parent's death. It starts before the data are read, tries the environment before the first
+train step, and then makes the run's evaluations. What goes wrong there is a warning here: it never ends the training.
 """
 
 from __future__ import annotations
@@ -10,121 +11,229 @@ from __future__ import annotations
 import json
 import os
 import queue
-import select
-import signal
 import subprocess
 import sys
 import threading
-import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from gtp_fast.config import TrainConfig
-from gtp_fast.data.spec import DataSpec, EvalEnv
+from gtp_fast.data.spec import Bounds, DataSpec, ObsShape
 from gtp_fast.device import cores
-from gtp_fast.errors import GtpError
-from gtp_fast.evaluation.evaluate import evaluate_policy
-from gtp_fast.evaluation.rollout import ProcessLostError
-from gtp_fast.policy.policy import Policy, PolicyConfig
+from gtp_fast.errors import UsageError
+from gtp_fast.evaluation.environments import UnknownEnvironmentError, limit_note, only_here
+from gtp_fast.evaluation.failures import RolloutError, error_of
+from gtp_fast.policy.policy import PolicyConfig
 from gtp_fast.runs.records import EvalResult
 
-NICE = 5  # a worker yields to training on shared cores
 # The worker gets exactly the parent's sys.path: -m would put the working directory first.
-WORKER = "import sys; sys.path[:] = sys.argv[1:]; from gtp_fast.evaluation.worker import serve; serve()"
+WORKER = "import sys; sys.path[:] = sys.argv[1:]; from gtp_fast.evaluation.serve import serve; serve()"
+MARK = "GTP_FAST_EVALUATES"  # set in a worker's environment
+SLOW_SECONDS = 30.0  # between warnings that an environment does not answer
+TRIES = 2  # of an evaluation whose worker dies
+MOST_PENDING = 50  # evaluations that wait for a worker that hangs or is slow; each holds a policy
+FEWER = "try --eval-workers 1, or pass --eval-every 0"
+DAMAGED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)  # by reading a strange answer
 
 
-class EvaluationError(GtpError):
-    """The evaluation worker failed; the message holds its error."""
+class Failed(NamedTuple):
+    """An evaluation without a result: its step, why in one line, and the traceback, "" where there is none."""
+
+    step: int
+    reason: str
+    trace: str = ""
+
+
+class Worker:
+    """A worker process, and the threads that write its requests and read its answers."""
+
+    def __init__(self) -> None:
+        """Start the process. Raises: UsageError in a worker, which imported a script that trains; OSError."""
+        if MARK in os.environ:
+            raise UsageError(
+                "a run was started by the import of a module that its environment is in; put the call that trains "
+                "under if __name__ == '__main__', or the environment into a module of its own"
+            )
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", WORKER, *map(os.path.abspath, sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", MARK: "1"},
+            start_new_session=True,  # Ctrl-C reaches only the parent, which saves first
+        )
+        self.answers: queue.SimpleQueue[str] = queue.SimpleQueue()  # lines of JSON; "" when the worker ended
+        self.requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        threading.Thread(target=_write, args=(self.process, self.requests), daemon=True).start()
+        threading.Thread(target=_read, args=(self.process, self.answers), daemon=True).start()
+
+    def send(self, request: dict[str, Any], payload: bytes = b"") -> None:
+        """Send a request without waiting for anything."""
+        self.requests.put(json.dumps(request).encode() + b"\n" + payload)
+
+    def check(
+        self,
+        spec: DataSpec,
+        obs: ObsShape,
+        action_dim: int,
+        frame_stack: int,
+        action_bounds: Bounds | None,
+        warn: Callable[[str], None] = lambda message: None,
+    ) -> tuple[str, ...]:
+        """Have the worker build the environment, check its sizes, and make a reset and a step; return notes.
+
+        Args: as of `check_environment`; warn is called while the environment does not answer.
+        Raises: as it, with the remedy for a run that has not begun.
+        """
+        self.send({"check": [asdict(spec), obs, action_dim, frame_stack, action_bounds]})
+        line = None
+        while line is None:
+            try:
+                line = self.answers.get(timeout=SLOW_SECONDS)
+            except queue.Empty:
+                warn("waiting for the first reset and step of the environment; to train without it pass --eval-every 0")
+        answer = _json(line)
+        if "failed" not in answer:
+            return limit_note(spec.eval_env, answer.get("limit"))
+        if answer["error"] == UnknownEnvironmentError.__name__ and spec.eval_env is not None:
+            raise UsageError(only_here(spec.eval_env.id) or answer["failed"])
+        error = error_of(answer)
+        if isinstance(error, RolloutError):
+            raise UsageError(f"{error}; mend the environment, or pass --eval-every 0 to train without it")
+        raise error
+
+    def close(self) -> None:
+        """End the process at once."""
+        self.requests.put(None)
+        self.process.kill()
+        self.process.wait()
 
 
 class Evaluator:
-    """One worker process, started at the first submission. Submitting and polling never wait for a rollout."""
+    """Evaluates in one worker, started anew where it died. Submitting and polling never wait for a rollout."""
 
-    def __init__(self, config: PolicyConfig, spec: DataSpec, episodes: int, seed: int, workers: int = 1):
-        """Take the arguments of `evaluate_policy`; `workers` processes of the worker step the environments."""
-        self._setup = {"policy": config.to_json(), "spec": asdict(spec)}
-        self._setup |= {"episodes": episodes, "seed": seed, "workers": workers}
+    def __init__(
+        self,
+        config: PolicyConfig,
+        spec: DataSpec,
+        episodes: int,
+        seed: int,
+        workers: int = 1,
+        worker: Worker | None = None,
+    ):
+        """Take the arguments of `evaluate_policy`; `workers` processes of the worker step the environments.
+
+        Args: worker, one that runs already.
+        """
+        self._asked = {"policy": config.to_json(), "spec": asdict(spec)}
+        self._asked |= {"episodes": episodes, "seed": seed, "workers": workers}
         self._pending: dict[int, dict[str, Tensor]] = {}
-        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()  # lines of JSON; "" when the worker ended
-        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._restarted = False
+        self._ended: list[tuple[EvalResult | Failed, dict[str, Tensor]]] = []
+        self._worker = worker
+        self._sent, self._tries = False, 0  # of the first that is pending: one at a time is with the worker
 
     def submit(self, step: int, tensors: dict[str, Tensor]) -> None:
         """Submit the policy of a step; its tensors are copied to the host."""
         self._pending[step] = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        if self._process is None:
-            self._start()
-        self._send(step)
+        if len(self._pending) > MOST_PENDING:
+            self._fail(step, f"{MOST_PENDING} evaluations were waiting already; raise --eval-every")
+        self._send()
 
     def pending(self) -> dict[int, dict[str, Tensor]]:
         """Return the policies that have no result yet; a checkpoint saves them."""
         return dict(self._pending)
 
-    def poll(self, wait: float | None = None) -> list[tuple[EvalResult, dict[str, Tensor]]]:
-        """Return the results so far, each with its policy, after waiting at most `wait` seconds for the first.
+    def poll(self, wait: float | None = None) -> list[tuple[EvalResult | Failed, dict[str, Tensor]]]:
+        """Return the results and failures so far, each with its policy, after at most `wait` seconds for the first.
 
-        A worker that was killed is started once more. Raises: EvaluationError when it failed or was killed again.
+        An evaluation whose worker was killed is made once more, in a new one.
         """
-        results = []
-        while self._pending:
+        self._send()
+        while self._pending and self._worker is not None:
             try:
-                line = self._answers.get(block=wait is not None, timeout=wait)
+                line = self._worker.answers.get(block=wait is not None and not self._ended, timeout=wait)
             except queue.Empty:
                 break
-            wait = None
-            if not line:
-                self._restart()
-                continue
-            answer = json.loads(line)
-            if "failed" in answer:
-                self.close()
-                raise EvaluationError(f"the evaluation failed; its worker reported:\n{answer['failed']}")
-            results.append((EvalResult.from_json(answer), self._pending.pop(answer["step"])))
-        return results
+            self._take(line)
+            self._send()
+        ended, self._ended = self._ended, []
+        return ended
 
     def close(self) -> None:
         """End the worker at once."""
-        if self._process is not None:
-            self._requests.put(None)
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        if self._worker is not None:
+            self._worker.close()
+        self._worker, self._sent = None, False
 
-    def _start(self) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", WORKER, *map(os.path.abspath, sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            start_new_session=True,  # Ctrl-C reaches only the parent, which saves first
-        )
-        self._process, self._requests, self._answers = process, queue.SimpleQueue(), queue.SimpleQueue()
-        threading.Thread(target=_write, args=(process, self._requests), daemon=True).start()
-        threading.Thread(target=_read, args=(process, self._answers), daemon=True).start()
-        self._requests.put(json.dumps(self._setup).encode() + b"\n")
+    def _send(self) -> None:
+        """Send the first that is pending, with a worker that runs."""
+        if not self._pending or self._sent:
+            return
+        step, tensors = next(iter(self._pending.items()))
+        if self._worker is not None and self._worker.process.poll() is not None:
+            self.close()
+        try:
+            self._worker = self._worker or Worker()
+        except OSError as error:
+            self._fail(step, f"its worker could not be started ({error}); is memory short?")
+            return
+        payload = save(tensors)
+        self._worker.send({**self._asked, "step": step, "bytes": len(payload)}, payload)
+        self._sent, self._tries = True, self._tries + 1
 
-    def _send(self, step: int) -> None:
-        payload = save(self._pending[step])
-        self._requests.put(json.dumps({"step": step, "bytes": len(payload)}).encode() + b"\n" + payload)
+    def _take(self, line: str) -> None:
+        """Take the worker's answer about the first that is pending, or its end."""
+        assert self._worker is not None
+        step = next(iter(self._pending))
+        if not line:
+            code = self._worker.process.wait()
+            self.close()
+            if self._tries >= TRIES:
+                self._fail(step, f"its worker died {TRIES} times (exit code {code}); is memory short? {FEWER}")
+            return
+        try:
+            answer = json.loads(line)
+            if "failed" in answer:
+                found = Failed(step, str(answer["failed"]), str(answer["trace"]))
+            else:
+                found = EvalResult.from_json(answer)
+            if found.step != step:
+                raise ValueError(f"an answer of step {found.step}")
+        except DAMAGED as error:
+            self.close()  # what else it would say cannot be told
+            self._fail(step, f"its worker answered with a damaged line ({type(error).__name__}: {error})")
+            return
+        self._end(found)
 
-    def _restart(self) -> None:
-        code = self._process.wait() if self._process is not None else None
-        self.close()
-        if self._restarted:
-            raise EvaluationError(
-                f"the evaluation worker died twice (exit code {code}); is memory short? try --eval-workers 1, or pass "
-                "--eval-every 0"
-            )
-        self._restarted = True
-        self._start()
-        for step in self._pending:
-            self._send(step)
+    def _fail(self, step: int, reason: str) -> None:
+        self._end(Failed(step, reason))
+
+    def _end(self, found: EvalResult | Failed) -> None:
+        if found.step == next(iter(self._pending)):
+            self._sent, self._tries = False, 0
+        self._ended.append((found, self._pending.pop(found.step)))
+
+
+def _json(line: str) -> dict[str, Any]:
+    """Read the worker's first answer."""
+    try:
+        return dict(json.loads(line))
+    except DAMAGED:
+        raise UsageError(
+            "the worker that evaluates ended, or answered with a damaged line, as it tried the environment; see what "
+            f"it wrote above. {FEWER}"
+        ) from None
 
 
 def workers_beside(cfg: TrainConfig) -> int:
@@ -145,44 +254,6 @@ def _read(process: subprocess.Popen[bytes], answers: queue.SimpleQueue[str]) -> 
     assert process.stdout is not None
     with process.stdout as pipe:
         for line in pipe:
-            answers.put(line.decode())
+            if line.endswith(b"\n"):  # the last one may be cut: its worker died
+                answers.put(line.decode(errors="replace"))
     answers.put("")
-
-
-def serve() -> None:
-    """Evaluate the policies that arrive on standard input until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.nice(NICE)
-    torch.set_num_threads(1)
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # an environment's prints must not mix with the answers
-    requests = sys.stdin.buffer
-    setup = json.loads(requests.readline())
-    config, spec = PolicyConfig.from_json(setup["policy"]), _spec(setup["spec"])
-    while line := requests.readline():
-        try:
-            header = json.loads(line)
-            policy = Policy(config, load(requests.read(header["bytes"])))
-            result = evaluate_policy(policy, spec, setup["episodes"], setup["seed"], header["step"], setup["workers"])
-            answers.write(json.dumps(result.to_json()) + "\n")
-        except ProcessLostError:
-            os._exit(1)  # as if this process was killed: the parent starts it once more
-        except GtpError as error:
-            answers.write(json.dumps({"failed": str(error)}) + "\n")
-        except Exception:
-            answers.write(json.dumps({"failed": traceback.format_exc()}) + "\n")
-
-
-def _end_with_parent() -> None:
-    """End the process when standard input is closed, even in the middle of a rollout or with unread input."""
-    hung_up = select.poll()
-    hung_up.register(0, 0)  # with no event requested it wakes only at the hang-up
-    hung_up.poll()
-    os._exit(0)
-
-
-def _spec(values: dict[str, Any]) -> DataSpec:
-    env = values.pop("eval_env")
-    kwargs = tuple((str(name), value) for name, value in env["kwargs"]) if env else ()
-    return DataSpec(**values, eval_env=EvalEnv(env["id"], kwargs) if env else None)

@@ -120,3 +120,4 @@ class Result:
     return_last: list[float] | None
     checkpoint: str
     finished_before: bool = False  # nothing was left to do
+    evaluations_failed: int = 0  # scores are those of the others

@@ -128,6 +128,11 @@ class MetricsWriter:
             for line in lines_of(event):
                 self.say(line)
 
+    def trace(self, text: str) -> None:
+        """Write a traceback to train.log, and nothing where there is none. Errors of the disk are ignored."""
+        with suppress(OSError):
+            self._log.write(text)
+
     def score(self, step: int, figures: list[float]) -> None:
         """Write each member's figure of an evaluation to the trackers."""
         self._track(step, {"score": dict(enumerate(figures))})

@@ -9,6 +9,7 @@ import json
 import operator
 import os
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,8 @@ class EvalResult:
 
     `diverged_SE` marks episodes that ended because an observation or reward was not finite, after as many steps as
     `lengths_SE` says; they count with their return up to there. `success_SE` marks those of which a step reported
-    success; it is None where the environment reports none.
+    success; it is None where the environment reports none. `cut_SE` marks episodes that had not ended after `limit`
+    steps; limit is None where the environment's own holds.
     """
 
     step: int
@@ -51,6 +53,8 @@ class EvalResult:
     candidates: int
     select: str
     seconds: float = field(compare=False)
+    cut_SE: np.ndarray | None = None
+    limit: int | None = None
 
     @property
     def figures(self) -> list[float]:
@@ -59,17 +63,24 @@ class EvalResult:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of these figures: a sentence for each episode that diverged."""
-        return [
+        """What a user should know of these figures: a sentence for each episode that diverged, one for those cut."""
+        diverged = [
             f"{self.env_id}, seed {self.seeds[member]}, episode {episode}: an observation or reward was not finite "
             f"after {self.lengths_SE[member, episode]} steps; the episode counts with its return up to there"
             for member, episode in np.argwhere(self.diverged_SE)
+        ]
+        if self.cut_SE is None or not self.cut_SE.any():
+            return diverged
+        return [
+            *diverged,
+            f"{self.env_id}: {self.cut_SE.sum()} of {self.cut_SE.size} episodes had not ended after {self.limit:,} "
+            "steps; they count with their return up to there. --eval-max-steps N sets another limit",
         ]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; arrays as nested lists."""
         values = asdict(self)
-        for name in ("returns_SE", "lengths_SE", "scores_SE", "diverged_SE", "success_SE"):
+        for name in ("returns_SE", "lengths_SE", "scores_SE", "diverged_SE", "success_SE", "cut_SE"):
             array = values.pop(name)
             values[name[:-3]] = None if array is None else array.tolist()
         return values | {"seeds": list(self.seeds), "episodes": int(self.returns_SE.shape[1])}
@@ -77,8 +88,8 @@ class EvalResult:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> EvalResult:
         """Read `to_json`'s values. Raises: ValueError, KeyError or TypeError for other values."""
-        arrays = ("returns", "lengths", "scores", "diverged", "success", "seeds", "episodes")
-        values = {"diverged": None, "success": None} | values  # older files lack them
+        arrays = ("returns", "lengths", "scores", "diverged", "success", "cut", "seeds", "episodes")
+        values = {"diverged": None, "success": None, "cut": None} | values  # older files lack them
         known = {k: v for k, v in values.items() if k not in arrays}
         known["step"] = operator.index(values["step"])
         if not 0 <= known["step"] < 2**63:
@@ -97,6 +108,7 @@ class EvalResult:
             scores_SE=read("scores", float),
             diverged_SE=np.zeros(shape, bool) if diverged is None else diverged,
             success_SE=read("success", bool),
+            cut_SE=read("cut", bool),
             seeds=seeds,
             **known,
         )
@@ -178,7 +190,7 @@ def find_policy(path: Path, best: bool = False) -> SavedPolicy:
 
 
 def finished(run: RunDir, last: int) -> bool:
-    """Return whether the last step's checkpoint is whole and every evaluation it was waiting for has been made."""
+    """Return whether the last step's checkpoint is whole, and each evaluation it was waiting for is made or marked."""
     if not run.checkpoints.is_dir():
         return False
     from gtp_fast.runs import checkpoint
@@ -245,17 +257,46 @@ def _tail(path: Path) -> str:
 
 
 def _last_figure(run: RunDir) -> float | None:
-    """Return the mean score of the last evaluation, or its mean return where no score is known."""
+    """Return the mean score of the last evaluation that did not fail, or its mean return where no score is known."""
     try:
-        found = json.loads(max(run.evaluations.glob("step-*.json")).read_bytes())
-        episodes = [float(x) for row in found["scores"] or found["returns"] for x in row]
-        return sum(episodes) / len(episodes)
+        for file in sorted(run.evaluations.glob("step-*.json"), reverse=True):
+            found = json.loads(file.read_bytes())
+            if not _why_absent(found):
+                episodes = [float(x) for row in found["scores"] or found["returns"] for x in row]
+                return sum(episodes) / len(episodes)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
-        return None
+        pass
+    return None
+
+
+FAILED, DROPPED = "failed", "dropped"  # keys of the mark that stands in the place of an evaluation without a result
+
+
+def _why_absent(values: Any) -> str | None:
+    """Return why an evaluation's file holds no result: it failed, or was dropped; None for a result."""
+    marks = [values[name] for name in (FAILED, DROPPED) if isinstance(values, dict) and name in values]
+    if marks and not isinstance(marks[0], str):
+        raise ValueError(f"the reason is {shown(marks[0])}")
+    return marks[0] if marks else None
+
+
+def read_absent(run: RunDir) -> tuple[dict[int, str], int]:
+    """Return by step why evaluations have no result, and how many of them failed; the others were dropped.
+
+    A damaged file says nothing: `read_evaluations` names it.
+    """
+    reasons, failed = {}, 0
+    for file in sorted(run.evaluations.glob("step-*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            values = json.loads(file.read_bytes())
+            if reason := _why_absent(values):
+                reasons[operator.index(values["step"])] = reason
+                failed += FAILED in values
+    return reasons, failed
 
 
 def read_evaluations(run: RunDir, members: int | None = None) -> list[EvalResult]:
-    """Return the evaluations of a run in the order of their steps.
+    """Return the evaluations of a run in the order of their steps, without those that failed.
 
     Args: members, for a report: each evaluation must be of so many seeds and have figures to draw.
     Raises: GtpError naming a file that is damaged; in a report it is a UsageError.
@@ -264,7 +305,10 @@ def read_evaluations(run: RunDir, members: int | None = None) -> list[EvalResult
     results = []
     for file in sorted(run.evaluations.glob("step-*.json")):
         try:
-            result = EvalResult.from_json(json.loads(file.read_bytes()))
+            values = json.loads(file.read_bytes())
+            if _why_absent(values):
+                continue
+            result = EvalResult.from_json(values)
             if members is not None:
                 result.check(members)
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
@@ -275,7 +319,10 @@ def read_evaluations(run: RunDir, members: int | None = None) -> list[EvalResult
 
 @dataclass(frozen=True)
 class Run:
-    """What a report reads of one run; arrays by step, figures (steps, members)."""
+    """What a report reads of one run; arrays by step, figures (steps, members).
+
+    absent: by step, why an evaluation has no result.
+    """
 
     path: Path
     settings: dict[str, Any]
@@ -285,6 +332,7 @@ class Run:
     returns: np.ndarray
     scored: bool
     losses: dict[str, np.ndarray]
+    absent: dict[int, str] = field(default_factory=dict)
 
 
 def read_run(path: Path) -> Run:
@@ -307,6 +355,7 @@ def read_run(path: Path) -> Run:
         returns=returns,
         scored=scored,
         losses=_losses(run.metrics),
+        absent=read_absent(run)[0],
     )
 
 

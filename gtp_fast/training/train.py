@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,8 @@ from gtp_fast.data.dataset import Transitions
 from gtp_fast.data.spec import DataSpec, ObsShape, with_references
 from gtp_fast.data.units import Actions
 from gtp_fast.errors import DiskError
-from gtp_fast.evaluation.environments import check_environment, with_bounds
-from gtp_fast.evaluation.worker import Evaluator, workers_beside
+from gtp_fast.evaluation.environments import check_environment, with_bounds, with_limit
+from gtp_fast.evaluation.worker import Evaluator, Failed, Worker, workers_beside
 from gtp_fast.files import publish_json
 from gtp_fast.runs import checkpoint, extend, metrics, records
 from gtp_fast.runs.checkpoint import Checkpoint, Saving
@@ -84,17 +85,18 @@ def train(
     """
     with Reports(report, silence_seconds) as tell, listen(tell.unsaved, lambda said: tell(Stopped(said))) as interrupt:
         job = prepare(cfg, tell)
-        tell.begin("opening the run")
-        command = Command(job.cfg, job.data, job.begun)
-        done = finished_run(command)
-        if done is not None:
-            return _of_finished(done, job.data.source, tell)
-        if job.cfg.eval_every > 0:
-            check_environment(job.spec, *job.sizes, job.cfg.frame_stack, job.data.action_bounds)
-        with open_run(command, lambda line: tell(Noted(line))) as opened:
-            if opened.finished:  # by the process that this one waited for
-                return _of_finished(opened, job.data.source, tell)
-            return _train_in(job.continuing(opened.cfg), opened, tell, interrupt)
+        with closing(job.worker) if job.worker else nullcontext():
+            command = Command(job.cfg, job.data, job.begun)
+            done = finished_run(command)
+            if done is not None:
+                return _of_finished(done, job.data.source, tell)
+            notes = _try_environment(job, tell)
+            tell.begin("opening the run")
+            with open_run(command, lambda line: tell(Noted(line))) as opened:
+                if opened.finished:  # by the process that this one waited for
+                    return _of_finished(opened, job.data.source, tell)
+                opened = replace(opened, notes=(*notes, *opened.notes))
+                return _train_in(job.continuing(opened.cfg), opened, tell, interrupt)
 
 
 def _train_in(job: Job, opened: Opened, tell: Reports, interrupt: Interrupt) -> Result:
@@ -148,6 +150,7 @@ class Job:
     sizes: tuple[ObsShape, int]  # the shape of an observation and the number of an action's components
     parameters: int
     begun: Callable[[int], TrainConfig]
+    worker: Worker | None  # evaluates beside training; it runs already
 
     def continuing(self, cfg: TrainConfig) -> Job:
         """Return the job with the settings of the run that it continues, which began with its own backend."""
@@ -158,8 +161,18 @@ class Job:
 
 def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
     """Load the data, choose device, backend and buffer, and refuse settings that cannot run."""
-    spec = catalog.resolve(cfg.env, cfg.env_kwargs)
+    spec = with_limit(catalog.resolve(cfg.env, cfg.env_kwargs), cfg.eval_max_steps)
     device.check(cfg)  # before a download
+    worker = Worker() if cfg.eval_every > 0 and spec.eval_env else None  # imports while the data are read
+    try:
+        return _prepared(cfg, report, spec, worker)
+    except BaseException:
+        if worker is not None:
+            worker.close()
+        raise
+
+
+def _prepared(cfg: TrainConfig, report: Callable[[Event], None], spec: DataSpec, worker: Worker | None) -> Job:
     where = Path(cfg.dataset) if cfg.dataset else None
     spec = with_bounds(spec, cfg.eval_every > 0)
     units = None if cfg.action_units == "auto" else cfg.action_units
@@ -177,7 +190,19 @@ def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
     def begun(steps: int) -> TrainConfig:
         return device.resolve(replace(placed, steps=steps), images)[0]
 
-    return Job(cfg, chosen, with_references(spec, data.references), data, (obs, action_dim), parameters, begun)
+    spec = with_references(spec, data.references)
+    return Job(cfg, chosen, spec, data, (obs, action_dim), parameters, begun, worker)
+
+
+def _try_environment(job: Job, tell: Reports) -> tuple[str, ...]:
+    """Build the environment, reset it and step it once in the worker that will evaluate; return notes for the user."""
+    asked = job.spec, *job.sizes, job.cfg.frame_stack, job.data.action_bounds
+    if job.worker is not None:
+        tell.begin("trying the environment")
+        return job.worker.check(*asked, lambda message: tell(Warned(message)))
+    if job.cfg.eval_every > 0:
+        check_environment(*asked)  # says that there is none
+    return ()
 
 
 def build(job: Job, saved: Checkpoint | None) -> tuple[TrainState, Buffer]:
@@ -208,7 +233,7 @@ def _loop(
     acts = Actions(job.data.action_units, job.data.action_bounds)
     policy = policy_config.of_run(cfg, *job.sizes, buffer.obs_scale, acts)
     describe_policy(run, policy.to_json())
-    evaluator = Evaluator(policy, job.spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg))
+    evaluator = Evaluator(policy, job.spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg), job.worker)
     disk = Disk(run.path, lambda message: tell(Warned(message)))
     meta = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg), "policy": policy.to_json()}
     meta |= {"data_sha256": job.data.sha256, "references": job.data.references}
@@ -217,8 +242,12 @@ def _loop(
         loop.saved = start.checkpoint.path
         loop.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
         for pending, tensors in start.checkpoint.pending_evals.items():
-            if not run.evaluation(pending).exists():
+            if run.evaluation(pending).exists():
+                continue
+            if cfg.eval_every > 0:
                 evaluator.submit(pending, tensors)
+            else:
+                loop.leave_out(pending, records.DROPPED, "--eval-every 0")
     profiling.record_phases(cfg.profile)
     run.failure.unlink(missing_ok=True)  # of an earlier attempt
     return loop
@@ -316,6 +345,10 @@ class _Loop:
     def collect(self, wait: float | None = None) -> None:
         """Write the results of finished evaluations: first each member's best policy, then the result's own file."""
         for result, policy in self.evaluator.poll(wait):
+            if isinstance(result, Failed):
+                self.leave_out(result.step, records.FAILED, result.reason)
+                self.writer.trace(result.trace)
+                continue
             better = partial(_replace_best, self.run, self.best, result, policy, self.meta)
             self.disk.write("best policies", "best policy", better)
             publish = partial(publish_json, self.run.evaluation(result.step), result.to_json())
@@ -324,6 +357,12 @@ class _Loop:
             for note in result.notes:
                 self.report(Warned(note))
             self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
+
+    def leave_out(self, step: int, how: str, reason: str) -> None:
+        """Mark an evaluation that has no result, so that it is not made again, and go on."""
+        mark = partial(publish_json, self.run.evaluation(step), {"step": step, how: reason})
+        self.disk.write("evaluations", "evaluation", mark)
+        self.report(Warned(f"the evaluation of step {step:,} {how}: {reason}; training goes on"))
 
 
 def _due(cfg: TrainConfig, step: int, every: int) -> bool:
@@ -388,4 +427,5 @@ def _result(cfg: TrainConfig, source: str, run: RunDir, seconds: float, steps_do
         score_best=best,
         return_last=evaluations[-1].returns_SE.mean(axis=1).tolist() if evaluations else None,
         checkpoint=str(run.checkpoint(cfg.steps)),
+        evaluations_failed=records.read_absent(run)[1],
     )

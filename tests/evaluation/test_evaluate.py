@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from eval_cases import config, spec, tensors, untrained
 from gtp_fast.data import catalog
 from gtp_fast.data.spec import EvalEnv
 from gtp_fast.errors import DataError, GtpError, UsageError
-from gtp_fast.evaluation.environments import _without_notices, make_env
+from gtp_fast.evaluation.environments import _without_notices, make_env, step_limit, with_limit
 from gtp_fast.evaluation.evaluate import evaluate_policy
 from gtp_fast.policy.policy import Policy
 from gtp_fast.runs import records
@@ -54,6 +55,43 @@ def test_neither_workers_nor_episodes_nor_other_members_change_an_episode_by_a_b
     assert np.array_equal(alone.returns_SE[1:, :3], fewer.returns_SE)
 
 
+def test_an_episode_without_an_end_is_cut_and_counts_with_its_return_up_to_there(monkeypatch):
+    monkeypatch.setattr("gtp_fast.evaluation.environments.LONGEST", 40)
+    result = evaluate_policy(untrained(), spec("Endless"), 3)
+    assert result.lengths_SE.tolist() == [[40] * 3] * 2 and result.returns_SE.tolist() == [[40.0] * 3] * 2
+    (note,) = result.notes
+    assert "6 of 6 episodes had not ended after 40 steps; they count with their return up to there" in note
+    back = EvalResult.from_json(json.loads(json.dumps(result.to_json())))
+    assert back.notes == result.notes and back.limit == 40
+    older = {name: value for name, value in result.to_json().items() if name not in ("cut", "limit")}
+    assert EvalResult.from_json(older).notes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "lengths", "cut"),
+    [("Numbered", 0, 6, 0), ("Numbered", 4, 4, 4), ("Numbered", 9, 9, 4), ("Small", 8, 8, 0), ("Small", 7, 7, 4)],
+    ids=["its own", "shorter", "longer than its own", "as it ends", "before it ends"],
+)
+def test_the_limit_that_is_asked_for_stands_in_place_of_the_environments(name, asked, lengths, cut):
+    result = evaluate_policy(untrained(), with_limit(spec(name), asked), 2)
+    assert result.lengths_SE.tolist() == [[lengths] * 2] * 2 and result.cut_SE is not None
+    assert result.cut_SE.sum() == cut and result.limit == (asked or None)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("multigoal-v0", None), ("antmaze-umaze-v0", None), ("Hopper-v5", None), ("PointMaze_UMaze-v3", None)],
+)
+def test_environments_that_end_by_themselves_are_not_limited(name, limit):
+    entry = catalog.resolve(name).eval_env
+    assert entry is not None
+    try:
+        with closing(make_env(entry)) as env:
+            assert step_limit(entry, env) is limit
+    except UsageError as absent:
+        pytest.skip(str(absent))
+
+
 def test_an_episode_draws_the_noise_of_its_own_row():
     policy, obs = untrained(), np.ones((2, 9, 4), np.float32)
     whole = [policy.act_members(obs) for _ in range(3)]
@@ -68,6 +106,13 @@ def test_an_episode_succeeds_if_one_step_says_so(score, scored):
     assert (None if result.scores_SE is None else result.scores_SE.tolist()) == scored
     back = EvalResult.from_json(json.loads(json.dumps(result.to_json())))
     assert back.success_SE is not None and back.success_SE.tolist() == result.success_SE.tolist()
+
+
+@pytest.mark.parametrize("form", ["bool", "number", "array"])
+def test_is_success_counts_as_success_in_every_form(form):
+    result = evaluate_policy(untrained(), replace(spec("Fetching", form=form), score="success"), 3)
+    assert result.success_SE is not None and result.success_SE.tolist() == [[False, True, False]] * 2
+    assert result.scores_SE is not None and result.scores_SE.tolist() == [[0.0, 100.0, 0.0]] * 2
 
 
 def test_success_that_no_step_reports_is_not_known():

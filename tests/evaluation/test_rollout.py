@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from gtp_fast.errors import UsageError
 from gtp_fast.evaluation.evaluate import evaluate_policy
-from gtp_fast.evaluation.rollout import ProcessLostError, RolloutError, one_thread, spread
+from gtp_fast.evaluation.failures import RolloutError
+from gtp_fast.evaluation.rollout import ProcessLostError, one_thread, spread
 from gtp_fast.evaluation.worker import Evaluator
 
 POLICY = untrained()
@@ -62,11 +63,20 @@ def test_no_more_tasks_run_at_a_time_than_there_are_workers(tmp_path: Path):
     assert spread(task, 6, 2) == [2] * 6
 
 
-def test_what_an_environment_raises_is_told_with_its_traceback():
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_an_environment_raises_is_told_in_one_line_with_its_traceback_beside_it(workers):
     before = _children()
-    with pytest.raises(RolloutError, match=r"ZeroDivisionError: the robot fell apart") as error:
-        evaluate_policy(POLICY, spec("Failing", way="raise"), episodes=7, workers=2)
-    assert "eval_cases.py" in str(error.value) and set(_children()) <= set(before)
+    line = r"eval_cases:gtp_fast_tests/Failing-v0: ZeroDivisionError: the robot fell apart \(eval_cases\.py:\d+\)"
+    with pytest.raises(RolloutError, match=rf"^{line}$") as error:
+        evaluate_policy(POLICY, spec("Failing", way="raise"), episodes=7, workers=workers)
+    assert "in step\n" in error.value.trace and error.value.trace.startswith("Traceback")
+    assert set(_children()) <= set(before)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_environment_that_leaves_python_ends_neither_a_run_nor_a_command(workers):
+    with pytest.raises(RolloutError, match=r"Breaking-v0: SystemExit: 0 \(eval_cases\.py:\d+\)"):
+        evaluate_policy(POLICY, spec("Breaking", where="exit"), episodes=7, workers=workers)
 
 
 def test_an_error_for_the_user_keeps_its_class_and_words():

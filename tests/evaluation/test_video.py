@@ -16,7 +16,9 @@ from run_cases import gtp_fast, tiny
 
 from gtp_fast.data import catalog
 from gtp_fast.errors import UsageError
+from gtp_fast.evaluation.environments import with_limit
 from gtp_fast.evaluation.evaluate import evaluate_policy
+from gtp_fast.evaluation.failures import RolloutError
 from gtp_fast.evaluation.rollout import GROUP
 from gtp_fast.evaluation.video import record_video
 from gtp_fast.training.train import train
@@ -50,6 +52,20 @@ def test_a_video_shows_the_episode_that_the_evaluation_counts(tmp_path: Path):
         Painted.step = original
     evaluated, filmed = np.array(taken[: 8 * GROUP]).reshape(8, GROUP, 3)[:, 0], np.array(taken[2 * 7 * 8 :])
     assert np.array_equal(evaluated, filmed)
+
+
+def test_a_video_ends_at_the_limit_of_the_evaluation(tmp_path: Path):
+    record_video(untrained(), with_limit(spec("Painted"), 3), tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 4
+
+
+def test_what_the_environment_raises_in_a_video_is_told_in_one_line(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("eval_cases.Painted.step", lambda env, action: 1 / 0)
+    with pytest.raises(
+        RolloutError, match=r"^eval_cases:.*Painted-v0: ZeroDivisionError: division by zero \(test_video"
+    ):
+        record_video(untrained(), spec("Painted"), tmp_path / "film.gif")
 
 
 def test_a_video_that_cannot_be_made_leaves_the_one_before(tmp_path: Path, monkeypatch):

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from eval_cases import config, spec, tensors
 
 from gtp_fast.data import catalog
+from gtp_fast.data.spec import EvalEnv
+from gtp_fast.errors import DataError, UsageError
 from gtp_fast.evaluation.evaluate import evaluate_policy
-from gtp_fast.evaluation.worker import EvaluationError, Evaluator
+from gtp_fast.evaluation.worker import Evaluator, Failed, Worker
 from gtp_fast.policy.policy import Policy
 
 HOPPER = catalog.resolve("Hopper-v5")
@@ -32,7 +37,7 @@ def _all(evaluator):
 
 
 def _kill(evaluator):
-    os.kill(evaluator._process.pid, signal.SIGKILL)
+    os.kill(evaluator._worker.process.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -57,20 +62,122 @@ def test_a_killed_worker_is_started_again_once_and_an_episode_that_diverges_ther
         _kill(evaluator)
         [(result, _)] = _all(evaluator)
         assert result.step == 10 and result.lengths_SE.tolist() == [[8, 3], [8, 3]] and "episode 1" in result.notes[0]
-        evaluator.submit(20, tensors(config()))
-        _kill(evaluator)
-        with pytest.raises(EvaluationError, match="died twice"):
-            _all(evaluator)
 
 
 @pytest.mark.slow
-def test_a_failure_in_the_worker_is_an_error_here_with_its_words():
-    failing = Evaluator(config(5), spec("Small"), episodes=1, seed=0)
-    failing.submit(10, tensors(config(5)))
-    words = r"has observations of shape \(4,\) but the data have 5 numbers"
-    with pytest.raises(EvaluationError, match=words) as error:
-        _all(failing)
-    assert "Traceback" not in str(error.value)
+def test_an_evaluation_whose_worker_dies_twice_has_failed_and_the_next_has_a_new_worker():
+    with closing(Evaluator(config(), spec("Failing", way="kill"), episodes=7, seed=0)) as evaluator:
+        evaluator.submit(10, tensors(config()))
+        [(failed, _)] = _all(evaluator)
+        assert failed == Failed(10, failed.reason) and "its worker died 2 times (exit code -9)" in failed.reason
+        evaluator._asked["episodes"] = 6  # the seventh kills
+        evaluator.submit(20, tensors(config()))
+        [(result, _)] = _all(evaluator)
+        assert result.step == 20 and result.returns_SE.shape == (2, 6)
+
+
+@pytest.mark.slow
+def test_a_worker_that_died_between_evaluations_costs_none_of_them():
+    with closing(Evaluator(config(), spec("Small"), episodes=1, seed=0)) as evaluator:
+        evaluator.submit(10, tensors(config()))
+        _all(evaluator)
+        evaluator._worker.process.kill()
+        evaluator._worker.process.wait()
+        evaluator.submit(20, tensors(config()))
+        assert [result.step for result, _ in _all(evaluator)] == [20] and evaluator._tries == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line", ['{"step": 10, "ret', "[]", "17", '{"step": 10}', '{"failed": 3}', '{"step": "x"}', "\0"], ids=repr
+)
+def test_a_damaged_line_of_the_worker_is_a_failure_and_the_next_evaluation_is_made(line):
+    with closing(Evaluator(config(), spec("Small"), episodes=1, seed=0)) as evaluator:
+        evaluator.submit(10, tensors(config()))
+        evaluator._worker.answers.put(line)
+        [(failed, _)] = evaluator.poll()
+        assert failed.step == 10 and "its worker answered with a damaged line" in failed.reason
+        if line == "[]":  # once is enough: a process starts
+            evaluator.submit(20, tensors(config()))
+            assert [result.step for result, _ in _all(evaluator)] == [20]
+
+
+@pytest.mark.slow
+def test_what_fails_in_the_worker_is_told_in_one_line_with_its_traceback_beside_it_and_evaluations_go_on():
+    with closing(Evaluator(config(), spec("Failing", way="raise"), episodes=7, seed=0)) as evaluator:
+        for step in (10, 20):
+            evaluator.submit(step, tensors(config()))
+        found = [failed for failed, _ in _all(evaluator)]
+    assert [failed.step for failed in found] == [10, 20]
+    line = r"eval_cases:gtp_fast_tests/Failing-v0: ZeroDivisionError: the robot fell apart \(eval_cases\.py:\d+\)"
+    assert all(re.fullmatch(line, failed.reason) for failed in found)
+    assert all(failed.trace.startswith("Traceback") and failed.trace.count("\n") > 5 for failed in found)
+
+
+def test_evaluations_that_wait_for_a_worker_that_hangs_are_bounded(monkeypatch):
+    monkeypatch.setattr("gtp_fast.evaluation.worker.MOST_PENDING", 3)
+    with closing(Evaluator(config(), spec("Small"), episodes=1, seed=0)) as evaluator:
+        for step in range(1, 7):
+            evaluator.submit(step, tensors(config()))
+        assert [failed.step for failed, _ in evaluator._ended] == [4, 5, 6] and list(evaluator.pending()) == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_the_worker_that_tries_the_environment_makes_the_evaluations_too():
+    with closing(Worker()) as worker:
+        (note,) = worker.check(spec("Small"), 4, 3, 1, None)
+        assert "sets no time limit: an episode of an evaluation ends after 10,000 steps; --eval-max-steps N" in note
+        with closing(Evaluator(config(), spec("Small"), 1, 0, worker=worker)) as evaluator:
+            evaluator.submit(10, tensors(config()))
+            assert [result.returns_SE.tolist() for result, _ in _all(evaluator)] == [[[8.0], [8.0]]]
+            assert evaluator._worker is worker
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "words", "kind"),
+    [
+        (spec("Small"), r"has observations of shape \(4,\) but the data have 5 numbers", DataError),
+        (spec("Breaking", where="init"), r"cannot be built \(OSError: no port \(eval_cases.py:\d+\)\)", UsageError),
+        (spec("Breaking", where="reset"), r"Breaking-v0: OSError: no port \(eval_cases.py:\d+\); mend", UsageError),
+        (spec("Breaking", where="step"), r"Breaking-v0: OSError: no port \(eval_cases.py:\d+\); mend", UsageError),
+        (spec("Breaking", where="exit"), r"Breaking-v0: SystemExit: 0 \(eval_cases.py:\d+\); mend", UsageError),
+        (spec("Breaking", where="kill"), "the worker that evaluates ended", UsageError),
+        (spec("Returning", way="nan at reset"), "gave an observation with NaN or Inf at its reset", UsageError),
+        (spec("Returning", way="four"), r"its step\(\) returned a tuple of 4, expected five things", UsageError),
+    ],
+    ids=["size", "init", "reset", "step", "exit", "kill", "nan", "old step"],
+)
+def test_what_the_first_evaluation_would_meet_is_refused_before_training(case, words, kind):
+    with closing(Worker()) as worker, pytest.raises(kind, match=words) as error:
+        worker.check(case, 4 if kind is UsageError else 5, 3, 1, None)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_an_environment_that_only_this_process_knows_is_refused_with_what_to_type():
+    gymnasium.register("Mine-v0", "eval_cases:Small")
+    gymnasium.register("Main-v0", "__main__:Small")
+    with closing(Worker()) as worker:
+        for name, words in (("Mine", "pass --env eval_cases:Mine-v0"), ("Main", "a module, as my_envs.py")):
+            case = replace(spec("Small"), eval_env=EvalEnv(f"{name}-v0"))
+            with pytest.raises(UsageError, match=rf"{name}-v0 is registered in this process alone.*{words}"):
+                worker.check(case, 4, 3, 1, None)
+
+
+@pytest.mark.slow
+def test_an_environment_that_does_not_answer_is_told(monkeypatch):
+    monkeypatch.setattr("gtp_fast.evaluation.worker.SLOW_SECONDS", 0.2)
+    said: list[str] = []
+    with closing(Worker()) as worker:
+        worker.check(spec("Small"), 4, 3, 1, None, said.append)
+    assert said and said[0].endswith("to train without it pass --eval-every 0")
+
+
+def test_a_module_that_trains_as_the_worker_imports_it_is_refused(monkeypatch):
+    monkeypatch.setenv("GTP_FAST_EVALUATES", "1")
+    with pytest.raises(UsageError, match="put the call that trains under if __name__ == '__main__'"):
+        Worker()
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ OWNERS = {
         "data.minari",
         "data.ogbench",
         "data.spaces",
+        "evaluation.checked",
         "evaluation.environments",
         "evaluation.mazes",
         "evaluation.multigoal",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+import torch
 
 from gtp_fast import algorithms
 from gtp_fast.algorithms import networks
@@ -102,6 +104,106 @@ class Failing(Small):
         return super().step(action)
 
 
+class Unlicensed(Small):
+    """A simulator that fails in the middle of an episode while a file named in LICENCE is absent."""
+
+    def step(self, action):
+        if self.taken == 3 and not Path(os.environ.get("LICENCE", "none")).exists():
+            raise RuntimeError("the simulator lost its licence")
+        return super().step(action)
+
+
+class Breaking(Small):
+    """Raises at the place named, leaves Python there, or kills the process in its first step."""
+
+    def __init__(self, where: str):
+        super().__init__()
+        self.where = where
+        self._break("init")
+
+    def _break(self, place: str):
+        if self.where == place:
+            raise OSError("no\nport")
+        if place == "step" and self.where == "exit":
+            sys.exit(0)
+        if place == "step" and self.where == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def reset(self, *, seed=None, options=None):
+        self._break("reset")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self._break("step")
+        return super().step(action)
+
+
+# What an environment returns: after which call, and what of it is replaced. The observation is four float32 of 0.
+ODD: dict[str, Any] = {
+    "obs alone": ("reset", lambda obs, info: obs),
+    "three": ("reset", lambda obs, info: (obs, info, 0)),
+    "no info": ("reset", lambda obs, info: (obs, None)),
+    "none": ("reset", lambda obs, info: None),
+    "row": ("reset", lambda obs, info: (obs[None], info)),
+    "short": ("reset", lambda obs, info: (obs[:1], info)),
+    "scalar": ("reset", lambda obs, info: (0.5, info)),
+    "number of numpy": ("reset", lambda obs, info: (np.float32(0.5), info)),
+    "list": ("reset", lambda obs, info: (obs.tolist(), info)),
+    "dict": ("reset", lambda obs, info: ({"obs": obs}, info)),
+    "text": ("reset", lambda obs, info: ("0000", info)),
+    "complex": ("reset", lambda obs, info: (obs.astype(complex), info)),
+    "nan at reset": ("reset", lambda obs, info: (obs * np.nan, info)),
+    "four": ("step", lambda obs, reward, end, cut, info: (obs, reward, end, info)),
+    "six": ("step", lambda obs, reward, end, cut, info: (obs, reward, end, cut, info, 0)),
+    "no step": ("step", lambda obs, reward, end, cut, info: None),
+    "array of five": ("step", lambda obs, reward, end, cut, info: np.zeros(5)),
+    "row later": ("step", lambda obs, reward, end, cut, info: (obs[None], reward, end, cut, info)),
+    "one later": ("step", lambda obs, reward, end, cut, info: (0.5, reward, end, cut, info)),
+    "two rewards": ("step", lambda obs, reward, end, cut, info: (obs, np.ones(2), end, cut, info)),
+    "no reward": ("step", lambda obs, reward, end, cut, info: (obs, None, end, cut, info)),
+    "reward in words": ("step", lambda obs, reward, end, cut, info: (obs, "1.0", end, cut, info)),
+    "reward in a list": ("step", lambda obs, reward, end, cut, info: (obs, [1.0], end, cut, info)),
+    "end in words": ("step", lambda obs, reward, end, cut, info: (obs, reward, "no", cut, info)),
+    "no end": ("step", lambda obs, reward, end, cut, info: (obs, reward, None, cut, info)),
+    "ends": ("step", lambda obs, reward, end, cut, info: (obs, reward, np.zeros(2, bool), cut, info)),
+    "end of 7": ("step", lambda obs, reward, end, cut, info: (obs, reward, 7, cut, info)),
+    "info in cut's place": ("step", lambda obs, reward, end, cut, info: (obs, reward, end, info, info)),
+    "no info later": ("step", lambda obs, reward, end, cut, info: (obs, reward, end, cut, None)),
+    # These fit: one number, one boolean, a float that NumPy casts.
+    "reward of one": ("step", lambda obs, reward, end, cut, info: (obs, np.array([reward]), end, cut, info)),
+    "reward of none": ("step", lambda obs, reward, end, cut, info: (obs, np.array(1), end, cut, info)),
+    "whole reward": ("step", lambda obs, reward, end, cut, info: (obs, 1, end, cut, info)),
+    "float32 reward": ("step", lambda obs, reward, end, cut, info: (obs, np.float32(1), end, cut, info)),
+    "true reward": ("step", lambda obs, reward, end, cut, info: (obs, np.True_, end, cut, info)),
+    "torch reward": ("step", lambda obs, reward, end, cut, info: (obs, torch.ones(1), end, cut, info)),
+    "numpy ends": ("step", lambda obs, reward, end, cut, info: (obs, reward, np.False_, np.array([cut]), info)),
+    "number ends": ("step", lambda obs, reward, end, cut, info: (obs, reward, 0, np.int64(cut), info)),
+    "float64": ("step", lambda obs, reward, end, cut, info: (obs.astype(np.float64), reward, end, cut, info)),
+    "list of five": ("step", lambda *five: list(five)),
+}
+
+
+class Returning(Small):
+    """Returns something else than Gymnasium's API and its own spaces say, in a way of ODD."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, way: str, render_mode: str | None = None):
+        super().__init__()
+        self.render_mode, (self.call, self.change) = render_mode, ODD[way]
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed)
+        return self.change(*found) if self.call == "reset" else found
+
+    def step(self, action):
+        found = super().step(action)
+        return self.change(*found) if self.call == "step" else found
+
+    def render(self):
+        return np.zeros((8, 8, 3), np.uint8)
+
+
 class Lasting(Small):
     """An episode without an end, which leaves the id of the process that steps it in a folder."""
 
@@ -127,6 +229,36 @@ class Bounded(Small):
             raise ValueError(f"action {action} lies outside {self.action_space}")
         obs, _, *rest = super().step(action)
         return (obs, float(action[0]), *rest)
+
+
+class Row(gymnasium.ObservationWrapper, gymnasium.utils.RecordConstructorArgs):
+    """A wrapper that adds an axis and does not say so."""
+
+    def __init__(self, env):
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def observation(self, observation):
+        return observation[None]
+
+
+class Endless(Small):
+    """No episode ends, by no cause."""
+
+    def step(self, action):
+        return np.zeros(4, np.float32), 1.0, False, False, {}
+
+
+class Fetching(Small):
+    """Says as Fetch does which of its steps is a success, in the form named."""
+
+    def __init__(self, form: str):
+        super().__init__()
+        self.form = {"bool": bool, "number": float, "array": lambda x: np.array([x])}[form]
+
+    def step(self, action):
+        *found, _ = super().step(action)
+        return *found, {"is_success": self.form(self.seed % 2 and self.taken == 4)}
 
 
 class Painted(Small):
@@ -199,7 +331,8 @@ def runs(pid: int) -> bool:
         return False
 
 
-for case in (Small, Diverging, Counting, Numbered, Succeeding, Failing, Lasting, Bounded, Painted, Reaching):
+CASES = (Small, Diverging, Counting, Numbered, Succeeding, Failing, Breaking, Returning, Lasting, Bounded, Painted)
+for case in (*CASES, Reaching, Endless, Fetching, Unlicensed):
     limit = 6 if case is Numbered else None
     gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", case, max_episode_steps=limit, disable_env_checker=True)
 for name, low, high in (("Wide", -2.0, 2.0), ("Quarter", -0.25, 0.25), ("Positive", 0.0, 1.0)):
