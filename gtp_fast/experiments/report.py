@@ -101,7 +101,8 @@ def summarise(env: str, name: str, runs: list[Run]) -> dict[str, Any]:
         "runs": [str(run.path) for run in runs],
         "seeds": [run.settings["seed"] + i for run in runs for i in range(run.settings["seeds"])],
         "steps": max(run.settings["steps"] for run in runs),
-        "kind": "score" if all(run.scored for run in runs) else "return",
+        "kind": "score" if all(run.scored for run in with_evals or runs) else "return",
+        "absent": {str(run.path): {str(step): why for step, why in run.absent.items()} for run in runs if run.absent},
     }
     if not with_evals:
         return row
@@ -159,7 +160,7 @@ def _page(
 ) -> str:
     lines = [f"# {', '.join(dict.fromkeys(row['env'] for row in rows))}", ""]
     lines += [f"![{name.split('.')[0]}]({name})" for name in pictures]
-    lines += ["", *_table(rows), "", *(f"{note}\n" for note in notes)]
+    lines += ["", *_table(rows), "", *(f"{note}\n" for note in [*_absent(runs), *notes])]
     if "multigoal" in summary:
         lines += [*_goal_table(summary["multigoal"]), ""]
     for run in runs:
@@ -198,10 +199,23 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
             theirs = row["paper"]
             cells += [theirs.get("absent") or f"{theirs['mean']}" + (f" ({theirs['std']})" if theirs["std"] else "")]
         else:
-            cells += ["not evaluated yet"] * 3 + ["-"]
+            cells += ["every evaluation failed" if row["absent"] else "not evaluated yet"] * 3 + ["-"]
         lines.append(table_line(cells))
     scores = "normalised scores (0: random, 100: expert; of tasks with a goal, the share of episodes that reach it)"
     return [*lines, "", f"Figures are {scores} where references exist, else returns."]
+
+
+def _absent(runs: list[Run]) -> list[str]:
+    """Return a sentence for each run and reason for which evaluations have no result."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for run in {run.path: run for run in runs}.values():
+        for step, why in run.absent.items():
+            found.setdefault((run.path.name, why), []).append(step)
+    return [
+        f"{name}: no result of the evaluation{'s' * (len(steps) > 1)} of step {', '.join(f'{s:,}' for s in steps)} "
+        f"({why}). `last` is the last one that has a result."
+        for (name, why), steps in found.items()
+    ]
 
 
 def _goal_table(goals: dict[str, Any]) -> list[str]:

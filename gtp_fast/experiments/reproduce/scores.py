@@ -15,6 +15,7 @@ import torch
 
 from gtp_fast.data import embedded
 from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
+from gtp_fast.evaluation.failures import RolloutError
 from gtp_fast.experiments.figures import GOAL_SAMPLES
 from gtp_fast.experiments.latency import interleaved, spread
 from gtp_fast.experiments.report import claim, interquartile_mean, stratified_interval
@@ -28,6 +29,8 @@ from gtp_fast.runs.records import EvalResult, find_policy, read_run, read_speeds
 def figures(path: Path, acting: Mapping[str, Any]) -> dict[str, Any]:
     """Return the last and the best figures of a finished run; where it does not act as trained, the last alone.
 
+    Where the evaluation of its last policy failed, they are the reason, as `status`.
+
     Args: acting holds sampling_steps, candidates and select where they are not the run's.
     """
     run = read_run(path)
@@ -38,13 +41,19 @@ def figures(path: Path, acting: Mapping[str, Any]) -> dict[str, Any]:
         "episodes": s["eval_episodes"],
         "eta": s["eta"],
         "acting": {name: acting.get(name, s[name]) for name in ("sampling_steps", "candidates", "select")},
-        "kind": "score" if run.scored else "return",
+        "kind": "return" if len(run.figures) and not run.scored else "score",
         **speed(path, s["steps"]),
     }
     if not any(acting[name] != s[name] for name in acting):
+        if not len(run.figures) or max(run.absent, default=0) > run.eval_steps[-1]:
+            why = run.absent[max(run.absent)] if run.absent else "it was not evaluated"
+            return found | {"last": None, "best": None, "status": f"no score: {why}"}
         best = claim(run.figures.max(axis=0)) if len(run.figures) > 1 else None
         return found | {"last": claim(run.figures[-1]), "best": best}
-    result = evaluated(path, found["acting"], s["eval_episodes"], s["seed"])
+    try:
+        result = evaluated(path, found["acting"], s["eval_episodes"], s["seed"])
+    except RolloutError as error:
+        return found | {"last": None, "best": None, "status": f"no score: {error}"}
     return found | {"last": claim(np.array(result.figures)), "best": None}
 
 

@@ -1,0 +1,201 @@
+"""A failed evaluation is a warning: training goes on, the run is finished, and whoever reads it copes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+from data_cases import columns, write
+from run_cases import back_to, gtp_fast, tiny, tiny_settings
+
+import gtp_fast as package
+from gtp_fast.cli.main import main
+from gtp_fast.errors import UsageError
+from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
+from gtp_fast.experiments import report
+from gtp_fast.experiments.reproduce import scores
+from gtp_fast.experiments.trials import Trial, outcome_of
+from gtp_fast.runs import checkpoint, records
+from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.events import Result, Started, Warned
+from gtp_fast.training.train import train
+
+UNLICENSED = "eval_cases:gtp_fast_tests/Unlicensed-v0"
+LINE = rf"{UNLICENSED}: RuntimeError: the simulator lost its licence \(eval_cases\.py:\d+\)"
+
+
+def settings(folder: Path, **changes: Any):
+    """Settings of 30 steps, evaluated at 10, 20 and 30 in an environment of four observations and three actions."""
+    data = folder / "data.hdf5"
+    if not data.exists():
+        write(data, columns(sizes=(4, 3)))
+    return tiny(folder, **{"env": UNLICENSED, "eval_every": 10, "seeds": 1} | changes)
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory) -> tuple[Path, Result, list[Any]]:
+    """A run whose every evaluation failed, its result and its events; nothing below changes it."""
+    folder, events = tmp_path_factory.mktemp("failed"), []
+    result = train(settings(folder), events.append)
+    return folder, result, events
+
+
+@pytest.fixture
+def run(failed, tmp_path: Path) -> Path:
+    """A copy that a test may change, beside its data."""
+    shutil.copy(failed[0] / "data.hdf5", tmp_path)
+    return Path(shutil.copytree(failed[0] / "run", tmp_path / "run"))
+
+
+def test_training_goes_on_to_its_end_with_a_warning_of_one_line_for_each(failed):
+    folder, result, events = failed
+    warned = [event.message for event in events if isinstance(event, Warned)]
+    assert len(warned) == 3 and checkpoint.steps(RunDir(folder / "run")) == [10, 20, 30]
+    for step, message in zip((10, 20, 30), warned, strict=True):
+        assert re.fullmatch(rf"the evaluation of step {step} failed: {LINE}; .*", message)
+    assert (result.evaluations_failed, result.score_last, result.return_last) == (3, None, None)
+    assert records.finished(RunDir(folder / "run"), 30)
+
+
+def test_the_traceback_is_in_the_log_and_the_mark_in_the_evaluations_place(failed):
+    run = RunDir(failed[0] / "run")
+    log = run.log.read_text()
+    assert log.count("Traceback") == 3 and log.count(", in step\n") >= 3
+    mark = json.loads(run.evaluation(20).read_text())
+    assert mark["step"] == 20 and re.fullmatch(LINE, mark["failed"]) and set(mark) == {"step", "failed"}
+
+
+def test_a_resumed_run_repeats_no_marked_evaluation(run: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("LICENCE", str(run))  # which exists: they would not fail
+    before = RunDir(run).evaluation(30).read_bytes()
+    back_to(run, 10)
+    RunDir(run).evaluation(20).unlink()  # this one is asked for again
+    result = train(settings(tmp_path))
+    assert RunDir(run).evaluation(30).read_bytes() == before
+    assert (result.evaluations_failed, result.return_last) == (2, [8.0])
+
+
+def test_without_evaluations_a_resumed_run_drops_those_that_were_pending(run: Path, tmp_path: Path):
+    found = back_to(run, 20)
+    last = checkpoint.load(found.checkpoint(20))
+    policy, _ = checkpoint.load_policy(found.checkpoint(20))
+    checkpoint.save(found, 20, last.tensors, policy, last.meta, {20: policy, 10: policy})
+    found.evaluation(20).unlink()
+    assert not records.finished(found, 20)
+    events: list[Any] = []
+    result = train(settings(tmp_path, eval_every=0), events.append)
+    assert json.loads(found.evaluation(20).read_text()) == {"dropped": "--eval-every 0", "step": 20}
+    assert records.finished(found, 30) and result.evaluations_failed == 2  # those of 10 and 30
+    (warned,) = [event.message for event in events if isinstance(event, Warned)]
+    assert warned.startswith("the evaluation of step 20 dropped: --eval-every 0")
+
+
+def test_a_report_says_which_evaluations_failed_and_why(failed, tmp_path: Path):
+    run = failed[0] / "run"
+    out = report.draw_report([run], tmp_path / "report")
+    (row,) = json.loads((out / "summary.json").read_text())["settings"]
+    assert list(row["absent"][str(run)]) == ["10", "20", "30"] and "last" not in row
+    page = (out / "README.md").read_text()
+    assert re.search(rf"run: no result of the evaluations of step 10, 20, 30 \({LINE}\)", page)
+    assert "every evaluation failed" in page
+
+
+def _with_results(run: Path, steps: tuple[int, ...], monkeypatch) -> Path:
+    """Give a run whose evaluations failed results at some steps."""
+    monkeypatch.setenv("LICENCE", str(run))
+    result = eval_run(run, EvalConfig(episodes=1)).result.to_json()
+    for step in steps:
+        RunDir(run).evaluation(step).write_text(json.dumps(result | {"step": step}))
+    return run
+
+
+def test_figures_are_those_of_the_evaluations_that_did_not_fail(run: Path, monkeypatch, tmp_path: Path):
+    _with_results(run, (10, 20), monkeypatch)
+    assert [one.step for one in records.read_evaluations(RunDir(run))] == [10, 20]
+    assert records.read_progress(RunDir(run)).figure == 8.0  # of a sweep's table
+    out = report.draw_report([run], tmp_path / "report")
+    (row,) = json.loads((out / "summary.json").read_text())["settings"]
+    assert row["last"]["each"] == [8.0] and list(row["absent"][str(run)]) == ["30"]
+    assert "no result of the evaluation of step 30" in (out / "README.md").read_text()
+
+
+def test_a_row_of_a_table_shows_no_figure_where_the_last_policys_evaluation_failed(run: Path, monkeypatch):
+    found = scores.figures(_with_results(run, (10, 20), monkeypatch), {})
+    assert found["last"] is None and re.fullmatch(rf"no score: {LINE}", found["status"])
+    assert scores.figures(_with_results(run, (20, 30), monkeypatch), {})["last"]["each"] == [8.0]
+
+
+def test_a_row_that_acts_otherwise_than_trained_copes_with_an_environment_that_fails(run: Path):
+    found = scores.figures(run, {"sampling_steps": 3})
+    assert found["last"] is None and "the simulator lost its licence" in found["status"]
+
+
+def test_a_trial_with_failed_evaluations_is_done(failed):
+    outcome = outcome_of(Trial("unlicensed", {}, failed[0] / "run", 30))
+    assert outcome is not None and outcome.kind == "done" and records.read_progress(RunDir(failed[0] / "run"))
+
+
+def test_eval_exits_1_with_one_line_and_its_traceback_in_the_runs_log(run: Path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(run), "--episodes", "1"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert re.fullmatch(rf"error: the evaluation failed: {LINE}; the traceback is in {run}/train.log\n", told)
+    assert (run / "train.log").read_text().count("Traceback") == 4
+
+
+def test_a_damaged_mark_is_named(run: Path):
+    RunDir(run).evaluation(20).write_text('{"step": 20, "failed": 3}')
+    with pytest.raises(package.errors.GtpError, match=r"step-00000020.json is not an evaluation \(.*the reason is 3"):
+        records.read_evaluations(RunDir(run))
+
+
+@pytest.mark.parametrize("name", ["Breaking", "Returning"])
+def test_an_environment_that_cannot_be_evaluated_is_refused_before_there_is_a_run(tmp_path: Path, name: str):
+    """It lacks its argument, which counts as any other fault of building."""
+    with pytest.raises(UsageError, match=rf"{name}-v0 cannot be built \(TypeError: .*; pass --eval-every 0 to train"):
+        train(settings(tmp_path, env=f"eval_cases:gtp_fast_tests/{name}-v0"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_of_this_process_alone_is_refused_before_there_is_a_run(tmp_path: Path):
+    gymnasium.register("Mine-v1", "eval_cases:Small")
+    with pytest.raises(UsageError, match="pass --env eval_cases:Mine-v1, whose module registers it"):
+        train(settings(tmp_path, env="gymnasium:Mine-v1"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_limit_ends_the_episodes_of_a_run_and_is_told_at_its_start(tmp_path: Path):
+    events: list[Any] = []
+    endless = settings(tmp_path, env="eval_cases:gtp_fast_tests/Endless-v0", eval_every=30)
+    result = train(endless, events.append)
+    assert result.return_last == [10_000.0]
+    (notes,) = [event.notes for event in events if isinstance(event, Started)]
+    assert any("an episode of an evaluation ends after 10,000 steps; --eval-max-steps N" in note for note in notes)
+    (warned,) = [event.message for event in events if isinstance(event, Warned)]
+    assert "1 of 1 episodes had not ended after 10,000 steps" in warned
+    asked = EvalConfig(eval_max_steps=12)
+    assert eval_run(tmp_path / "run", asked).result.lengths_SE.tolist() == [[12]]
+    assert "10,000" in eval_run(tmp_path / "run", EvalConfig()).notes[0]
+
+
+@pytest.mark.slow
+def test_the_command_exits_0_and_its_json_counts_the_failures(tmp_path: Path):
+    settings(tmp_path)
+    typed = tiny_settings(tmp_path, env=UNLICENSED, eval_every=10, seeds=1)
+    flags = [word for name, value in typed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    done = gtp_fast("train", *flags, "--json", env=_importing_eval_cases())
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["evaluations_failed"] == 3
+    assert "Traceback" not in done.stderr and done.stderr.count("warning: the evaluation of step") == 3
+
+
+def _importing_eval_cases() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
