@@ -122,6 +122,19 @@ def test_evaluations_that_wait_for_a_worker_that_hangs_are_bounded(monkeypatch):
         assert [failed.step for failed, _ in evaluator._ended] == [4, 5, 6] and list(evaluator.pending()) == [1, 2, 3]
 
 
+def test_a_worker_that_cannot_be_started_is_a_failure_of_each_evaluation(monkeypatch):
+    def refused():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("gtp_fast.evaluation.worker.Worker", refused)
+    evaluator = Evaluator(config(), spec("Small"), episodes=1, seed=0)
+    for step in (10, 20):
+        evaluator.submit(step, tensors(config()))
+    found = [failed for failed, _ in evaluator.poll(wait=0.1)]
+    assert [failed.step for failed in found] == [10, 20] and not evaluator.pending()
+    assert "could not be started ([Errno 11] Resource temporarily unavailable)" in found[0].reason
+
+
 @pytest.mark.slow
 def test_the_worker_that_tries_the_environment_makes_the_evaluations_too():
     with closing(Worker()) as worker:
