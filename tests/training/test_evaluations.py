@@ -157,11 +157,26 @@ def test_a_damaged_mark_is_named(run: Path):
         records.read_evaluations(RunDir(run))
 
 
-@pytest.mark.parametrize("name", ["Breaking", "Returning"])
-def test_an_environment_that_cannot_be_evaluated_is_refused_before_there_is_a_run(tmp_path: Path, name: str):
-    """It lacks its argument, which counts as any other fault of building."""
-    with pytest.raises(UsageError, match=rf"{name}-v0 cannot be built \(TypeError: .*; pass --eval-every 0 to train"):
-        train(settings(tmp_path, env=f"eval_cases:gtp_fast_tests/{name}-v0"))
+@pytest.mark.parametrize(
+    ("name", "kwargs", "words"),
+    [
+        (
+            "Breaking",
+            '{"where": "init"}',
+            r"cannot be built \(OSError: no port \(eval_cases.py:\d+\)\); pass --eval-every 0",
+        ),
+        (
+            "Breaking",
+            '{"where": "reset"}',
+            r"Breaking-v0: OSError: no port \(eval_cases.py:\d+\); mend the environment",
+        ),
+        ("Returning", '{"way": "four"}', r"its step\(\) returned a tuple of 4, expected five things"),
+    ],
+    ids=["init", "reset", "old step"],
+)
+def test_an_environment_that_cannot_be_evaluated_is_refused_before_there_is_a_run(tmp_path: Path, name, kwargs, words):
+    with pytest.raises(UsageError, match=words):
+        train(settings(tmp_path, env=f"eval_cases:gtp_fast_tests/{name}-v0", env_kwargs=kwargs))
     assert not (tmp_path / "run").exists()
 
 
