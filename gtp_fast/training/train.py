@@ -18,7 +18,6 @@ from torch import Tensor
 
 from gtp_fast import algorithms, device, profiling
 from gtp_fast.algorithms import policy_config, updates
-from gtp_fast.algorithms.backends import stepper
 from gtp_fast.algorithms.state import TrainState
 from gtp_fast.config import TrainConfig, hash6, member_seeds
 from gtp_fast.data import catalog, dataset, streaming
@@ -59,6 +58,7 @@ from gtp_fast.runs.resume import (
 )
 from gtp_fast.training import guards, memory
 from gtp_fast.training.memory import memory_errors
+from gtp_fast.training.patience import patient_stepper
 from gtp_fast.training.reports import COMPILING, Reports
 from gtp_fast.training.signals import Interrupt, listen
 
@@ -117,7 +117,8 @@ def _train_in(job: Job, opened: Opened, tell: Reports, interrupt: Interrupt) -> 
         tell.begin(FIRST_STEP[cfg.backend], _kept(start))
         loop = _loop(job, run, start, state, buffer, writer, tell)
         try:
-            seconds = loop.run_to_end(stepper(cfg, state, buffer), step, interrupt)
+            steps = patient_stepper(cfg, run, state, buffer, job.by_auto, lambda said: tell(Warned(said)))
+            seconds = loop.run_to_end(steps, step, interrupt)
         finally:
             loop.close()
     return _result(cfg, data.source, run, seconds, cfg.steps - step)
@@ -150,6 +151,7 @@ class Job:
     sizes: tuple[ObsShape, int]  # the shape of an observation and the number of an action's components
     parameters: int
     begun: Callable[[int], TrainConfig]
+    by_auto: bool  # whether `auto` chose the backend
     worker: Worker | None  # evaluates beside training; it runs already
 
     def continuing(self, cfg: TrainConfig) -> Job:
@@ -191,7 +193,7 @@ def _prepared(cfg: TrainConfig, report: Callable[[Event], None], spec: DataSpec,
         return device.resolve(replace(placed, steps=steps), images)[0]
 
     spec = with_references(spec, data.references)
-    return Job(cfg, chosen, spec, data, (obs, action_dim), parameters, begun, worker)
+    return Job(cfg, chosen, spec, data, (obs, action_dim), parameters, begun, placed.backend == "auto", worker)
 
 
 def _try_environment(job: Job, tell: Reports) -> tuple[str, ...]:
