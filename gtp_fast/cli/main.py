@@ -243,9 +243,7 @@ def _train(arguments: argparse.Namespace) -> None:
         result = train(cfg, screen.show, screen.alive_seconds)
     report = Path(result.run_dir) / "report"
     if not (result.finished_before and (report / "README.md").exists()):
-        from gtp_fast.experiments.report import draw_report
-
-        draw_report([Path(result.run_dir)], report)
+        _draw(report)
     if not arguments.json:
         screen.summarise(result)
         return
@@ -253,6 +251,16 @@ def _train(arguments: argparse.Namespace) -> None:
     lost = getattr(sys.stdout, "lost", None)
     if lost is not None:
         print(f"warning: the result could not be printed ({lost}); {result.run_dir} holds it", file=sys.stderr)
+
+
+def _draw(report: Path) -> None:
+    """Draw the report of a run that has ended: nothing that fails here takes the run's result away."""
+    from gtp_fast.experiments.report import draw_report
+
+    try:
+        draw_report([report.parent], report)
+    except (GtpError, OSError) as error:
+        print(f"warning: the report is not drawn: {error}; `gtp-fast report {report.parent}` draws it", file=sys.stderr)
 
 
 def _eval(arguments: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from gtp_fast.evaluation.failures import telling
 from gtp_fast.evaluation.rollout import GROUP, episode_seed, one_thread
 from gtp_fast.files import publish
 from gtp_fast.policy.policy import Policy
+from gtp_fast.runs.disk import writing
 
 if TYPE_CHECKING:
     import gymnasium
@@ -52,10 +53,8 @@ def record_video(policy: Policy, spec: DataSpec, path: Path, seed: int = 0, fram
         duration = max(20, round(1_000 / env.metadata.get("render_fps", 30)))
     film = io.BytesIO()
     images[0].save(film, format="GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
-    try:
+    with writing(path, "name another file"):
         publish(path, film.getvalue())
-    except OSError as error:
-        raise UsageError(f"the video cannot be written to {path} ({error}); name another file") from None
 
 
 def _frames(policy: Policy, env: gymnasium.Env, env_id: str, seed: int, frames: int) -> Iterator[Image]:

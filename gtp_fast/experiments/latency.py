@@ -24,6 +24,7 @@ from gtp_fast.files import publish, publish_json
 from gtp_fast.policy import export
 from gtp_fast.policy.export import Run
 from gtp_fast.policy.policy import Policy, load_policy
+from gtp_fast.runs.disk import writing
 from gtp_fast.runs.records import SavedPolicy, find_policy, read_settings, run_of
 
 STEPS, FEWER_STEPS = tuple(range(1, 11)), (1, 2, 5, 10)
@@ -72,12 +73,10 @@ def latency_run(path: Path, asked: LatencyConfig) -> dict[str, Any]:
         "fits": fits(rows),
     }
     out = asked.out or run_of(path).path / "report"
-    try:
+    with writing(out, "name another folder with --out"):
         out.mkdir(parents=True, exist_ok=True)
         publish(out / "latency.png", latency_lines(found))
         publish_json(out / "latency.json", found)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error}); name another folder with --out") from error
     return found | {"picture": str(out / "latency.png")}
 
 

@@ -15,8 +15,10 @@ import numpy as np
 
 from gtp_fast.config import RUN_ONLY_FIELDS
 from gtp_fast.data import catalog
+from gtp_fast.errors import CheckpointError
 from gtp_fast.experiments import paper
 from gtp_fast.files import publish, publish_json
+from gtp_fast.runs.disk import writing
 from gtp_fast.runs.records import Run, members_apart, read_run
 
 BOOTSTRAP_SAMPLES = 2_000
@@ -134,24 +136,27 @@ def draw_report(paths: Sequence[Path], out: Path, notes: Sequence[str] = ()) -> 
     """Write summary.json, curve.png and README.md about runs into `out`, and return it.
 
     Args: notes are sentences below the table.
-    Raises: UsageError when a path is no run.
+    Raises: UsageError when a path is no run, or `out` cannot be written.
     """
     from gtp_fast.experiments import figures
 
     runs = [member for path in paths for member in members_apart(read_run(path))]
-    out.mkdir(parents=True, exist_ok=True)
     groups = group(runs)
     rows = [summarise(env, name, members) for (env, name), members in groups.items()]
     summary: dict[str, Any] = {"settings": rows}
-    pictures = ["curve.png"]
-    publish(out / "curve.png", figures.learning_curves(groups))
+    pictures = {"curve.png": figures.learning_curves(groups)}
     goals = [run for run in runs if run.settings["env"] == "multigoal-v0" and not run.settings["dataset"]]
     if goals:
-        summary["multigoal"], picture = figures.multigoal(goals[0].path)
-        publish(out / "multigoal.png", picture)
-        pictures.append("multigoal.png")
-    publish_json(out / "summary.json", summary)
-    publish(out / "README.md", _page(runs, rows, summary, pictures, notes).encode())
+        try:
+            summary["multigoal"], pictures["multigoal.png"] = figures.multigoal(goals[0].path)
+        except CheckpointError as error:  # a run that trains has none yet
+            notes = (*notes, f"Samples at the four goals are not drawn: {error}.")
+    with writing(out, "name another folder with --out"):
+        out.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            publish(out / name, picture)
+        publish_json(out / "summary.json", summary)
+        publish(out / "README.md", _page(runs, rows, summary, list(pictures), notes).encode())
     return out
 
 

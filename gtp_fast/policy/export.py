@@ -27,6 +27,7 @@ from gtp_fast.data.replay import scaled_tensor
 from gtp_fast.errors import GtpError, UsageError
 from gtp_fast.files import publish
 from gtp_fast.policy.policy import Policy, load_policy
+from gtp_fast.runs.disk import writing
 from gtp_fast.version import __version__
 
 OPSET = 18  # the ONNX opset that torch's exporter writes without conversion
@@ -90,7 +91,8 @@ def export_run(path: Path, options: ExportConfig) -> dict[str, Any]:
     }
     data = (onnx_bytes if options.format == "onnx" else _pt2_bytes)(policy, described)
     difference = parity(policy, reader(options.format, data))
-    publish(out, data)
+    with writing(out, "name another file with --out"):
+        publish(out, data)
     return {
         "path": str(out),
         "format": options.format,

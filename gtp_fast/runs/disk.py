@@ -38,6 +38,19 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def writing(path: Path, remedy: str) -> Iterator[None]:
+    """Turn errors of the file system about a file or a folder that the user named into one line with the remedy.
+
+    Raises: DiskError where there is no space; UsageError for other errors.
+    """
+    try:
+        yield
+    except OSError as error:
+        kind = DiskError if error.errno in FULL else UsageError
+        raise kind(f"{path} cannot be written ({error}); {remedy}") from error
+
+
 @dataclass
 class Disk:
     """Runs a run's writes and counts, for each kind of write, how many failed in a row.

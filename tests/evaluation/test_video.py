@@ -78,7 +78,7 @@ def test_a_video_that_cannot_be_made_leaves_the_one_before(tmp_path: Path, monke
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"cannot be written to .*nowhere/film\.gif"):
+    with pytest.raises(UsageError, match=r"nowhere/film\.gif cannot be written .*; name another file"):
         record_video(untrained(), spec("Painted"), tmp_path / "nowhere/film.gif")
 
 

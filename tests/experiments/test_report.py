@@ -16,6 +16,7 @@ from data_cases import columns, write
 from PIL import Image
 from run_cases import multigoal, tiny
 
+from gtp_fast.cli.main import _draw
 from gtp_fast.data import embedded
 from gtp_fast.data.catalog import PUBLISHED, run_settings
 from gtp_fast.errors import UsageError
@@ -179,6 +180,21 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path, text):
         report.draw_report([tmp_path], tmp_path / "report")
 
 
+def test_a_report_that_cannot_be_written_names_its_folder(trained: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file/report cannot be written .*; name another folder with --out"):
+        report.draw_report([trained], tmp_path / "file/report")
+
+
+def test_a_report_that_is_not_drawn_takes_no_result_away(trained: Path, tmp_path: Path, capsys):
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/report", ignore_errors=True)
+    (tmp_path / "run/report").touch()
+    _draw(tmp_path / "run/report")
+    said = capsys.readouterr().err
+    assert said.startswith("warning: the report is not drawn: ") and "`gtp-fast report" in said
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path):
     with pytest.raises(UsageError, match="is no run directory"):
         report.draw_report([tmp_path], tmp_path / "report")
@@ -192,6 +208,15 @@ def test_mode_masses_count_what_lies_in_each_mode():
 
 
 @pytest.mark.slow
+def test_a_run_on_the_four_goals_is_reported_before_its_first_checkpoint(tmp_path: Path):
+    run = Path(train(run_settings(multigoal(tmp_path / "run"))).run_dir)
+    shutil.rmtree(run / "ckpt")
+    (run / "ckpt").mkdir()
+    page = (report.draw_report([run], tmp_path / "out") / "README.md").read_text()
+    assert "Samples at the four goals are not drawn: " in page and "has no checkpoint yet" in page
+    assert (tmp_path / "out/curve.png").exists() and not (tmp_path / "out/multigoal.png").exists()
+
+
 def test_a_run_on_the_four_goals_draws_their_picture(tmp_path: Path):
     train(run_settings(multigoal(tmp_path / "run")))
     out = report.draw_report([tmp_path / "run"], tmp_path / "report")

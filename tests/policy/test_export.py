@@ -125,3 +125,10 @@ def test_a_missing_package_is_named_with_its_remedy(runs, monkeypatch):
     monkeypatch.setitem(export.FORMATS, "onnx", (".onnx", ("no_such_package",)))
     with pytest.raises(UsageError, match=r"needs no_such_package; pip install 'gtp-fast\[export\]'"):
         export.export_run(runs["gtp"], export.ExportConfig())
+
+
+@pytest.mark.slow
+def test_a_file_that_cannot_be_written_is_named(runs, tmp_path):
+    (tmp_path / "policy.pt2").mkdir()
+    with pytest.raises(UsageError, match=r"policy\.pt2 cannot be written .*; name another file with --out"):
+        export.export_run(runs["gtp"], export.ExportConfig(format="pt2", out=tmp_path / "policy.pt2"))
