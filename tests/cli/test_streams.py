@@ -104,7 +104,7 @@ from gtp_fast.cli import screen
 from gtp_fast.cli.main import main
 from gtp_fast.training import train
 screen.SILENCE_SECONDS = 0.2
-load, stepper = train.dataset.load, train.stepper
+load, stepper = train.dataset.load, train.patient_stepper
 def slowly(*given):
     time.sleep(0.5)
     return load(*given)
@@ -115,7 +115,7 @@ def slow(*given):
             run(1)
             time.sleep(0.1)
     return steps
-train.dataset.load, train.stepper = slowly, slow
+train.dataset.load, train.patient_stepper = slowly, slow
 main()
 """
 
