@@ -122,6 +122,8 @@ class Screen:
                 self._stream.write(
                     f"seed {seed}: score {result.score_last[i]:.1f} last, {result.score_best[i]:.1f} best\n"
                 )
+        if failed := result.evaluations_failed:
+            self._stream.write(f"{failed} evaluation{'s' * (failed != 1)} failed; report/README.md says why\n")
         spent = f"in {_clock(result.seconds)} ({result.steps_per_second:.1f} a second)"
         self._stream.write(
             f"{result.steps:,} steps {spent if result.steps_per_second else 'were done before'}"

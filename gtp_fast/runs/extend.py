@@ -65,8 +65,8 @@ def notes(run: RunDir, cfg: TrainConfig, before: int, step: int) -> list[str]:
     values = "; ".join(_changes(cfg, before, step))
     said = [
         f"{extended}. From here on its schedules are those of a run of {cfg.steps:,} steps: {values}",
-        f"a fresh run of {cfg.steps:,} steps would follow these schedules from its first step; --resume never trains "
-        "one",
+        f"a fresh run of {cfg.steps:,} steps would follow these schedules from its first step; for one, pass "
+        "--resume never",
     ]
     if dropped := later_evaluations(run, step):
         said.append(

@@ -158,7 +158,7 @@ def _if_finished(run: RunDir, command: Command) -> Opened | None:
     _check_same_run(run, cfg, command.data)
     _check_checkpoint(last, checkpoint.read_meta(last), run, cfg, command.data)
     said = f"{run.path} is finished, with {cfg.steps:,} steps: nothing is left to train"
-    return Opened(run, cfg, True, (said, "a larger --steps extends it; --resume never trains a new one"))
+    return Opened(run, cfg, True, (said, "a larger --steps extends it; for a new run, pass --resume never"))
 
 
 def _first_free(command: Command, claims: ExitStack, say: Callable[[str], None]) -> Opened:
@@ -175,7 +175,7 @@ def _first_free(command: Command, claims: ExitStack, say: Callable[[str], None])
             return opened
         # Until environment.json names its data, nobody knows whether that run is this command's.
         if path is not None and not told and _trained_on(RunDir(path)) and (other := holder(RunDir(path).lock)):
-            say(f"waiting for {path}, which {other} trains; --resume never trains a new run at once")
+            say(f"waiting for {path}, which {other} trains; for a run of its own, pass --resume never")
             told = True
         time.sleep(POLL_SECONDS)
 

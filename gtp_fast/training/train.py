@@ -25,7 +25,7 @@ from gtp_fast.data.buffers import Buffer, buffer_of, bytes_on_device, check_sett
 from gtp_fast.data.dataset import Transitions
 from gtp_fast.data.spec import DataSpec, ObsShape, with_references
 from gtp_fast.data.units import Actions
-from gtp_fast.errors import DiskError
+from gtp_fast.errors import DiskError, UsageError
 from gtp_fast.evaluation.environments import check_environment, with_bounds, with_limit
 from gtp_fast.evaluation.worker import Evaluator, Failed, Worker, workers_beside
 from gtp_fast.files import publish_json
@@ -165,13 +165,23 @@ def prepare(cfg: TrainConfig, report: Callable[[Event], None]) -> Job:
     """Load the data, choose device, backend and buffer, and refuse settings that cannot run."""
     spec = with_limit(catalog.resolve(cfg.env, cfg.env_kwargs), cfg.eval_max_steps)
     device.check(cfg)  # before a download
-    worker = Worker() if cfg.eval_every > 0 and spec.eval_env else None  # imports while the data are read
+    worker = _worker() if cfg.eval_every > 0 and spec.eval_env else None  # imports while the data are read
     try:
         return _prepared(cfg, report, spec, worker)
     except BaseException:
         if worker is not None:
             worker.close()
         raise
+
+
+def _worker() -> Worker:
+    try:
+        return Worker()
+    except OSError as error:
+        raise UsageError(
+            f"the process that evaluates cannot be started ({error}); is memory short, or the number of processes or "
+            "files? To train without evaluations pass --eval-every 0"
+        ) from None
 
 
 def _prepared(cfg: TrainConfig, report: Callable[[Event], None], spec: DataSpec, worker: Worker | None) -> Job:

@@ -80,7 +80,9 @@ def test_the_note_says_from_where_to_where_and_what_the_schedules_were_and_are(c
     said = " ".join(_started(replace(cfg, steps=60)).notes)
     assert "extending this run of 30 steps: it goes on from step 30 to 60." in said
     assert "schedules are those of a run of 60 steps: grid steps 160 -> 40; learning rate 0 -> 0.0005" in said
-    assert "a fresh run of 60 steps would follow these schedules from its first step; --resume never trains one" in said
+    assert (
+        "a fresh run of 60 steps would follow these schedules from its first step; for one, pass --resume never" in said
+    )
 
 
 def test_without_a_schedule_an_extended_run_is_the_fresh_one_bit_for_bit(cfg, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from run_cases import back_to, gtp_fast, tiny, tiny_settings
 
 import gtp_fast as package
 from gtp_fast.cli.main import main
+from gtp_fast.cli.screen import Screen
 from gtp_fast.errors import UsageError
 from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
 from gtp_fast.experiments import report
@@ -62,6 +64,12 @@ def test_training_goes_on_to_its_end_with_a_warning_of_one_line_for_each(failed)
         assert re.fullmatch(rf"the evaluation of step {step} failed: {LINE}; .*", message)
     assert (result.evaluations_failed, result.score_last, result.return_last) == (3, None, None)
     assert records.finished(RunDir(folder / "run"), 30)
+
+
+def test_the_closing_lines_say_how_many_failed(failed):
+    screen = io.StringIO()
+    Screen(screen, 30).summarise(failed[1])
+    assert "3 evaluations failed; report/README.md says why\n" in screen.getvalue()
 
 
 def test_the_traceback_is_in_the_log_and_the_mark_in_the_evaluations_place(failed):
@@ -184,6 +192,13 @@ def test_an_environment_of_this_process_alone_is_refused_before_there_is_a_run(t
     gymnasium.register("Mine-v1", "eval_cases:Small")
     with pytest.raises(UsageError, match="pass --env eval_cases:Mine-v1, whose module registers it"):
         train(settings(tmp_path, env="gymnasium:Mine-v1"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_that_cannot_be_started_is_told_before_there_is_a_run(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(UsageError, match=r"the process that evaluates cannot be started .* pass --eval-every 0"):
+        train(settings(tmp_path))
     assert not (tmp_path / "run").exists()
 
 
