@@ -63,11 +63,8 @@ from gtp_fast.training.reports import COMPILING, Reports
 from gtp_fast.training.signals import Interrupt, listen
 
 CHUNK_SECONDS = 0.5
-FIRST_STEP = {
-    "eager": "making the first step",
-    "compiled": COMPILING,
-    "fused": COMPILING,
-}  # what takes until it is made
+# What a run does until its first step is made.
+FIRST_STEP = {"eager": "making the first step", "compiled": COMPILING, "fused": COMPILING}
 
 
 @memory_errors
