@@ -18,11 +18,11 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
-from gtp_fast.cli.streams import Lasting, lasting_streams, open_standard_streams, settle_streams
 from gtp_fast.cli.sweep import add_sweep, run_sweep
 from gtp_fast.config import TrainConfig, flag, setting_types
 from gtp_fast.errors import GtpError, UsageError
 from gtp_fast.experiments.reproduce.items import NAMES
+from gtp_fast.runs.streams import Lasting, lasting_streams, open_standard_streams, settle_streams
 from gtp_fast.training.signals import InterruptedRunError, end_process
 from gtp_fast.version import __version__
 

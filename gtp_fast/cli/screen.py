@@ -12,7 +12,6 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from gtp_fast.cli.streams import Lasting
 from gtp_fast.runs.events import (
     SILENCE_SECONDS,
     Alive,
@@ -26,6 +25,7 @@ from gtp_fast.runs.events import (
     Stopped,
     Warned,
 )
+from gtp_fast.runs.streams import Lasting
 
 Progressed = Callable[[int, int | None], None]  # takes bytes so far, and the total if known
 BAR_SECONDS = 1.0  # a bar on a terminal moves at least so often

@@ -18,6 +18,7 @@ from typing import Any
 from gtp_fast.data.spec import DataSpec, EvalEnv
 from gtp_fast.evaluation.environments import check_environment
 from gtp_fast.evaluation.failures import answer_of
+from gtp_fast.runs.streams import lasting_streams
 
 NICE = 5  # a worker yields to training on shared cores
 
@@ -31,15 +32,16 @@ def serve() -> None:
     requests = sys.stdin.buffer
     with suppress(Exception):  # takes a while, beside the parent's reading of the data; told when it is needed
         from gtp_fast.evaluation import checked  # noqa: F401  # it imports Gymnasium
-    while line := requests.readline():
-        request = json.loads(line)
-        policy = requests.read(request.get("bytes", 0))
-        try:
-            answer = _evaluated(request, policy) if "step" in request else _tried(*request["check"])
-        except (Exception, SystemExit) as error:
-            answer = answer_of(error)
-        answers.write(json.dumps(answer) + "\n")
-        _yields()  # the parent waits for the first answer, and trains after it
+    with lasting_streams():  # an environment that prints is scored, also where nobody reads
+        while line := requests.readline():
+            request = json.loads(line)
+            policy = requests.read(request.get("bytes", 0))
+            try:
+                answer = _evaluated(request, policy) if "step" in request else _tried(*request["check"])
+            except (Exception, SystemExit) as error:
+                answer = answer_of(error)
+            answers.write(json.dumps(answer) + "\n")
+            _yields()  # the parent waits for the first answer, and trains after it
 
 
 @cache

@@ -261,6 +261,15 @@ class Fetching(Small):
         return *found, {"is_success": self.form(self.seed % 2 and self.taken == 4)}
 
 
+class Talking(Small):
+    """Prints at each step, as environments in development do."""
+
+    def step(self, action):
+        sys.stdout.write(f"step {self.taken}\n")
+        sys.stdout.flush()
+        return super().step(action)
+
+
 class Painted(Small):
     """A square that moves with every step."""
 
@@ -332,7 +341,7 @@ def runs(pid: int) -> bool:
 
 
 CASES = (Small, Diverging, Counting, Numbered, Succeeding, Failing, Breaking, Returning, Lasting, Bounded, Painted)
-for case in (*CASES, Reaching, Endless, Fetching, Unlicensed):
+for case in (*CASES, Talking, Reaching, Endless, Fetching, Unlicensed):
     limit = 6 if case is Numbered else None
     gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", case, max_episode_steps=limit, disable_env_checker=True)
 for name, low, high in (("Wide", -2.0, 2.0), ("Quarter", -0.25, 0.25), ("Positive", 0.0, 1.0)):

@@ -14,11 +14,12 @@ import termios
 from pathlib import Path
 
 import pytest
+from data_cases import columns, write
 from run_cases import tiny_settings, wait_for, words
 
-from gtp_fast.cli.streams import Lasting
-from gtp_fast.runs import checkpoint
+from gtp_fast.runs import checkpoint, records
 from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.streams import Lasting
 
 TRAIN = [sys.executable, "-m", "gtp_fast", "train"]
 
@@ -54,6 +55,18 @@ def test_a_run_that_nobody_can_read_ends_with_its_own_code(tmp_path: Path, redir
     done = _in_a_shell(tmp_path, redirected)
     assert done.stdout.splitlines()[-1] == "0", done.stderr
     assert why in _ended_well(tmp_path)
+
+
+@pytest.mark.slow
+def test_an_environment_that_prints_is_scored_where_nobody_reads(tmp_path: Path):
+    write(tmp_path / "data.hdf5", columns(sizes=(4, 3)))
+    typed = tiny_settings(tmp_path, env="eval_cases:gtp_fast_tests/Talking-v0", eval_every=10)
+    line = " ".join([*TRAIN, *words(typed)])
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(["bash", "-c", f"{line} 2>&1 | head -1"], env=env, check=True, timeout=120)
+    _ended_well(tmp_path)
+    results = records.read_evaluations(RunDir(tmp_path / "run"))
+    assert [result.step for result in results] == [10, 20, 30]
 
 
 @pytest.mark.slow
