@@ -25,7 +25,7 @@ ROWS_SCALED = 65_536  # at a time: a copy of all actions in float64 would be a p
 class Actions:
     """What is known of a data set's actions: their units (None: open) and bounds (None: unknown).
 
-    named: whether an environment or a file gives the bounds, or will; without one there is nothing to ask about.
+    named: whether the user named an environment for their own data. Then units are open where its bounds are unknown.
     """
 
     units: Units | None = None

@@ -6,17 +6,15 @@ fork a child that runs it; answer with its pid, and with its exit code when it e
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
 import torch
 from run_cases import tiny_settings
-from run_server import answer, reap
+from run_server import serve
 
 from gtp_fast.cli.main import main as gtp_fast
 from gtp_fast.data.catalog import run_settings
@@ -43,13 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:  # what is loaded late is so before the forks
         run = Path(train(run_settings(tiny_settings(Path(folder), steps=2))).run_dir)
         draw_report([run], run / "report")
-    answer(ready=True)
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            os._exit(child(json.loads(line)))
-        answer(started=pid)
-        threading.Thread(target=reap, args=(pid,), daemon=True).start()
+    serve(child)
 
 
 if __name__ == "__main__":

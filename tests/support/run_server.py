@@ -140,10 +140,8 @@ def reap(pid: int) -> None:
     answer(ended=pid, code=os.waitstatus_to_exitcode(status))
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:  # what is compiled or loaded late is so before the forks
-        train(run_settings(multigoal(Path(folder) / "run", steps=2)))
+def serve(child: Callable[[dict[str, Any]], int]) -> None:
+    """Fork a child for each line of JSON on standard input; answer with its pid, and with its exit code at its end."""
     answer(ready=True)
     for line in sys.stdin:
         pid = os.fork()
@@ -151,6 +149,13 @@ def main() -> None:
             os._exit(child(json.loads(line)))
         answer(started=pid)
         threading.Thread(target=reap, args=(pid,), daemon=True).start()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:  # what is compiled or loaded late is so before the forks
+        train(run_settings(multigoal(Path(folder) / "run", steps=2)))
+    serve(child)
 
 
 if __name__ == "__main__":
