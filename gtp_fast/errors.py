@@ -15,6 +15,13 @@ class UsageError(GtpError):
     exit_code = 2
 
 
+class ForeignFileError(UsageError, OSError):
+    """A link, a pipe, a directory or an oversized file where a run has a file of its own.
+
+    It is an OSError, too: who does without a file that cannot be read does without this one.
+    """
+
+
 class DataError(GtpError):
     """A data set that is missing, damaged or of another kind than expected."""
 

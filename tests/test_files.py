@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from crash_states import Recording, record
 
-from gtp_fast.errors import CheckpointError
-from gtp_fast.files import publish
+from gtp_fast.errors import CheckpointError, ForeignFileError
+from gtp_fast.files import holder, locked, open_file, parse_json, publish, read_bytes
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
 
@@ -109,3 +109,81 @@ def test_the_best_policy_is_the_old_or_the_new_after_any_power_cut(root, monkeyp
 
     assert found(recording, best, run.checkpoints) == {10, 20}
     assert found(recording, best, run.checkpoints, len(recording.trees) - 1) == {20}
+
+
+Plant = Callable[[Path, Path], object]  # puts something else in a file's place; its first argument is another's file
+FOREIGN: dict[str, Plant] = {
+    "a link": lambda other, place: place.symlink_to(other),
+    "a link to nothing": lambda other, place: place.symlink_to(other.with_name("absent")),
+    "a link to a device": lambda other, place: place.symlink_to("/dev/zero"),
+    "a pipe": lambda other, place: os.mkfifo(place),
+    "a directory": lambda other, place: place.mkdir(),
+}
+SECOND_NAME: dict[str, Plant] = {"a second name": lambda other, place: place.hardlink_to(other)}
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Path]:
+    """Another's file, which nothing may change."""
+    file = tmp_path / "other"
+    file.write_bytes(b"precious")
+    yield file
+    assert file.read_bytes() == b"precious" and not file.with_name("absent").exists()
+
+
+@pytest.mark.parametrize("plant", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("mode", ["r", "r+", "rb", "w", "a", "wb"])
+def test_nothing_but_a_regular_file_is_opened(root, other, plant, mode):
+    plant(other, root / "file")
+    with pytest.raises(ForeignFileError, match=f"{root / 'file'} is a .*, expected a file of its own"):
+        open_file(root / "file", mode)
+
+
+@pytest.mark.parametrize("mode", ["r+", "w", "a"])
+def test_a_file_with_a_second_name_is_not_written(root, other, mode):
+    SECOND_NAME["a second name"](other, root / "file")
+    with pytest.raises(ForeignFileError, match="is a file with a second name"):
+        open_file(root / "file", mode)
+    assert read_bytes(root / "file", 8) == b"precious"
+
+
+@pytest.mark.parametrize("plant", (FOREIGN | SECOND_NAME).values(), ids=FOREIGN | SECOND_NAME)
+def test_a_lock_is_taken_on_nothing_but_a_file_of_its_own(root, other, plant):
+    plant(other, root / "LOCK")
+    with pytest.raises(ForeignFileError), locked(root / "LOCK", "the run"):
+        pass
+
+
+@pytest.mark.parametrize("plant", FOREIGN.values(), ids=FOREIGN)
+def test_asking_who_holds_a_lock_opens_nothing_but_a_file(root, other, plant):
+    plant(other, root / "LOCK")
+    with pytest.raises(ForeignFileError):
+        holder(root / "LOCK")
+
+
+def test_a_file_is_published_in_the_place_of_a_link_and_not_through_it(root, other):
+    (root / "file").symlink_to(other)
+    (root / f".partial-{os.getpid()}-file").symlink_to(other)
+    publish(root / "file", b"new")
+    assert (root / "file").read_bytes() == b"new" and not (root / "file").is_symlink()
+
+
+def test_a_file_that_the_user_named_may_be_a_link_to_a_file_and_to_nothing_else(root, other):
+    (root / "file").symlink_to(other)
+    (root / "device").symlink_to("/dev/zero")
+    assert read_bytes(root / "file", 8, follow=True) == b"precious"
+    with pytest.raises(ForeignFileError, match="is a pipe, a socket or a device"):
+        read_bytes(root / "device", 8, follow=True)
+
+
+def test_no_more_is_read_than_was_asked_for(root):
+    with (root / "file").open("wb") as file:
+        file.truncate(1 << 40)  # it takes no space
+    with pytest.raises(ForeignFileError, match="has 1,099,511,627,776 bytes, expected at most 1,000"):
+        read_bytes(root / "file", 1_000)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"9" * 5_000, b"{", b"\xff"])
+def test_json_that_cannot_be_read_is_a_value_error(content):
+    with pytest.raises(ValueError):
+        parse_json(content)

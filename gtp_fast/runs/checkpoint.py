@@ -23,7 +23,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from gtp_fast.errors import CheckpointError
-from gtp_fast.files import publish_directory, sha256_of
+from gtp_fast.files import publish_directory, sha256_of, write_file
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.disk import Disk
 
@@ -70,9 +70,9 @@ def save(
         )
 
     def fill(directory: Path) -> None:
-        (directory / STATE).write_bytes(save_bytes(host))
+        write_file(directory / STATE, save_bytes(host))
         for pending, snapshot in pending_evals.items():
-            (directory / f"{PENDING}{pending:08d}.safetensors").write_bytes(save_bytes(dict(snapshot)))
+            write_file(directory / f"{PENDING}{pending:08d}.safetensors", save_bytes(dict(snapshot)))
         _write_policy(directory, policy, {**meta, "step": step})
 
     path = run.checkpoint(step)
@@ -89,12 +89,12 @@ def save_best(run: RunDir, policy: Mapping[str, Tensor], meta: Mapping[str, Any]
 
 def _write_policy(directory: Path, policy: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.items()}
-    (directory / POLICY).write_bytes(save_bytes(host))
-    (directory / META).write_text(json.dumps({"format": FORMAT, **meta}, indent=2, sort_keys=True) + "\n")
+    write_file(directory / POLICY, save_bytes(host))
+    write_file(directory / META, (json.dumps({"format": FORMAT, **meta}, indent=2, sort_keys=True) + "\n").encode())
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(directory.iterdir())
     }
-    (directory / MANIFEST).write_text(json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n")
+    write_file(directory / MANIFEST, (json.dumps({"format": FORMAT, "files": files}, indent=2) + "\n").encode())
 
 
 def load(path: Path, files: dict[str, bytes] | None = None) -> Checkpoint:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gtp_fast import files
 from gtp_fast.errors import BusyError
 from gtp_fast.files import PARTIAL, publish, publish_directory
 from gtp_fast.runs.directory import RunDir, new_run_path
@@ -23,13 +24,13 @@ def test_published_bytes_are_there_and_nothing_else_is(tmp_path: Path):
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_trace(tmp_path: Path, monkeypatch):
     publish(tmp_path / "a.json", b"old")
-    whole = Path.write_bytes
+    whole = files.write_file
 
     def fail(path: Path, data: bytes) -> None:
         whole(path, data[:2])
         raise OSError("disk")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(files, "write_file", fail)
     with pytest.raises(OSError, match="disk"):
         publish(tmp_path / "a.json", b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_bytes() == b"old"

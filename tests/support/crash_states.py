@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from gtp_fast import files
+from gtp_fast.runs import checkpoint
+
 Tree = dict[str, tuple[int, bytes | None]]  # path -> inode, content; None for a directory
 LOSSES: tuple[Callable[[bytes], bytes | None], ...] = (
     lambda content: content,
@@ -84,7 +87,8 @@ def record(root: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[], obje
         recording.note(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
 
     with monkeypatch.context() as patch:
-        for owner, name in ((os, "replace"), (shutil, "rmtree"), (Path, "write_bytes"), (Path, "write_text")):
+        writers = ((Path, "write_bytes"), (files, "write_file"), (checkpoint, "write_file"))
+        for owner, name in ((os, "replace"), (shutil, "rmtree"), *writers):
             patch.setattr(owner, name, noted(getattr(owner, name)))
         patch.setattr(Path, "mkdir", noted(Path.mkdir))
         patch.setattr(os, "fsync", noted_fsync)

@@ -25,6 +25,7 @@ import torch
 from run_cases import multigoal
 from torch import Tensor
 
+from gtp_fast import files
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import GtpError
 from gtp_fast.runs import checkpoint
@@ -67,16 +68,15 @@ def watch(run: Path, meet: Callable[[str], None]) -> None:
         at("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
         fsync(descriptor)
 
-    def write_in_two(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
+    def write_in_two(path: Path, data: bytes) -> None:
+        with files.open_file(path, "xb") as file:
             file.write(data[: len(data) // 2])
             file.flush()
-            at("half", self)
-            return file.write(data[len(data) // 2 :])
+            at("half", path)
+            file.write(data[len(data) // 2 :])
 
     os.fsync = named_fsync
-    Path.write_bytes = write_in_two  # type: ignore[method-assign]
-    Path.write_text = lambda self, text: write_in_two(self, text.encode())  # type: ignore[method-assign]
+    checkpoint.write_file = write_in_two
     sys.addaudithook(on_event)
 
 
@@ -105,7 +105,7 @@ def save_in_place(
         shutil.rmtree(run.checkpoint(old))
     directory = run.checkpoint(step)
     directory.mkdir()
-    (directory / checkpoint.STATE).write_bytes(checkpoint.save_bytes(dict(tensors)))
+    checkpoint.write_file(directory / checkpoint.STATE, checkpoint.save_bytes(dict(tensors)))
     checkpoint._write_policy(directory, policy, {**meta, "step": step})
     return directory
 
