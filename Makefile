@@ -82,7 +82,7 @@ $(TRAINS): pyproject.toml constraints.txt
 
 $(STAMP): $(TRAINS)
 	@echo '== Installing what tests, checks and benchmarks need on top into $(VENV), in 3 steps'
-	@echo '== 1 of 3: linters, Ray, OGBench, dm_control, ONNX, Triton and more, 43 packages, 551 MB'
+	@echo '== 1 of 3: linters, Ray, OGBench, dm_control, W&B, ONNX, Triton and more, 65 packages, 593 MB'
 	$(PIP) -c constraints.txt -e '.[dev]'
 	@echo '== 2 of 3: $(OLD_TRITON), 1 package, 188 MB, on Linux alone'
 	[ "$$(uname)" != Linux ] || $(PIP) --no-deps --target $(VENV)/$(OLD_TRITON) $(subst -,==,$(OLD_TRITON))

@@ -182,7 +182,7 @@ def _wandb(cfg: TrainConfig, run: RunDir) -> Any:
     step of its own counter that is not the next.
     """
     try:
-        import wandb  # pyright: ignore[reportMissingImports]
+        import wandb
     except ImportError:
         raise UsageError("--wandb needs the package wandb: pip install 'gtp-fast[track]'") from None
     settings = wandb.Settings(init_timeout=WANDB_SECONDS)

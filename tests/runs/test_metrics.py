@@ -67,9 +67,8 @@ def test_a_resumed_runs_log_names_its_start_and_each_step_once(tmp_path: Path):
 
 
 def test_tensorboard_shows_each_point_once_after_a_resume(tmp_path: Path):
-    reader = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator", reason="needs the extra track"
-    )
+    from tensorboard.backend.event_processing import event_accumulator as reader  # takes a second
+
     train(tiny(tmp_path, eval_every=10, tensorboard=True))
     back_to(tmp_path / "run", 10)
     (tmp_path / "run/eval/step-00000030.json").unlink()  # one evaluation is made again, one is not
@@ -82,7 +81,8 @@ def test_tensorboard_shows_each_point_once_after_a_resume(tmp_path: Path):
 
 def _wandb_history(file: Path) -> list[int]:
     """Return the steps that an offline W&B file holds, in order: LevelDB's log format around protobuf records."""
-    records = pytest.importorskip("wandb.proto.wandb_internal_pb2", reason="needs the extra track")
+    from wandb.proto import wandb_internal_pb2 as records  # takes seconds
+
     data, steps, whole, place = file.read_bytes(), [], b"", 7  # after W&B's own header
     while place + 7 <= len(data):
         left = 32_768 - place % 32_768
@@ -103,7 +103,6 @@ def _wandb_history(file: Path) -> list[int]:
 
 @pytest.fixture
 def offline(monkeypatch):
-    pytest.importorskip("wandb", reason="needs the extra track")
     for name in ("WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
