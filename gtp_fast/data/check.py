@@ -57,7 +57,9 @@ def check(name_or_path: str | Path, spec: DataSpec | None = None, action_units: 
     expected = spec or DataSpec(path.name, "file")
     found = {"name": expected.name, "source": str(path)}
     try:
-        files = [_read(part, expected) for part in hdf5.shard_paths(path)]
+        parts = hdf5.shard_paths(path)
+        hdf5.check_together(parts, str(path))
+        files = [_read(part, expected) for part in parts]
         known = dataset.known_actions([file.stated for file in files], str(path), expected, action_units)
     except DataError as error:
         return _verdict(found, [_unreadable(path, error)], [], None)

@@ -130,7 +130,9 @@ def _read_path(path: Path, spec: DataSpec) -> tuple[list[Arrays], str]:
     name = None if path.exists() else catalog.minari_id(str(path))
     if name is not None:
         return [minari.read_id(name)], f"minari:{name}"
-    return [read(part, spec) for part in hdf5.shard_paths(path)], str(path)
+    parts = hdf5.shard_paths(path)
+    hdf5.check_together(parts, str(path))
+    return [read(part, spec) for part in parts], str(path)
 
 
 def read(path: Path, spec: DataSpec) -> Arrays:

@@ -6,6 +6,7 @@ line are read; nothing is unpickled.
 
 from __future__ import annotations
 
+import stat
 import zipfile
 from pathlib import Path
 
@@ -45,6 +46,27 @@ def refusal(path: Path) -> str | None:
         if head.startswith(first):
             return _converted(path, kind, way)
     return _table(path, head)
+
+
+_SPECIAL = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def special(path: Path) -> str | None:
+    """Return the error about a pipe, a socket or a device, which is never opened: it may have no end, or never answer.
+
+    None for a file, for a directory, and where nothing is. A link that the user typed is followed.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return None
+    kind = next((kind for is_one, kind in _SPECIAL if is_one(mode)), None)
+    return kind and f"{path} is {kind}, expected a file; copy its content into one and name that"
 
 
 def is_ogbench(path: Path) -> bool:
@@ -129,4 +151,9 @@ def _table(path: Path, head: bytes) -> str | None:
 def shown(names: list[str]) -> str:
     """Return the first names of a list, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(name[:40] for name in names[:SHOWN]) + more
+    return ", ".join(map(plain, names[:SHOWN])) + more
+
+
+def plain(name: str) -> str:
+    """Return a name from a file as it may reach a terminal: short, and without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in name[:40])

@@ -20,9 +20,9 @@ import h5py
 import numpy as np
 
 from gtp_fast.config import shown
-from gtp_fast.data import foreign
+from gtp_fast.data import foreign, nodes
 from gtp_fast.data.layout import missing_keys, other_names
-from gtp_fast.data.remedies import missing_timeouts
+from gtp_fast.data.remedies import elsewhere, missing_timeouts
 from gtp_fast.data.rules import ENDS, FINAL_OBS, FLOATS, Columns, Fault, find_bad_values, machine_memory
 from gtp_fast.data.spec import Bounds, Units, are_frames
 from gtp_fast.data.transitions import FIELDS, Arrays, d4rl_columns
@@ -30,7 +30,9 @@ from gtp_fast.data.units import Actions, scalable
 from gtp_fast.errors import DataError
 from gtp_fast.files import sha256_of
 
-LARGEST_ATTRIBUTE = 10_000  # numbers
+LARGEST_ATTRIBUTE = 10_000  # numbers or bytes
+KEYS = (*FLOATS, "next_observations", FINAL_OBS, *ENDS)
+_DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # h5py's, on damaged structures
 
 
 def read_hdf5(path: Path) -> Arrays:
@@ -62,18 +64,20 @@ def read_columns(
     left out. on_note receives what the user should know of how the file was read.
     Raises: DataError when the path is not an HDF5 file that can be read to its end.
     """
+    if said := foreign.special(path):
+        raise DataError(said)
     if not path.is_file():
         raise DataError(f"{path} does not exist; check the path, or leave --dataset out to use the named data set")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes); delete it and fetch or write it again")
     try:
-        with h5py.File(path, "r", rdcc_nbytes=0) as file:  # no chunk cache: every chunk is read once
+        with nodes.opened(path) as file:
             return _read_layout(file, on_fault, on_note), _read_units(path, file)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # h5py's, on damaged structures
+    except _DAMAGED as error:
         raise DataError(_unreadable(path, error)) from None
 
 
-def _read_units(path: Path, file: h5py.File) -> Actions:
+def _read_units(path: Path, file: nodes.Group) -> Actions:
     """Return what a file states of its actions. Raises: DataError for a value that has no meaning."""
     found, low, high = (_attribute(file.attrs, name) for name in ("action_units", "action_low", "action_high"))
     stated = None if found is None else str(found)
@@ -91,8 +95,9 @@ def _attribute(attributes: h5py.AttributeManager, name: str) -> Any:
     """Return an attribute's value, None without one."""
     if name not in attributes:
         return None
-    if math.prod(attributes.get_id(name).shape or ()) > LARGEST_ATTRIBUTE:
-        raise ValueError(f"the attribute {name} declares {attributes.get_id(name).shape} values")
+    held = attributes.get_id(name)
+    if max(1, math.prod(held.shape or ())) * (held.dtype.itemsize if held.dtype.kind == "S" else 1) > LARGEST_ATTRIBUTE:
+        raise ValueError(f"the attribute {name} declares {held.shape} values of {held.dtype}")
     value = attributes[name]
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
@@ -111,8 +116,13 @@ def _bounds(path: Path, low: Any, high: Any) -> Bounds:
     return found
 
 
-def _read_layout(file: h5py.File, on_fault: Callable[[Fault], object], on_note: Callable[[str], object]) -> Columns:
-    missing = [key for key in (*FLOATS, *ENDS) if not isinstance(file.get(key), h5py.Dataset)]
+def _read_layout(file: nodes.Group, on_fault: Callable[[Fault], object], on_note: Callable[[str], object]) -> Columns:
+    found = {key: file.get(key) for key in KEYS}
+    away = {key: node.seen for key, node in found.items() if isinstance(node, nodes.Refused)}
+    for key, seen in away.items():
+        on_fault(elsewhere(key, seen))
+    arrays = {key: node for key, node in found.items() if isinstance(node, h5py.Dataset)}
+    missing = [key for key in (*FLOATS, *ENDS) if key not in arrays and key not in away]
     other = other_names(file)
     limits_unsaid = "timeouts" in missing and "terminals" not in missing and "timeouts" not in other
     if limits_unsaid:  # the only way to a data set without timeouts: judged below, by its terminals
@@ -122,16 +132,7 @@ def _read_layout(file: h5py.File, on_fault: Callable[[Fault], object], on_note: 
     elif other:
         renamed = ", ".join(f"{name} (rename it to {key})" for key, name in other.items())
         on_note(f"not read, though it seems to be meant: {renamed}")
-    columns: Columns = {}
-    for key in (*FLOATS, "next_observations", FINAL_OBS, *ENDS):
-        data = file.get(key)
-        if isinstance(data, h5py.Dataset):
-            fault = _too_large(key, data)
-            read = fault or (_read_flags(key, data) if key in ENDS else _read_floats(key, data))
-            if isinstance(read, Fault):
-                on_fault(read)
-            else:
-                columns[key] = _flat(read) if key in ("rewards", *ENDS) else read
+    columns = _read_arrays(arrays, on_fault)
     if limits_unsaid and "terminals" in columns:
         fault = missing_timeouts(columns)
         if fault is not None:
@@ -142,18 +143,82 @@ def _read_layout(file: h5py.File, on_fault: Callable[[Fault], object], on_note: 
     return columns
 
 
+def _read_arrays(arrays: dict[str, h5py.Dataset], on_fault: Callable[[Fault], object]) -> Columns:
+    """Read the columns; what is too large, alone or together with the others, is a fault before any is read."""
+    too_large = {key: fault for key, data in arrays.items() if (fault := _too_large(key, data))}
+    for fault in too_large.values():
+        on_fault(fault)
+    rest = {key: data for key, data in arrays.items() if key not in too_large}
+    if fault := _too_large_together(rest):
+        on_fault(fault)
+        return {}
+    columns: Columns = {}
+    for key, data in rest.items():
+        read = _read_flags(key, data) if key in ENDS else _read_floats(key, data)
+        if isinstance(read, Fault):
+            on_fault(read)
+        else:
+            columns[key] = _flat(read) if key in ("rewards", *ENDS) else read
+    return columns
+
+
+def _needed(key: str, data: h5py.Dataset) -> int:
+    """Return the bytes that a column takes in memory, as it is read and as it is kept."""
+    each = data.dtype.itemsize + 1 if key in ENDS else 1 if are_frames(data) else 4
+    return each * (data.size or 0)
+
+
 def _too_large(key: str, data: h5py.Dataset) -> Fault | None:
-    """Return a fault for a column that declares more than this machine's memory: a damaged header can."""
-    memory = machine_memory()
-    needed = (1 if are_frames(data) else 4) * (data.size or 0)
-    if needed <= memory:
+    """Return a fault for a column that declares or unpacks to more than this machine's memory: a file can."""
+    memory, needed, chunk = machine_memory(), _needed(key, data), nodes.chunk_bytes(data.id)
+    if needed > memory:
+        seen = f"{key} declares shape {data.shape}, {_gb(needed)} in memory, and this machine has {_gb(memory)}"
+        return Fault(key, seen, "fetch the file again, or split it")
+    if chunk > memory:
+        seen = f"{key} is packed in chunks of {_gb(chunk)}, and this machine has {_gb(memory)} of memory"
+        return Fault(key, seen, "write it in smaller chunks")
+    if (declared := nodes.inflates_beyond(data.id, memory)) is not None:
+        seen = f"a chunk of {key} declares {declared:,} bytes and unpacks to more, which can fill the memory"
+        return Fault(key, seen, "fetch the file again, or write it without compression")
+    return None
+
+
+def _too_large_together(arrays: dict[str, h5py.Dataset]) -> Fault | None:
+    memory, needed = machine_memory(), {key: _needed(key, data) for key, data in arrays.items()}
+    total = sum(needed.values()) + max((nodes.chunk_bytes(data.id) for data in arrays.values()), default=0)
+    if total <= memory:
         return None
-    return Fault(
-        key,
-        f"{key} declares shape {data.shape}, {needed / 1e9:,.0f} GB in memory, and this machine has "
-        f"{memory / 1e9:,.0f} GB",
-        "fetch the file again, or split it",
-    )
+    each = ", ".join(f"{key} {size / 1e9:.1g}" for key, size in needed.items())
+    seen = f"its columns declare {_gb(total)} together, and this machine has {_gb(memory)} of memory ({each})"
+    return Fault(", ".join(arrays), seen, "write fewer rows, or use a larger machine")
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.0f} GB" if size >= 1e10 else f"{size / 1e9:.2g} GB"
+
+
+def check_together(paths: Sequence[Path], where: str) -> None:
+    """Refuse shards that together declare more than this machine's memory, before any is read.
+
+    A file that cannot be read counts nothing here: reading it says what is wrong.
+    """
+    total, memory = sum(map(_declared, paths)) if len(paths) > 1 else 0, machine_memory()
+    if total > memory:
+        raise DataError(
+            f"{where}: its {len(paths):,} shards declare {_gb(total)} together, and this machine has {_gb(memory)} of "
+            "memory; name fewer of them, or use a larger machine"
+        )
+
+
+def _declared(path: Path) -> int:
+    try:
+        if not path.is_file():
+            return 0
+        with nodes.opened(path) as file:
+            found = {key: file.get(key) for key in KEYS}
+            return sum(_needed(key, node) for key, node in found.items() if isinstance(node, h5py.Dataset))
+    except _DAMAGED:
+        return 0
 
 
 def _read_floats(key: str, data: h5py.Dataset) -> np.ndarray | Fault:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gtp_fast.data.foreign import RECIPES, shown
+from gtp_fast.data.foreign import RECIPES, plain, shown
 from gtp_fast.data.remedies import Fault, repair
 
 LAYOUT = "D4RL's layout needs observations, actions, rewards, terminals and timeouts"
@@ -54,7 +54,7 @@ def missing_keys(file: Mapping[str, Any], missing: Sequence[str], other: Mapping
     seen = f"has no {', '.join(missing)}; it holds {shown(names) or 'nothing'}"
     if not set(other) & set(missing):
         return Fault(", ".join(missing), seen, _remedy(names), separator=" ")
-    remedy = ", ".join(f"rename {name} to {key}" for key, name in other.items())
+    remedy = ", ".join(f"rename {plain(name)} to {key}" for key, name in other.items())
     if (done := other.get("terminals", "").rpartition("/")[2].lower()) in MAY_MARK_LIMITS:
         remedy += f" (terminals are true ends alone: if {done} also marks time limits, move these into timeouts)"
     if absent := [key for key in missing if key not in other]:

@@ -16,16 +16,17 @@ import hashlib
 import json
 import math
 import os
+import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from h5py import h5d, h5g, h5s  # pyright: ignore[reportAttributeAccessIssue]  # compiled modules
 
-from gtp_fast.data import catalog, download, units
+from gtp_fast.data import catalog, download, foreign, nodes, units
 from gtp_fast.data.rules import machine_memory
 from gtp_fast.data.transitions import Arrays
 from gtp_fast.errors import DataError
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 STEP_ARRAYS = ("actions", "rewards", "terminations")  # one row per step
 MEMORY = machine_memory()
+LARGEST_METADATA = 1 << 24  # bytes; Minari's own have a few thousand
+LARGEST_BOX = 10_000_000  # numbers of a space; building one takes the memory of its bounds
+# Minari's writers before 0.5 kept added episodes in files beside the main one, to which a link of each episode leads.
+_ADDED, _EPISODE = re.compile(rb"additional_data_\d+\.hdf5"), re.compile(rb"/?episode_\d+")
 
 
 def read_id(name: str) -> Arrays:
@@ -97,7 +102,7 @@ def _read(folder: Path, where: str) -> Arrays:
 
         from gtp_fast.data import spaces
 
-        metadata = json.loads((folder / "metadata.json").read_bytes())
+        metadata = _metadata(folder / "metadata.json")
         obs, action = _spaces(metadata, where)
         columns = episode_columns(folder, where, metadata, obs, action)
     except DataError:
@@ -132,6 +137,32 @@ def _read(folder: Path, where: str) -> Arrays:
     )
 
 
+def _metadata(path: Path) -> dict[str, Any]:
+    if said := foreign.special(path):
+        raise DataError(said)
+    with path.open("rb") as file:
+        content = file.read(LARGEST_METADATA + 1)
+    if len(content) > LARGEST_METADATA:
+        raise DataError(
+            f"{path} has {path.stat().st_size:,} bytes, expected at most {LARGEST_METADATA:,}; download the data set "
+            "again"
+        )
+    return json.loads(content)
+
+
+def _check_size(key: str, space: Any, where: str) -> None:
+    """Refuse a space before it is built whose bounds would take more memory than its description."""
+    described = json.loads(space) if isinstance(space, str) else space
+    if described["type"] == "Box" and math.prod(map(abs, described["shape"])) > LARGEST_BOX:
+        raise DataError(
+            f"{where}: {key} in metadata.json declares a Box of more than {LARGEST_BOX:,} numbers; download the data "
+            "set again"
+        )
+    inner = described.get("subspaces", ())
+    for part in inner.values() if isinstance(inner, dict) else inner:
+        _check_size(key, part, where)
+
+
 def _spaces(metadata: dict[str, Any], where: str) -> tuple[Any, Any]:
     """Return the spaces of observations and actions that metadata.json declares.
 
@@ -149,6 +180,8 @@ def _spaces(metadata: dict[str, Any], where: str) -> tuple[Any, Any]:
             f"{where}: metadata.json declares no {' and no '.join(missing)}, and no environment is built from a file's "
             "metadata; write the data set again with its spaces"
         )
+    for key in ("observation_space", "action_space"):
+        _check_size(key, metadata[key], where)
     obs, action = ordered(deserialize_space(metadata["observation_space"])), deserialize_space(metadata["action_space"])
     if not isinstance(action, Box) or len(action.shape) != 1:
         seen = f"a {type(action).__name__} space" + (f" of shape {action.shape}" if isinstance(action, Box) else "")
@@ -175,7 +208,7 @@ def episode_columns(
     from gymnasium.spaces import flatdim
 
     row_bytes, rows, found = 4 * (2 * flatdim(obs) + action.shape[0]), 0, []
-    for name, episode in _episodes(folder, metadata, obs):
+    for name, episode in _episodes(folder, metadata, obs, where):
         rows += len(episode["rewards"])
         if rows * row_bytes > MEMORY:
             raise DataError(
@@ -188,38 +221,75 @@ def episode_columns(
     return {key: np.concatenate([episode[key] for episode in found]) for key in found[0]}
 
 
-def _episodes(folder: Path, metadata: dict[str, Any], obs: Space[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _episodes(
+    folder: Path, metadata: dict[str, Any], obs: Space[Any], where: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and the arrays of every episode; observations are nested as their space is."""
     count = int(metadata["total_episodes"])
     if metadata.get("data_format", "hdf5") != "hdf5":
         from minari.dataset.minari_storage import MinariStorage
 
+        for path in folder.rglob("*"):
+            if said := foreign.special(path):
+                raise DataError(said)
         for i, episode in enumerate(MinariStorage.read(folder).get_episodes(range(count))):
             yield f"episode_{i}", {key: episode[key] for key in ("observations", *STEP_ARRAYS)}
         return
-    with h5py.File(folder / "main_data.hdf5", "r") as file:
+    if said := foreign.special(folder / "main_data.hdf5"):
+        raise DataError(said)
+    with contextlib.ExitStack() as files:
+        main = files.enter_context(nodes.opened(folder / "main_data.hdf5"))
+        added: dict[bytes, nodes.Group] = {}
         for name in (f"episode_{i}" for i in range(count)):
-            group = h5g.open(file.id, name.encode())
-            observations = _read_part(group, "observations", obs)
-            yield name, {"observations": observations} | {key: _read_part(group, key) for key in STEP_ARRAYS}
+            group = nodes.find(main.id, name)
+            if isinstance(group, nodes.Refused) and _is_added(folder, group):
+                if group.file not in added:
+                    added[group.file] = files.enter_context(nodes.opened(folder / group.file.decode()))
+                group = nodes.find(added[group.file].id, group.path.decode())
+            _check_found(group, h5g.GroupID, f"{where}: {name}")
+            room = [MEMORY]
+            observations = _read_part(group, f"{where}: {name}", "observations", room, obs)
+            steps = {key: _read_part(group, f"{where}: {name}", key, room) for key in STEP_ARRAYS}
+            yield name, {"observations": observations} | steps
 
 
-def _read_part(group: h5g.GroupID, name: str, space: Space[Any] | None = None) -> Any:
+def _is_added(folder: Path, link: nodes.Refused) -> bool:
+    """Return whether a link leads to an episode in a file that Minari wrote beside the main one."""
+    if not _ADDED.fullmatch(link.file) or not _EPISODE.fullmatch(link.path):
+        return False
+    path = folder / link.file.decode()
+    return path.exists() and stat.S_ISREG(path.lstat().st_mode)
+
+
+def _check_found(node: Any, kind: type, name: str) -> None:
+    if isinstance(node, nodes.Refused):
+        raise DataError(
+            f"{name} is {node.seen}, and only what lies in this data set's own files is read; download it again"
+        )
+    if not isinstance(node, kind):
+        raise KeyError(f"{name} is not there, or of another kind")
+
+
+def _read_part(group: Any, episode: str, name: str, room: list[int], space: Space[Any] | None = None) -> Any:
     """Read an array of an episode, or a nested group: named parts for a Dict, _index_0, _index_1 ... for a Tuple.
 
+    Args: room, the bytes that the episode may still take: a damaged header can declare anything.
     h5py's low-level calls take 40 us per array; `group[name][()]` takes 95 (10,000 episodes, 2026-11).
     """
     from gymnasium import spaces
 
-    if isinstance(space, spaces.Dict):
-        inner = h5g.open(group, name.encode())
-        return {key: _read_part(inner, key, space[key]) for key in space}
-    if isinstance(space, spaces.Tuple):
-        inner = h5g.open(group, name.encode())
-        return tuple(_read_part(inner, f"_index_{i}", part) for i, part in enumerate(space))
-    data = h5d.open(group, name.encode())
-    if math.prod(data.shape) * data.dtype.itemsize > MEMORY:  # a damaged header can declare anything
-        raise ValueError(f"{name} declares shape {data.shape}, which is more than this machine's memory")
+    data, path = nodes.find(group, name), f"{episode}/{name}"
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        _check_found(data, h5g.GroupID, path)
+        if isinstance(space, spaces.Dict):
+            return {key: _read_part(data, path, key, room, space[key]) for key in space}
+        return tuple(_read_part(data, path, f"_index_{i}", room, part) for i, part in enumerate(space))
+    _check_found(data, h5d.DatasetID, path)
+    if data.dtype.kind not in "biuf":
+        raise ValueError(f"{name} holds {data.dtype}, expected numbers")
+    room[0] -= math.prod(data.shape) * data.dtype.itemsize + nodes.chunk_bytes(data)
+    if room[0] < 0 or nodes.inflates_beyond(data, MEMORY) is not None:
+        raise ValueError(f"the arrays up to {name} declare, or unpack to, more than this machine's memory")
     array = np.empty(data.shape, data.dtype)
     data.read(h5s.ALL, h5s.ALL, array)
     return array

@@ -54,7 +54,7 @@ DEFAULT_TASK = 2  # of both
 # The exceptions of zipfile, zlib and numpy on damaged bytes. numpy's header is Python source, which is tokenized.
 # RuntimeError: the bytes claim to be encrypted, or of a later version.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, tokenize.TokenError, OSError, EOFError)
-_DAMAGED += (ValueError, RuntimeError, SyntaxError, TypeError, KeyError)
+_DAMAGED += (ValueError, RuntimeError, SyntaxError, TypeError, KeyError, MemoryError)
 
 
 def read(path: Path, spec: DataSpec) -> Arrays:
@@ -65,16 +65,18 @@ def read(path: Path, spec: DataSpec) -> Arrays:
     Raises: DataError when the file is absent, damaged, lacks a key or is of another environment; UsageError when the
     entry names no task of OGBench.
     """
+    if said := foreign.special(path):
+        raise DataError(said)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; check the path, or leave --dataset out to use the named data set")
     task = catalog.ogbench_task(spec)
     if task is None:
-        if path.is_file() and not foreign.is_ogbench(path) and (said := foreign.refusal(path)):
+        if not foreign.is_ogbench(path) and (said := foreign.refusal(path)):
             raise DataError(said)
         raise UsageError(
             f"{path} is an OGBench file, which is rewarded for a task, and '{spec.name}' names none; pass --env "
             "cube-single-play-singletask-task1-v0, or the name of another task"
         )
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; check the path, or leave --dataset out to use the named data set")
     columns = _columns(path, (*ROWS, *state_keys(task[0])))
     obs, action, ends = (columns.pop(key) for key in ROWS)
     _check_observations(path, obs, spec)
@@ -91,7 +93,7 @@ def _columns(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
             missing = [key for key in keys if key not in held]
             if missing:
                 raise DataError(
-                    f"{path} has no {', '.join(missing)}; it holds {', '.join(sorted(held)) or 'nothing'}; fetch "
+                    f"{path} has no {', '.join(missing)}; it holds {foreign.shown(sorted(held)) or 'nothing'}; fetch "
                     "OGBench's own file"
                 )
             _check_declared(path, {key: _declared(path, archive, key) for key in keys})

@@ -60,6 +60,12 @@ def _rewritten(key: str, expression: str) -> str:
     return f"old = file[{key!r}][:]; del file[{key!r}]; file[{key!r}] = {expression}"
 
 
+def elsewhere(key: str, seen: str) -> Fault:
+    """Return the fault of a column whose values lie in another file, with the lines that copy them into this one."""
+    said = f"{key} is {seen}, and only what lies in this one file is read"
+    return Fault(key, said, "if you trust what it names, copy it in", lines=repair(_rewritten(key, "old")))
+
+
 def wrong_rank(key: str, array: np.ndarray, rank: int) -> Fault:
     form, lines = "(N, size)" if rank == 2 else "(N,)", ()
     if rank == 2 and array.ndim == 1:  # of one number each

@@ -17,7 +17,7 @@ KERNELS = sorted(ROOT.glob("kernels/gtp_kernels/*.py"))
 # Each package imports only what stands before it; files at the root are everybody's.
 ORDER = ("root", "data", "algorithms", "runs", "policy", "evaluation", "training", "experiments", "cli")
 OWNERS = {
-    "h5py": {"data.hdf5", "data.minari"},
+    "h5py": {"data.hdf5", "data.minari", "data.nodes"},
     "minari": {"data.minari"},
     "gymnasium": {
         "data.gym_ids",
