@@ -154,6 +154,6 @@ def shown(names: list[str]) -> str:
     return ", ".join(map(plain, names[:SHOWN])) + more
 
 
-def plain(name: str) -> str:
-    """Return a name from a file as it may reach a terminal: short, and without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in name[:40])
+def plain(text: str, most: int = 40) -> str:
+    """Return a text from elsewhere as it may reach a terminal: short, and without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:most])

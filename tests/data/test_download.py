@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,11 +17,11 @@ from pathlib import Path
 
 import pytest
 from data_cases import columns, write
-from data_server import Site, serving
+from data_server import Site, certificate, serving
 from run_cases import gtp_fast, wait_for
 
 from gtp_fast.data import catalog, dataset, download
-from gtp_fast.errors import DataError
+from gtp_fast.errors import DataError, DiskError
 
 SPEC = catalog.resolve("halfcheetah-medium-v2")
 PLACE = "/gym_mujoco_v2/halfcheetah_medium-v2.hdf5"
@@ -107,9 +110,168 @@ def test_a_part_of_a_file_that_has_changed_is_not_continued(site: Site, content:
 def test_a_part_of_another_process_ends_as_the_file(site: Site, content: bytes, change, address: str):
     part().parent.mkdir()
     part().write_bytes(change(content))
-    about = {"url": address or site.url + PLACE, "version": None}
+    about = {"url": address or site.url + PLACE, "version": site.version}
     part().with_name(part().name + ".json").write_text(json.dumps(about))
     assert download.fetch(SPEC).read_bytes() == content
+
+
+def broken_off(site: Site) -> None:
+    """Leave a part of 10,000 bytes in the cache."""
+    site.cut_at = [1000] * 10
+    with pytest.raises(DataError):
+        download.fetch(SPEC)
+    site.asked.clear()
+
+
+def test_a_part_is_not_continued_by_an_answer_with_another_range(site: Site, content: bytes):
+    broken_off(site)
+    site.shift = 7
+    assert download.fetch(SPEC).read_bytes() == content
+    assert [wanted for _, wanted in site.asked] == ["bytes=10000-", None]
+
+
+def test_a_part_is_not_continued_by_an_answer_of_another_size(site: Site, content: bytes):
+    broken_off(site)
+    site.grown = 7
+    assert download.fetch(SPEC).read_bytes() == content
+    assert [wanted for _, wanted in site.asked] == ["bytes=10000-", None]
+
+
+def test_a_part_of_no_known_version_is_begun_again(site: Site, content: bytes):
+    broken_off(site)
+    record = part().with_name(part().name + ".json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"version": None}))
+    site.files[PLACE] = content[::-1]
+    assert download.fetch(SPEC).read_bytes() == content[::-1]
+
+
+# Kills the process at the n-th time that it opens, renames or removes something beside the part.
+KILLED = """
+import os, signal, sys
+left = [int(sys.argv[1])]
+def hook(event, args):
+    if event in ("open", "os.remove", "os.rename") and str(args[0]).startswith(os.environ["D4RL_DATASET_DIR"]):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+from gtp_fast.data import catalog, download
+sys.addaudithook(hook)
+download.fetch(catalog.resolve("halfcheetah-medium-v2"))
+"""
+
+
+def test_a_kill_at_any_point_mixes_no_two_versions_of_a_file(site: Site, content: bytes):
+    broken_off(site)
+    (old, *_) = kept = [part(), part().with_name(part().name + ".json")]
+    before, deaths = {path: path.read_bytes() for path in kept}, 0
+    site.files[PLACE], site.version = content[::-1], '"2"'
+    while True:
+        for path, held in before.items():
+            path.write_bytes(held)
+        done = subprocess.run([sys.executable, "-c", KILLED, str(deaths)], check=False)
+        if done.returncode != -signal.SIGKILL:
+            break
+        deaths += 1
+        assert download.fetch(SPEC).read_bytes() == content[::-1], f"killed at point {deaths}"
+        download.cache_path(SPEC).unlink()
+    assert done.returncode == 0 and deaths >= 8 and not old.exists()
+
+
+def test_more_than_the_published_size_is_not_written(site: Site, content: bytes, monkeypatch: pytest.MonkeyPatch):
+    spec = published(site, monkeypatch, size=len(content) + 10, sha256=None)
+    site.more, written = b"x" * 65_536, []
+    with pytest.raises(DataError, match=re.escape(f"gave more than the published {spec.size:,} bytes; nothing")):
+        download.fetch(spec, lambda done, _: written.append(done))
+    assert left_over() == [] and max(written) <= len(content) + 10
+
+
+def test_a_size_that_is_not_the_published_one_is_refused_before_anything_is_written(
+    site: Site, content: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    spec = published(site, monkeypatch, size=5, sha256=None)
+    written: list[int] = []
+    with pytest.raises(DataError, match=re.escape(f"gave {len(content):,} bytes, expected 5; nothing was kept")):
+        download.fetch(spec, lambda done, _: written.append(done))
+    assert written == [] and left_over() == []
+
+
+def test_a_file_without_a_size_ends_before_the_disk_is_full(site: Site, content: bytes, monkeypatch):
+    usage = shutil.disk_usage(".")._replace(free=download.SPARE + 3_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    site.more, written = b"x" * 65_536, []
+    with pytest.raises(DiskError, match=r"gives no size and has sent more than the 3,000,000 bytes that the disk of"):
+        download.fetch(SPEC, lambda done, _: written.append(done))
+    assert left_over() == [] and max(written) <= 3_000_000
+
+
+def test_a_file_larger_than_the_disk_is_refused_before_anything_is_written(site: Site, content: bytes, monkeypatch):
+    usage = shutil.disk_usage(".")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    written: list[int] = []
+    with pytest.raises(DiskError, match=f"has {len(content):,} bytes, and the disk of .* can spare 0; free some"):
+        download.fetch(SPEC, lambda done, _: written.append(done))
+    assert written == []
+
+
+@pytest.mark.parametrize("name", ["", ".part", ".part.json", ".lock"])
+@pytest.mark.parametrize("kind", ["a link", "a pipe"])
+def test_what_is_no_file_of_its_own_in_the_cache_is_named_and_not_followed(
+    site: Site, tmp_path: Path, name: str, kind: str
+):
+    broken_off(site)
+    path = download.cache_path(SPEC)
+    path = path.with_name(path.name + name)
+    path.unlink(missing_ok=True)
+    mine = tmp_path / "mine"
+    mine.write_text("of value")
+    path.symlink_to(mine) if kind == "a link" else os.mkfifo(path)
+    with pytest.raises(DataError, match=re.escape(f"{path} is {kind}") + ".*expected a file of its own"):
+        download.fetch(SPEC)
+    assert mine.read_text() == "of value"
+
+
+@pytest.fixture
+def secure(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """Serve by HTTPS, with a certificate that this process trusts."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl, which makes the certificate")
+    secret = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(secret))
+    with serving(Site({PLACE: content}), secret) as found:
+        yield found
+
+
+def test_https_is_followed_to_https(site: Site, secure: Site, content: bytes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GTP_FAST_D4RL_URL", secure.url)
+    secure.redirects = {PLACE: "/moved"}
+    secure.files = {"/moved": content}
+    assert download.fetch(SPEC).read_bytes() == content
+
+
+def test_a_redirect_that_leaves_https_is_refused_with_both_addresses(
+    site: Site, secure: Site, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GTP_FAST_D4RL_URL", secure.url)
+    secure.redirects = {PLACE: "/first", "/first": f"{secure.url}/second", "/second": site.url + PLACE}
+    with pytest.raises(DataError) as error:
+        download.fetch(SPEC)
+    assert f"({secure.url}/second leads on to {site.url}{PLACE}, which is not HTTPS; it was not followed)" in str(
+        error.value
+    )
+    assert site.asked == [] and left_over() == []
+
+
+def test_a_typed_http_mirror_may_lead_to_https_and_to_http(site: Site, secure: Site, content: bytes):
+    site.redirects = {PLACE: f"{site.url}/here", "/here": secure.url + PLACE}
+    assert download.fetch(SPEC).read_bytes() == content
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1:9/file", "file:///etc/hostname", "data:text/plain,x"])
+def test_a_redirect_to_another_protocol_is_refused_with_both_addresses(site: Site, address: str):
+    site.redirects = {PLACE: address}
+    with pytest.raises(DataError) as error:
+        download.fetch(SPEC)
+    assert site.url + PLACE in str(error.value) and address in str(error.value) and "not" in str(error.value)
 
 
 def test_a_missing_file_says_where_to_put_it(site: Site):
@@ -170,7 +332,7 @@ def test_without_a_server_it_fails_in_seconds_and_says_what_to_do(
 
 def test_a_name_look_up_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(download, "ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: time.sleep(5))
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *_, **__: time.sleep(5))
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     with pytest.raises(DataError, match=r"no answer in 0.2 seconds"):
         download.fetch(SPEC)
