@@ -7,6 +7,7 @@ True
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gtp_fast.version import __version__
@@ -18,16 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "load_policy", "train"]
 
 
-def train(**settings: Any) -> Result:
+def train(*, allow_import: Sequence[str] = (), **settings: Any) -> Result:
     """Train as `gtp-fast train` does, and return what its `--json` prints.
 
-    Args: the fields of `gtp_fast.config.TrainConfig`, for example env="hopper-demo-v0", steps=20_000, seeds=4.
+    Args: the fields of `gtp_fast.config.TrainConfig`, for example env="hopper-demo-v0", steps=20_000, seeds=4;
+    allow_import, modules that the environment of a run which `resume` names may import.
     Raises: GtpError (gtp_fast.errors) with a message that says what to do.
     """
     from gtp_fast.data.catalog import run_settings
     from gtp_fast.training.train import train as run
 
-    return run(run_settings(settings))
+    return run(run_settings(settings, allowed=allow_import))
 
 
 def __getattr__(name: str) -> Any:

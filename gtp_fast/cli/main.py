@@ -18,7 +18,7 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
-from gtp_fast.cli.sweep import add_sweep, run_sweep
+from gtp_fast.cli.sweep import add_allow_import, add_sweep, run_sweep
 from gtp_fast.config import TrainConfig, flag, setting_types
 from gtp_fast.errors import GtpError, UsageError
 from gtp_fast.experiments.reproduce.items import NAMES
@@ -48,6 +48,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         else:
             kind = get_args(hint)[0] if isinstance(hint, UnionType) else hint
             parser.add_argument(flag(field.name), type=kind, metavar=kind.__name__.upper(), **options)
+    add_allow_import(parser)
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +66,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--best", action="store_true", help="the best policy by score, not the last checkpoint")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="cpu")
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
+    add_allow_import(parser)
     _add_json(parser)
 
 
@@ -122,6 +124,7 @@ def _add_reproduce(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of train, for every run; repeatable"
     )
+    add_allow_import(parser)
     _add_json(parser, "the summary as ")
 
 
@@ -226,7 +229,7 @@ def _settings(arguments: argparse.Namespace) -> TrainConfig:
 
     names = {field.name for field in fields(TrainConfig)}
     typed = {name: value for name, value in vars(arguments).items() if name in names}
-    return run_settings(typed, getattr(arguments, "config", None))
+    return run_settings(typed, getattr(arguments, "config", None), arguments.allow_import)
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,17 @@ from dataclasses import fields
 from pathlib import Path
 
 
+def add_allow_import(parser: argparse.ArgumentParser) -> None:
+    """Add the flag, of every command that may build an environment which a file names."""
+    parser.add_argument(
+        "--allow-import",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module that an environment named in a file may import; repeatable",
+    )
+
+
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add the flags of sweep."""
     parser.add_argument(
@@ -33,6 +44,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         "--gpus-per-trial", type=float, help="share of a GPU (default: with --ray 1 where there are any)"
     )
     parser.add_argument("--out", type=Path, help="where runs and report lie (default: runs/sweep)")
+    add_allow_import(parser)
     parser.add_argument("--plan", action="store_true", help="print the plan and stop")
     parser.add_argument("--json", action="store_true", help="print the plan, or the summary, as one JSON object")
 

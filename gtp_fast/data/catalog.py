@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from gtp_fast import presets
 from gtp_fast.config import TrainConfig, environment_arguments
 from gtp_fast.data import gym_ids
 from gtp_fast.data.spec import BODIES, DataSpec, EvalEnv, scored_on, sizes
+from gtp_fast.data.trust import WITH_MODULE, refuse_imports_of_files
 from gtp_fast.data.units import unit
 from gtp_fast.errors import UsageError
 
@@ -79,14 +80,19 @@ def _with_known_bounds(spec: DataSpec) -> DataSpec:
     return replace(spec, action_bounds=unit(spec.action_dim))
 
 
-def run_settings(flags: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
+def run_settings(flags: Mapping[str, Any], file: Path | None = None, allowed: Iterable[str] = ()) -> TrainConfig:
     """Return the settings of a run: explicit flags override the YAML file, which overrides the presets of the task.
 
-    Raises: UsageError for unknown names, with the nearest match, for wrong types and for values out of range.
+    Args: allowed, modules that an environment which a file names may import.
+    Raises: UsageError for unknown names, with the nearest match, for wrong types, for values out of range, and for a
+    file that names another module.
     """
-    typed = (presets.read_yaml(file) if file else {}) | presets.checked(flags, "the flags")
+    of_file, of_flags = presets.read_yaml(file) if file else {}, presets.checked(flags, "the flags")
+    typed = of_file | of_flags
     spec = resolve(typed["env"], typed.get("env_kwargs")) if typed.get("env") else None
-    return presets.merge(typed, spec.task if spec else None)
+    cfg = presets.merge(typed, spec.task if spec else None)
+    refuse_imports_of_files(cfg, of_flags, of_file, file, allowed)
+    return cfg
 
 
 def _unknown(name: str) -> str:
@@ -99,7 +105,7 @@ def _unknown(name: str) -> str:
         found = difflib.get_close_matches(typed, lower, n=3, cutoff=0.5)
         if found and (ratio := difflib.SequenceMatcher(None, found[0], typed).ratio()) > best:
             near, best = [lower[one] for one in found], ratio
-    environments = gym_ids.nearest(name) or _near_own(typed)
+    environments = gym_ids.nearest(name, (*OWN_DATA_ENVS, *POINT_MAZES))
     if environments and difflib.SequenceMatcher(None, environments[0].lower(), typed).ratio() >= best:
         near = environments
     hint = f"did you mean {' or '.join(near)}?" if near else f"for example {', '.join(list(_NAMED)[:3])}."
@@ -109,12 +115,6 @@ def _unknown(name: str) -> str:
         "every name. For a file of your own: --env ID --dataset FILE, where ID is any id that Gymnasium knows, or "
         "module:ID (docs/data.md)."
     )
-
-
-def _near_own(typed: str) -> list[str]:
-    """Return the nearest environments of those that are known where Gymnasium is not installed."""
-    lower = {one.lower(): one for one in (*OWN_DATA_ENVS, *POINT_MAZES)}
-    return [lower[one] for one in difflib.get_close_matches(typed, lower, n=2, cutoff=gym_ids.NEAR)]
 
 
 def known_names() -> list[str]:
@@ -430,7 +430,6 @@ OWN_DATA_ENVS = (
     *("Ant-v5", "Swimmer-v5", "Reacher-v5"),
 )
 POINT_MAZES = tuple(f"PointMaze_{maze}-v3" for maze in ("Open", "UMaze", "Medium", "Large"))
-_OWN_MODULE = re.compile(r"[A-Za-z_][\w.]*:(?:[\w-]+/)*[\w.-]+")
 _BODY = re.compile(rf"({'|'.join(BODIES)})-v5")  # the version whose sizes BODIES holds
 
 
@@ -442,7 +441,7 @@ def _own_data_entry(name: str) -> DataSpec | None:
         env = EvalEnv("gtp_fast.evaluation.mazes:gtp_fast/PointMaze-v0", (("env_id", name),))
         sizes = {"obs_dim": 6, "action_dim": 2, "ref_random": 0.0, "ref_expert": 1.0}
         return DataSpec(name, "file", eval_env=env, task="pointmaze", eval_episodes=100, **sizes)
-    if (_OWN_MODULE.fullmatch(name) and not name.startswith("minari:")) or name in gym_ids.ids():
+    if WITH_MODULE.fullmatch(name) or name in gym_ids.ids():
         return DataSpec(name, "file", eval_env=EvalEnv(name))
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Sequence
 
 _VERSION = re.compile(r"-v(\d+)$")
 NEAR = 0.6  # of difflib's ratio: Hopper is not near Humanoid
@@ -23,10 +24,13 @@ def ids() -> list[str]:
     return list(gymnasium.registry)
 
 
-def nearest(name: str) -> list[str]:
-    """Return the ids whose names without a version are nearest to the typed one: two versions each, newest first."""
+def nearest(name: str, otherwise: Sequence[str] = ()) -> list[str]:
+    """Return the ids whose names without a version are nearest to the typed one: two versions each, newest first.
+
+    Args: otherwise, the ids that are known where Gymnasium is not installed.
+    """
     stems: dict[str, list[str]] = {}
-    for known in (one for one in ids() if ("/" in one) == ("/" in name)):
+    for known in (one for one in ids() or otherwise if ("/" in one) == ("/" in name)):
         stems.setdefault(_VERSION.sub("", known).lower(), []).append(known)
     typed = _VERSION.sub("", name).lower()
     near = [typed] if typed in stems else difflib.get_close_matches(typed, stems, n=2, cutoff=NEAR)

@@ -7,6 +7,7 @@ Legend: S members (seeds), E episodes.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +20,7 @@ from gtp_fast import device
 from gtp_fast.config import TrainConfig, check_range
 from gtp_fast.data import catalog
 from gtp_fast.data.spec import DataSpec, EvalEnv, normalised_score, with_references
+from gtp_fast.data.trust import refuse_imports
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
 from gtp_fast.evaluation.environments import check_environment, limit_note, make_env, with_limit
@@ -136,6 +138,7 @@ class EvalConfig:
     device: str = "cpu"
     video: Path | None = None
     eval_max_steps: int | None = None
+    allow_import: Sequence[str] = ()  # modules that the run's environment may import
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,13 @@ class Evaluation:
 def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
     """Roll out the policy of a checkpoint, or of a run: of its newest valid checkpoint, or with --best its best.
 
-    Raises: UsageError for what is no run and for values out of range; CheckpointError without a usable checkpoint;
-    RolloutError for what the environment raises, whose traceback is then in the run's train.log.
+    Raises: UsageError for what is no run, for values out of range and for an environment that would import a module
+    which is not allowed; CheckpointError without a usable checkpoint; RolloutError for what the environment raises,
+    whose traceback is then in the run's train.log.
     """
     _check(asked)
     settings, run = read_settings(path), run_of(path)
+    refuse_imports(settings["env"], settings["env_kwargs"], run.path / "config.yaml", asked.allow_import)
     spec = catalog.resolve(settings["env"], settings["env_kwargs"])
     cfg, _ = device.resolve(TrainConfig(env=spec.name, device=asked.device))  # pyright: ignore[reportArgumentType]
     if asked.best and path.resolve() != run.path.resolve():

@@ -134,7 +134,7 @@ def test_a_policy_is_trained_scored_and_used_on_goals(cache: Path, env_id: str, 
     result = train(tiny(cache, env=env_id, dataset="toy/goals-v0", steps=20, eval_every=20, normalise_obs=normalise))
     assert result.dataset == "minari:toy/goals-v0" and Path(result.run_dir) == run
     assert np.allclose(result.score_last, [100 + x for x in result.return_last])  # by the data set's references
-    again = eval_run(run, EvalConfig(episodes=2, env_seed=3)).result
+    again = eval_run(run, EvalConfig(episodes=2, env_seed=3, allow_import=["eval_cases"])).result
     assert np.allclose(again.scores_SE, again.returns_SE + 100)
     raw = gymnasium.make(env_id)
     obs = gymnasium.spaces.flatten(spaces.ordered(raw.observation_space), raw.reset(seed=0)[0])

@@ -72,9 +72,9 @@ def test_a_clone_plays_the_numbers_that_were_recorded(tmp_path: Path, recorded, 
     about = json.loads((tmp_path / "run/policy.json").read_text())
     assert (about["action_low"], about["action_high"]) == ([low], [high])
     assert about["action_units"] == ("scaled" if bounds == WIDE else "environment")
-    assert eval_run(tmp_path / "run", EvalConfig(episodes=1, env_seed=0)).result.returns_SE[0, 0] == pytest.approx(
-        result.return_last[0], abs=1e-5
-    )
+    asked = EvalConfig(episodes=1, env_seed=0, allow_import=["eval_cases"])
+    again = eval_run(tmp_path / "run", asked).result.returns_SE[0, 0]
+    assert again == pytest.approx(result.return_last[0], abs=1e-5)
 
 
 def test_a_policy_of_other_bounds_than_the_environments_is_not_scored():

@@ -48,7 +48,19 @@ def test_arguments_reach_the_check_the_worker_a_later_evaluation_and_its_film(tm
     seen = arms(tmp_path)
     assert len(seen) >= 2 and all(arm == ARM for given in seen.values() for arm in given)  # here and in the worker
     assert read_yaml(tmp_path / "run/config.yaml")["env_kwargs"] == json.dumps({"arm": ARM}, sort_keys=True)
-    later = typed("eval", "run", "--episodes", "2", "--workers", "1", "--video", "film.gif", "--json")
+    later = typed(
+        "eval",
+        "run",
+        "--episodes",
+        "2",
+        "--workers",
+        "1",
+        "--video",
+        "film.gif",
+        "--json",
+        "--allow-import",
+        "own_envs",
+    )
     assert later.returncode == 0, later.stderr
     assert (tmp_path / "film.gif").stat().st_size > 0
     assert all(arm == ARM for given in arms(tmp_path).values() for arm in given)

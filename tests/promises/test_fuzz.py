@@ -12,7 +12,8 @@ import pytest
 from places import SUPPORT
 
 INPUTS = {"hdf5": 1_800, "pixels": 600, "npz": 1_200, "minari": 1_200, "shards": 450, "checked": 1_200}
-INPUTS |= {"altered": 900, "foreign": 900, "settings": 600, "sweep": 600, "described": 300, "report": 300}  # 10,050
+INPUTS |= {"altered": 900, "foreign": 900, "settings": 600, "sweep": 600, "described": 300, "report": 300}
+INPUTS |= {"evaluated": 300}  # 10,350
 FEW = 30  # the default suite takes one in so many
 
 
@@ -35,8 +36,14 @@ def test_promise_8_damage_ends_in_a_typed_error_and_runs_no_code(tmp_path, kind,
     assert found["other"] == [] and found["ran"] == []
     assert found["refused"] + found["read"] == count
     assert found["refused"] > count // 4  # damage that nothing notices would prove nothing
+    assert found["planted"] or kind not in ("settings", "sweep", "described", "report", "evaluated")
 
 
 def test_a_reader_that_raises_anything_or_runs_its_file_is_told(tmp_path):
     found = fuzz("unsafe", 50, tmp_path / "work")
     assert found["other"] and found["ran"]
+
+
+def test_a_reader_that_imports_what_its_file_names_is_told(tmp_path):
+    found = fuzz("imports", 1, tmp_path / "work")
+    assert found["planted"] and any("canary.py" in one for one in found["ran"])

@@ -28,6 +28,7 @@ from data_cases import HALFCHEETAH, columns, write
 from gtp_fast.data import catalog, dataset
 from gtp_fast.data.check import check
 from gtp_fast.data.spec import DataSpec
+from gtp_fast.data.trust import module_of
 from gtp_fast.errors import GtpError
 
 SECONDS = 20  # an input that takes longer hangs
@@ -35,6 +36,8 @@ MEMORY = 8 << 30  # bytes beyond those of an idle process
 RUNNING = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork")
 RUNNING += ("pickle.find_class", "socket.connect")
 WORKER = "from gtp_fast.evaluation.serve import serve"  # of a run: it builds the environment that was typed
+CANARY = "canary:X-v0"  # its module lies where any import finds it; no file may have it imported
+NAMES = {"env", "envs", "env_kwargs", "dataset", "algo", "data_source"}  # keys whose values name things
 
 
 def damage(content: bytes, chance: random.Random) -> bytes:
@@ -62,7 +65,7 @@ def damage(content: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-VALUES = (None, True, -1, 0, 2**70, 1e308, float("nan"), "", "x", "1", [], [[]], [1.5, "x"], {}, {"x": [0]})
+VALUES = (None, True, -1, 0, 2**70, 1e308, float("nan"), "", "x", "1", CANARY, [], [[]], [1.5, "x"], {}, {"x": [0]})
 
 
 def misput(content: bytes, chance: random.Random) -> bytes:
@@ -86,8 +89,20 @@ def damaged(file: Path, content: bytes, chance: random.Random) -> bytes:
     return damage(content, chance)
 
 
-def _no_code(told: list[str]) -> Callable[[str, tuple[Any, ...]], None]:
+def planted(file: Path, content: bytes) -> list[bytes]:
+    """Return a file of JSON or YAML with the canary in the place of each value that names something."""
+    whole: Any = yaml.safe_load(content) if file.suffix in (".json", ".yaml") else None
+    names = sorted(NAMES & set(whole)) if isinstance(whole, dict) else []
+    forms = {"envs": [CANARY], "env_kwargs": json.dumps({"env_id": CANARY})}
+    return [json.dumps(whole | {name: forms.get(name, CANARY)}).encode() for name in names]
+
+
+def _no_code(told: list[str], canaries: Path) -> Callable[[str, tuple[Any, ...]], None]:
+    """Return a hook that notes what runs a file's text: no event tells of importlib's imports but their `exec`."""
+
     def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event == "exec" and str(getattr(args[0], "co_filename", "")).startswith(str(canaries)):
+            told.append(f"imported {args[0].co_filename}")
         if event == "subprocess.Popen" and WORKER in str(args):
             return
         if event in RUNNING or (event == "exec" and str(getattr(args[0], "co_filename", "<")).startswith("<")):
@@ -237,15 +252,24 @@ def foreign(folder: Path) -> Kind:
 
 
 def settings(folder: Path) -> Kind:
-    """A file of settings."""
+    """A file of settings, to the environment that a run builds first."""
+    from gtp_fast.evaluation.environments import with_bounds
+
     importlib.import_module("gymnasium")  # a damaged name is looked up there, and its import runs code of its own
     file = folder / "settings.yaml"
-    file.write_text("env: hopper-demo-v0\nsteps: 2000\neta: 5.0\nlr: 3e-4\nbc: false\nseeds: 2\nrun_dir: runs/a\n")
-    return [file], lambda _: catalog.run_settings({}, file)
+    named = "env: Pendulum-v1\nenv_kwargs: {g: 9.81}\nrun_dir: runs/a\n"
+    file.write_text(f"{named}steps: 2000\neta: 5.0\nlr: 3e-4\nbc: false\nseeds: 2\n")
+
+    def read(_: Path) -> None:
+        cfg = catalog.run_settings({}, file)
+        with_bounds(catalog.resolve(cfg.env, cfg.env_kwargs), needed=True)
+
+    return [file], read
 
 
 def sweep(folder: Path) -> Kind:
     """A file of a sweep, to the plan that is printed before anything runs."""
+    from gtp_fast.evaluation.environments import with_bounds
     from gtp_fast.experiments.sweep import plan
 
     importlib.import_module("gymnasium")  # as in `settings`
@@ -259,6 +283,10 @@ def sweep(folder: Path) -> Kind:
         planned = plan.plan(plan.read(file, {"out": folder / "runs"}), jobs=2)
         json.dumps(plan.rows(planned))
         plan.text(planned)
+        for one in planned.trials:  # as its process does, to which these settings are typed
+            spec = catalog.resolve(one.cfg.env, one.cfg.env_kwargs)
+            if module_of(one.cfg.env):
+                with_bounds(spec, needed=True)
 
     return [file], read
 
@@ -291,6 +319,24 @@ def report(folder: Path) -> Kind:
     return files, lambda _: product.draw_report([run], folder / "report")
 
 
+def evaluated(folder: Path) -> Kind:
+    """A run's settings, with which its policy is scored."""
+    from run_cases import multigoal
+
+    import gtp_fast
+    from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
+
+    run = Path(gtp_fast.train(**multigoal(folder / "run")).run_dir)
+    return [run / "config.yaml"], lambda _: eval_run(run, EvalConfig(episodes=1, workers=1))
+
+
+def imports(folder: Path) -> Kind:
+    """A reader as none may be: it imports what its file names."""
+    file = folder / "names.yaml"
+    file.write_text("env: math:X-v0")
+    return [file], lambda _: importlib.import_module(yaml.safe_load(file.read_bytes())["env"].split(":")[0])
+
+
 def unsafe(folder: Path) -> Kind:
     """A reader as none may be: what it reads it runs, and its errors say nothing."""
     file = folder / "numbers.py"
@@ -299,7 +345,8 @@ def unsafe(folder: Path) -> Kind:
 
 
 KINDS = {kind.__name__: kind for kind in (hdf5, pixels, npz, minari, shards, checked)}
-KINDS |= {kind.__name__: kind for kind in (altered, foreign, settings, sweep, described, report, unsafe)}
+KINDS |= {kind.__name__: kind for kind in (altered, foreign, settings, sweep, described, report, evaluated)}
+KINDS |= {kind.__name__: kind for kind in (imports, unsafe)}
 
 
 def main(kind: str, first: int, count: int, folder: Path) -> None:
@@ -310,27 +357,43 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
         read(file)  # what is imported late is imported now
     whole = {file: file.read_bytes() for file in files}
     ran: list[str] = []
-    sys.addaudithook(_no_code(ran))
+    canaries = folder / "canaries"
+    canaries.mkdir(exist_ok=True)
+    (canaries / "canary.py").write_text("import gymnasium\ngymnasium.register('X-v0', 'canary:X')\n")
+    sys.path.insert(0, str(canaries))
+    sys.addaudithook(_no_code(ran, canaries))
     signal.signal(signal.SIGALRM, _hang)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
-    counts, other = {"refused": 0, "read": 0}, []
+    counts, other = {"refused": 0, "read": 0, "planted": 0}, []
+
+    def tried(file: Path, content: bytes, name: str) -> str:
+        """Read a file with other content, restore all that was there, and say what came of it."""
+        file.write_bytes(content)
+        (folder / "now").write_text(name)
+        signal.alarm(SECONDS)
+        came = "read"
+        try:
+            read(file)
+        except GtpError:
+            came = "refused"
+        except BaseException as error:
+            came = "failed"
+            other.append(f"{name}: {type(error).__name__}: {error}"[:300])
+        signal.alarm(0)
+        for other_file, before in whole.items():
+            other_file.write_bytes(before)
+        return came
+
     for number in range(first, first + count):
         chance = random.Random(f"{kind} {number}")
         file = chance.choice(files)
-        file.write_bytes(damaged(file, whole[file], chance))
-        (folder / "now").write_text(f"{kind} {number} {file.name}")
-        signal.alarm(SECONDS)
-        try:
-            read(file)
-            counts["read"] += 1
-        except GtpError:
-            counts["refused"] += 1
-        except BaseException as error:
-            other.append(f"{kind} {number} {file.name}: {type(error).__name__}: {error}"[:300])
-        signal.alarm(0)
-        for other_file, content in whole.items():
-            other_file.write_bytes(content)
+        came = tried(file, damaged(file, whole[file], chance), f"{kind} {number} {file.name}")
+        counts[came] = counts.get(came, 0) + 1
+    for file in files:
+        for content in planted(file, whole[file]):
+            tried(file, content, f"{kind} planted {file.name}")
+            counts["planted"] += 1
     sys.stdout.write(json.dumps({**counts, "other": other, "ran": ran}) + "\n")
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_a_report_says_which_evaluations_failed_and_why(failed, tmp_path: Path):
 def _with_results(run: Path, steps: tuple[int, ...], monkeypatch) -> Path:
     """Give a run whose evaluations failed results at some steps."""
     monkeypatch.setenv("LICENCE", str(run))
-    result = eval_run(run, EvalConfig(episodes=1)).result.to_json()
+    result = eval_run(run, EvalConfig(episodes=1, allow_import=["eval_cases"])).result.to_json()
     for step in steps:
         RunDir(run).evaluation(step).write_text(json.dumps(result | {"step": step}))
     return run
@@ -141,7 +142,7 @@ def test_a_row_of_a_table_shows_no_figure_where_the_last_policys_evaluation_fail
 
 
 def test_a_row_that_acts_otherwise_than_trained_copes_with_an_environment_that_fails(run: Path):
-    found = scores.figures(run, {"sampling_steps": 3})
+    found = scores.figures(run, {"sampling_steps": 3}, ["eval_cases"])
     assert found["last"] is None and "the simulator lost its licence" in found["status"]
 
 
@@ -152,7 +153,7 @@ def test_a_trial_with_failed_evaluations_is_done(failed):
 
 def test_eval_exits_1_with_one_line_and_its_traceback_in_the_runs_log(run: Path, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["eval", str(run), "--episodes", "1"])
+        main(["eval", str(run), "--episodes", "1", "--allow-import", "eval_cases"])
     told = capsys.readouterr().err
     assert ended.value.code == 1
     assert re.fullmatch(rf"error: the evaluation failed: {LINE}; the traceback is in {run}/train.log\n", told)
@@ -211,9 +212,9 @@ def test_a_limit_ends_the_episodes_of_a_run_and_is_told_at_its_start(tmp_path: P
     assert any("an episode of an evaluation ends after 10,000 steps; --eval-max-steps N" in note for note in notes)
     (warned,) = [event.message for event in events if isinstance(event, Warned)]
     assert "1 of 1 episodes had not ended after 10,000 steps" in warned
-    asked = EvalConfig(eval_max_steps=12)
+    asked = EvalConfig(eval_max_steps=12, allow_import=["eval_cases"])
     assert eval_run(tmp_path / "run", asked).result.lengths_SE.tolist() == [[12]]
-    assert "10,000" in eval_run(tmp_path / "run", EvalConfig()).notes[0]
+    assert "10,000" in eval_run(tmp_path / "run", replace(asked, eval_max_steps=None)).notes[0]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from gtp_fast.config import TrainConfig, check_range, hash6
 from gtp_fast.data import catalog, dataset
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.data.download import Progress
+from gtp_fast.data.trust import module_of
 from gtp_fast.device import cores, resolve
 from gtp_fast.errors import DataError, GtpError, UsageError
 from gtp_fast.experiments import figures, paper
@@ -139,6 +140,7 @@ class ReproduceConfig:
     jobs: int | None = None
     steps: int | None = None
     set: Sequence[str] = ()
+    allow_import: Sequence[str] = ()  # modules that environments named in the runs' files may import
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,8 @@ def _summary(
     item: Item, asked: ReproduceConfig, planned: list[Planned], outcomes: list[Outcome]
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return what summary.json holds of the trials, and the pictures."""
-    rows = [_row(one, outcome, asked.runs) for one, outcome in zip(planned, outcomes, strict=True)]
+    allowed = (*asked.allow_import, *module_of(asked.env))
+    rows = [_row(one, outcome, asked.runs, allowed) for one, outcome in zip(planned, outcomes, strict=True)]
     sources = list({one.source.folder: one.source for one in planned}.values())
     if item.kind == "goals":
         rows, pictures = _goals(planned, rows)
@@ -230,7 +233,7 @@ def _summary(
     return summary, pictures
 
 
-def _row(one: Planned, outcome: Outcome, root: Path) -> dict[str, Any]:
+def _row(one: Planned, outcome: Outcome, root: Path, allowed: Sequence[str]) -> dict[str, Any]:
     """Return the figures of a row, or how its run ended where it has none."""
     row: dict[str, Any] = {
         "data": one.source.name,
@@ -242,7 +245,7 @@ def _row(one: Planned, outcome: Outcome, root: Path) -> dict[str, Any]:
     if one.row.x is not None:
         panel, x = one.row.x
         row |= {"panel": panel, "x": one.cfg.eta if x is None else x}
-    return row | scores.figures(one.trial.path, one.row.acting) if outcome.kind == "done" else row
+    return row | scores.figures(one.trial.path, one.row.acting, allowed) if outcome.kind == "done" else row
 
 
 def _beside(source: Source, row: Row) -> dict[str, Any]:

@@ -6,7 +6,7 @@ For Fig. 7: the mass of each mode and off the modes, and the cost of a sample.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.records import EvalResult, find_policy, read_run, read_speeds
 
 
-def figures(path: Path, acting: Mapping[str, Any]) -> dict[str, Any]:
+def figures(path: Path, acting: Mapping[str, Any], allowed: Sequence[str] = ()) -> dict[str, Any]:
     """Return the last and the best figures of a finished run; where it does not act as trained, the last alone.
 
     Where the evaluation of its last policy failed, they are the reason, as `status`.
 
-    Args: acting holds sampling_steps, candidates and select where they are not the run's.
+    Args: acting holds sampling_steps, candidates and select where they are not the run's; allowed, modules that the
+    run's environment may import.
     """
     run = read_run(path)
     s = run.settings
@@ -51,20 +52,20 @@ def figures(path: Path, acting: Mapping[str, Any]) -> dict[str, Any]:
         best = claim(run.figures.max(axis=0)) if len(run.figures) > 1 else None
         return found | {"last": claim(run.figures[-1]), "best": best}
     try:
-        result = evaluated(path, found["acting"], s["eval_episodes"], s["seed"])
+        asked = EvalConfig(s["eval_episodes"], **found["acting"], env_seed=s["seed"], allow_import=allowed)
+        result = evaluated(path, asked)
     except RolloutError as error:
         return found | {"last": None, "best": None, "status": f"no score: {error}"}
     return found | {"last": claim(np.array(result.figures)), "best": None}
 
 
-def evaluated(path: Path, acting: Mapping[str, Any], episodes: int, env_seed: int) -> EvalResult:
+def evaluated(path: Path, asked: EvalConfig) -> EvalResult:
     """Return the evaluation of a run's last policy on the episodes of training's evaluations; it is made once."""
     step = checkpoint.steps(RunDir(path))[-1]
-    k, candidates, select = acting["sampling_steps"], acting["candidates"], acting["select"]
-    file = path / "acting" / f"step-{step:08d}-k{k}-c{candidates}-{select}-e{episodes}.json"
+    acting = f"k{asked.sampling_steps}-c{asked.candidates}-{asked.select}-e{asked.episodes}"
+    file = path / "acting" / f"step-{step:08d}-{acting}.json"
     if not file.exists():
-        found = eval_run(path, EvalConfig(episodes, k, candidates, select, env_seed=env_seed))
-        _keep(file, found.result.to_json())
+        _keep(file, eval_run(path, asked).result.to_json())
     return EvalResult.from_json(json.loads(file.read_text()))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from gtp_fast.config import TrainConfig, check_range, hash6, member_seeds, shown, validate
 from gtp_fast.data.catalog import run_settings
+from gtp_fast.data.trust import module_of, refuse_imports
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
 from gtp_fast.experiments.trials import Outcome, Trial, outcome_of
@@ -43,7 +44,7 @@ class SweepConfig:
     """The flags of a sweep. `grid` holds the values of each setting that is varied, `set` one value for every run.
 
     jobs: trials at a time, None for 1, or with Ray for as many as there is room for. gpus_per_trial: with Ray, None
-    for one each where there are GPUs.
+    for one each where there are GPUs. allow_import: modules that environments which the file names may import.
     """
 
     envs: tuple[str, ...]
@@ -55,19 +56,23 @@ class SweepConfig:
     ray: bool = False
     gpus_per_trial: float | None = None
     out: Path = Path("runs/sweep")
+    allow_import: Sequence[str] = ()
 
 
 def read(file: Path | None, typed: Mapping[str, Any]) -> SweepConfig:
     """Return the sweep of a file and of flags, which stand above the file.
 
     Args: typed holds fields of SweepConfig, None for what was not typed; grid and set are words NAME=VALUE.
-    Raises: UsageError for unknown keys and settings, with the nearest match, and for values of another type.
+    Raises: UsageError for unknown keys and settings, with the nearest match, for values of another type, and for a file
+    that names a module.
     """
     given: dict[str, Any] = {name: value for name, value in typed.items() if value not in (None, [], ())}
     below = _read_file(file) if file else {}
     grid, fixed = _level(below.pop("grid", {}).items(), below.pop("set", {}).items(), f"{file}, ")
     words = (_words(given.pop(name, ()), f"--{name}") for name in ("grid", "set"))
     own_grid, own_fixed = _level(next(words), next(words), "--")
+    if file:
+        _refuse_imports(file, below | grid | fixed, given | own_grid | own_fixed)
     grid = {name: values for name, values in grid.items() if name not in own_fixed} | own_grid
     fixed = {name: value for name, value in fixed.items() if name not in own_grid} | own_fixed
     both = below | given
@@ -85,6 +90,19 @@ def read(file: Path | None, typed: Mapping[str, Any]) -> SweepConfig:
     if asked.gpus_per_trial is not None and not 0 <= asked.gpus_per_trial <= 1:
         raise UsageError(f"--gpus-per-trial {asked.gpus_per_trial} is outside [0, 1]: a trial trains on one GPU")
     return asked
+
+
+def _refuse_imports(file: Path, below: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
+    """Refuse environments and their arguments that the file names, where they would import what nobody typed.
+
+    Args: below, the keys and settings of the file; typed, those of flags.
+    """
+    allowed = [*typed.get("allow_import", ()), *(module for env in typed.get("envs", ()) for module in module_of(env))]
+    for env in () if "envs" in typed else below.get("envs", ()):
+        refuse_imports(env, None, file, allowed)
+    kwargs = None if "env_kwargs" in typed else below.get("env_kwargs")
+    for one in kwargs if isinstance(kwargs, tuple) else (kwargs,):  # a tuple: of the grid
+        refuse_imports(None, one, file, allowed)
 
 
 def _level(grid: Pairs, fixed: Pairs, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
