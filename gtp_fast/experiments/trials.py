@@ -82,11 +82,26 @@ def start(trial: Trial) -> Process:
     return launch(trial.typed, trial.console)
 
 
-def launch(words: list[str], console: Path, folder: str | None = None) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own: a terminal's Ctrl-C does not reach it, only our SIGTERM does."""
+# -m would put the working directory first, where a file json.py may lie: a command gets exactly its parent's sys.path.
+COMMAND = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from gtp_fast.cli.main import main; main()"
+
+
+def search_path() -> list[str]:
+    """Return where this process looks for modules, for a process that runs in another folder."""
+    return [os.path.abspath(place) for place in sys.path]
+
+
+def launch(
+    words: list[str], console: Path, folder: str | None = None, path: Sequence[str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own: a terminal's Ctrl-C does not reach it, only our SIGTERM does.
+
+    Args: path, where it looks for modules; None: where this process does.
+    """
+    places = "\n".join(search_path() if path is None else path)
     with console.open("wb") as said:
         return subprocess.Popen(
-            [sys.executable, "-m", "gtp_fast", *words],
+            [sys.executable, "-P", "-c", COMMAND, places, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,

@@ -9,13 +9,16 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from places import ROOT
+from data_cases import columns, write
+from places import ROOT, SUPPORT
 from run_cases import gtp_fast, logged_steps, started, wait_for
 
 from gtp_fast.cli.main import main
@@ -282,10 +285,11 @@ def _held(out: Path) -> list[int]:
     return pids
 
 
-def _signalled(pid: int) -> bool:
-    """Say whether a signal waits for a stopped process."""
+def _signalled(pid: int) -> set[int]:
+    """Return the signals that wait for a stopped process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return any(line.startswith("ShdPnd:") and int(line.split()[1], 16) for line in lines)
+    (waiting,) = (int(line.split()[1], 16) for line in lines if line.startswith("ShdPnd:"))
+    return {number for number in signal.Signals if waiting >> (number - 1) & 1}
 
 
 @pytest.mark.slow
@@ -310,3 +314,58 @@ def test_an_interrupted_sweep_saves_what_it_trains_and_continues_when_it_is_type
     again = gtp_fast(*typed, "--json")
     assert again.returncode == 0 and "2 trials (2 begun)" in again.stderr, again.stderr
     assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in json.loads(again.stdout)["trials"])
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_a_terminal_reaches_a_trial_through_its_sweep_alone(tmp_path: Path):
+    process = started(words(tmp_path, **LONGER | {"save_every": 10_000}), start_new_session=True)
+    (pid,) = wait_for(lambda: _held(tmp_path))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all that it started
+    wait_for(lambda: _signalled(pid))
+    assert _signalled(pid) - {signal.SIGSTOP} == {signal.SIGTERM}
+    os.kill(pid, signal.SIGCONT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "have saved what they had" in err, err
+    assert len(list(tmp_path.glob("*/*/ckpt/step-*"))) == 1
+
+
+HOSTILE = ("json", "torch", "numpy", "random", "gtp_fast", "gymnasium", "yaml")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--ray"]], ids=["here", "ray"])
+def test_files_of_the_working_directory_shadow_no_module_of_a_trial(tmp_path: Path, more: list[str]):
+    for name in HOSTILE:
+        text = f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r}); raise SystemExit('shadowed')"
+        (tmp_path / f"{name}.py").write_text(text)
+    write(tmp_path / "mine.hdf5", columns(sizes=(3, 1)))
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "kernels", SUPPORT)))
+    settings = TINY | {"dataset": "mine.hdf5", "algo": "td3bc", "eval_every": 4, "eval_episodes": 1}
+    fixed = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    typed = ["sweep", "--env", "own_envs:Unversioned", "--out", "out", *fixed, *more, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "gtp_fast", *typed],  # the search path of the script gtp-fast
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["trials"]
+    assert (row["state"], row["figure"]) == ("complete", 4.0)  # scored by the module that the sweep found too
+
+
+@pytest.mark.slow
+def test_a_trial_finds_a_module_in_the_folder_where_its_sweep_does(tmp_path: Path):
+    write(tmp_path / "mine.hdf5", columns(sizes=(3, 1)))
+    shutil.copy(SUPPORT / "own_envs.py", tmp_path / "envs_of_mine.py")
+    settings = TINY | {"dataset": "mine.hdf5", "algo": "td3bc", "eval_every": 4, "eval_episodes": 1}
+    (tmp_path / "sweep.yaml").write_text(json.dumps({"envs": ["envs_of_mine:Unversioned"], "set": settings}))
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "kernels")))
+    typed = ("sweep", "sweep.yaml", "--out", "out", "--json", "--allow-import", "envs_of_mine")
+    done = gtp_fast(*typed, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path})  # python -m gtp_fast
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["trials"][0]["figure"] == 4.0

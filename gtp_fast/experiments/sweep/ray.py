@@ -12,16 +12,17 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
-from gtp_fast.experiments.trials import POLL_SECONDS, Process, Trial, launch, stop
+from gtp_fast.experiments.trials import POLL_SECONDS, Process, Trial, launch, search_path, stop
 
 CONNECT_SECONDS = 5.0
 DIED = 1  # the code of a task whose worker or node was lost
+NEUTRAL = "/"  # Ray has its workers import from the folder in which it is started or joined
 OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray accepts; only exit codes pass through it
 
 
@@ -61,27 +62,39 @@ def starter(jobs: int, gpus_per_trial: float) -> Iterator[Callable[[Trial], Proc
     if cluster:
         _join(ray)
     elif not ray.is_initialized():
-        ray.init(
-            address="local",
-            num_cpus=jobs,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _begin(ray, jobs)
     task = ray.remote(max_retries=0)(_work)
 
     def start(trial: Trial) -> Process:
         trial.path.mkdir(parents=True, exist_ok=True)
         threads = int(trial.settings.get("threads") or 1) if cluster else 1
         placed = task.options(num_cpus=threads, num_gpus=gpus_per_trial, name=trial.name)
-        return _Task(ray, placed.remote(trial.typed, str(trial.console.absolute()), os.getcwd()))
+        return _Task(ray, placed.remote(trial.typed, str(trial.console.absolute()), os.getcwd(), search_path()))
 
     try:
         yield start
     finally:
         ray.shutdown()
+
+
+def _begin(ray: Any, jobs: int) -> None:
+    """Start a Ray of this machine, whose workers look for modules where this process does."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(search_path())
+    try:
+        with chdir(NEUTRAL):
+            ray.init(
+                address="local",
+                num_cpus=jobs,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    finally:
+        del os.environ["PYTHONPATH"]
+        os.environ |= {} if before is None else {"PYTHONPATH": before}
 
 
 def _ray() -> Any:
@@ -110,16 +123,20 @@ def _join(ray: Any) -> None:
     try:
         if host and port.isdigit():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with chdir(NEUTRAL):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"no Ray answers at RAY_ADDRESS={address} ({error}); start one with ray start --head, or unset it"
         ) from None
 
 
-def _work(words: list[str], console: str, folder: str) -> int:
-    """Run one command where Ray placed it, and return its exit code. A cancelled task waits until the command saved."""
-    child = launch(words, Path(console), folder)
+def _work(words: list[str], console: str, folder: str, path: list[str]) -> int:
+    """Run one command where Ray placed it, and return its exit code. A cancelled task waits until the command saved.
+
+    Args: path, where the sweep looks for modules. On another node packages may lie elsewhere: its own places follow.
+    """
+    child = launch(words, Path(console), folder, [*path, *(place for place in search_path() if place not in path)])
     try:
         while child.poll() is None:
             time.sleep(POLL_SECONDS)
