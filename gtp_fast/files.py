@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
 from gtp_fast.errors import BusyError, ForeignFileError
 
@@ -29,6 +29,7 @@ PARTIAL = ".partial-"  # prefix of files being written; the next claim of the ru
 REPLACED = PARTIAL + "old-"
 NAMED_CHARACTERS = 4_096  # the most of a lock file's text
 JSON_BYTES = 256 << 20  # the most of a JSON file: the evaluation of 4,096 seeds in 100 episodes has a fifth of it
+LINE_BYTES = 16 << 20  # the most of a line: one of metrics of 4,096 seeds has a tenth of it
 # With these, opening a pipe does not wait for its other end, and a terminal does not become the process's own.
 _AT_ONCE = os.O_NONBLOCK | os.O_NOCTTY
 _FLAGS = {  # "w" truncates once the file is known to be a run's own
@@ -85,6 +86,13 @@ def read_bytes(path: Path, most: int, follow: bool = False) -> bytes:
         return file.read(size)
 
 
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, opened by `open_file`, with their ends; a line of more than LINE_BYTES in pieces."""
+    with open_file(path) as file:
+        while line := file.readline(LINE_BYTES):
+            yield line
+
+
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds. Raises: OSError as `open_file` does; ValueError where it is no JSON."""
     return parse_json(read_bytes(path, JSON_BYTES))
@@ -102,6 +110,21 @@ def write_file(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write a new file. Raises: FileExistsError where there is one; other errors of the file system."""
     with open_file(path, "xb") as file:
         file.writelines([data] if isinstance(data, bytes) else data)
+
+
+def own_folder(path: Path) -> Path:
+    """Return the path of a folder inside a run. Raises: ForeignFileError where it is a link, which leads elsewhere."""
+    if path.is_symlink():
+        raise ForeignFileError(f"{path} is a link, expected a directory of its own; put that there, or remove the link")
+    return path
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a directory with what it holds; nothing that a link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def publish(path: Path, data: bytes | Iterable[bytes]) -> None:
@@ -139,24 +162,30 @@ def publish_directory(path: Path, fill: Callable[[Path], None]) -> None:
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     old = path.with_name(REPLACED + path.name)
-    shutil.rmtree(partial, ignore_errors=True)
+    _clear(partial)
     try:
         partial.mkdir(parents=True)
         fill(partial)
         for file in sorted(partial.iterdir()):
             sync(file)
         sync(partial)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        if os.path.lexists(path):
+            _clear(old)
             os.replace(path, old)
         os.replace(partial, path)
         sync(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        _clear(old)
     except BaseException:
-        if old.exists() and not path.exists():
+        if os.path.lexists(old) and not os.path.lexists(path):
             os.replace(old, path)
-        shutil.rmtree(partial, ignore_errors=True)
+        _clear(partial)
         raise
+
+
+def _clear(path: Path) -> None:
+    """Remove a directory that is needed no more, or leave it to the next claim where that fails."""
+    with suppress(OSError):
+        remove(path)
 
 
 def sync(path: Path) -> None:
@@ -192,7 +221,7 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
         yield
 
 
-def _named(file: TextIO) -> str:
+def _named(file: IO[str]) -> str:
     file.seek(0)
     return file.read(NAMED_CHARACTERS).strip() or "an unknown process"
 

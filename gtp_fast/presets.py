@@ -21,8 +21,10 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from gtp_fast.config import TrainConfig, canonical_arguments, flag, setting_types, shown, validate
-from gtp_fast.errors import UsageError
+from gtp_fast.errors import ForeignFileError, UsageError
+from gtp_fast.files import read_bytes
 
+YAML_BYTES = 1 << 20  # the most of a file of settings
 FLOW_TIMES = {"sigma_max": 1.0, "rho": 1.0}  # for --process flow: even steps from 0 to 1
 
 
@@ -61,7 +63,7 @@ def algorithm_settings(algo: str, task: str | None) -> dict[str, Any]:
 def _saved(resume: str) -> dict[str, Any]:
     """Return the settings of the run that `--resume PATH` names; empty if it names none."""
     file = None if resume in ("auto", "never") else settings_file(Path(resume))
-    saved = read_yaml(file) if file else {}
+    saved = read_yaml(file, follow=False) if file else {}
     return {name: value for name, value in saved.items() if name not in ("run_dir", "resume")}
 
 
@@ -174,24 +176,27 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, follow: bool = True) -> dict[str, Any]:
     """Read a YAML file of settings. A float may be written as an integer, or as 3e-4.
 
+    Args: follow, also through a link; not of a file that lies in a run.
     Raises: UsageError naming file and line, when the file is not a mapping of known settings.
     """
-    values, lines = read_mapping(path)
+    values, lines = read_mapping(path, follow)
     return checked(values, str(path), lines)
 
 
-def read_mapping(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+def read_mapping(path: Path, follow: bool = True) -> tuple[dict[str, Any], dict[str, int]]:
     """Read the names and values of a YAML file, and the line of each name, without checking them against settings."""
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
+        loader = _Loader(read_bytes(path, YAML_BYTES, follow).decode())
         loader.name = str(path)
         node = loader.get_single_node()
         values = {} if node is None else loader.construct_document(node)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; check --config") from None
+    except ForeignFileError:
+        raise
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); name a YAML file of settings") from None
     except Exception as error:  # PyYAML does not wrap its constructors' errors: !!bool x is a KeyError

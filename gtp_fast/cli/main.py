@@ -22,6 +22,7 @@ from gtp_fast.cli.sweep import add_allow_import, add_sweep, run_sweep
 from gtp_fast.config import TrainConfig, flag, setting_types
 from gtp_fast.errors import GtpError, UsageError
 from gtp_fast.experiments.reproduce.items import NAMES
+from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.streams import Lasting, lasting_streams, open_standard_streams, settle_streams
 from gtp_fast.training.signals import InterruptedRunError, end_process
 from gtp_fast.version import __version__
@@ -244,9 +245,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
     with Screen(sys.stderr, cfg.steps) as screen:
         result = train(cfg, screen.show, screen.alive_seconds)
-    report = Path(result.run_dir) / "report"
-    if not (result.finished_before and (report / "README.md").exists()):
-        _draw(report)
+    run = RunDir(Path(result.run_dir))
+    if not (result.finished_before and (run.path / "report" / "README.md").exists()):
+        _draw(run)
     if not arguments.json:
         screen.summarise(result)
         return
@@ -256,14 +257,14 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"warning: the result could not be printed ({lost}); {result.run_dir} holds it", file=sys.stderr)
 
 
-def _draw(report: Path) -> None:
+def _draw(run: RunDir) -> None:
     """Draw the report of a run that has ended: nothing that fails here takes the run's result away."""
     from gtp_fast.experiments.report import draw_report
 
     try:
-        draw_report([report.parent], report)
+        draw_report([run.path], run.report)
     except (GtpError, OSError) as error:
-        print(f"warning: the report is not drawn: {error}; `gtp-fast report {report.parent}` draws it", file=sys.stderr)
+        print(f"warning: the report is not drawn: {error}; `gtp-fast report {run.path}` draws it", file=sys.stderr)
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -320,8 +321,9 @@ def _export(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from gtp_fast.experiments.report import draw_report
 
-    default = arguments.runs[0] / "report" if len(arguments.runs) == 1 else Path("report")
-    out = draw_report(arguments.runs, arguments.out or default)
+    runs: list[Path] = arguments.runs
+    out = arguments.out or (RunDir(runs[0]).report if len(runs) == 1 else Path("report"))
+    draw_report(runs, out)
     if arguments.json:
         print((out / "summary.json").read_text(), end="")
     else:

@@ -16,6 +16,7 @@ from pathlib import Path
 import gtp_fast
 from gtp_fast import errors
 from gtp_fast.errors import GtpError
+from gtp_fast.files import open_file
 
 LONGEST = 400  # letters of a message in one line
 # Folders whose frames are not the user's: this package's, and of what Python brings.
@@ -94,7 +95,7 @@ def append(log: Path, error: RolloutError) -> str:
     """Append an error's traceback to a run's train.log, and return where it is in words; "" where it has none."""
     with suppress(OSError):
         if error.trace:
-            with log.open("a") as file:
+            with open_file(log, "a") as file:
                 file.write(f"{error}\n{error.trace}")
             return f"; the traceback is in {log}"
     return ""

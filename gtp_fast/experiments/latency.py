@@ -72,7 +72,7 @@ def latency_run(path: Path, asked: LatencyConfig) -> dict[str, Any]:
         "rows": rows,
         "fits": fits(rows),
     }
-    out = asked.out or run_of(path).path / "report"
+    out = asked.out or run_of(path).report
     with writing(out, "name another folder with --out"):
         out.mkdir(parents=True, exist_ok=True)
         publish(out / "latency.png", latency_lines(found))

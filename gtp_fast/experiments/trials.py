@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gtp_fast.config import flag
-from gtp_fast.files import holder
+from gtp_fast.files import holder, open_file, read_lines
 from gtp_fast.runs import records
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.training.signals import Interrupt, InterruptedRunError, listen
@@ -99,7 +100,7 @@ def launch(
     Args: path, where it looks for modules; None: where this process does.
     """
     places = "\n".join(search_path() if path is None else path)
-    with console.open("wb") as said:
+    with open_file(console, "wb") as said:
         return subprocess.Popen(
             [sys.executable, "-P", "-c", COMMAND, places, *words],
             stdin=subprocess.DEVNULL,
@@ -120,12 +121,12 @@ def outcome_of(trial: Trial) -> Outcome | None:
 
 def last_words(trial: Trial) -> str:
     """Return the error that a trial ended with, or else its last line."""
-    try:
-        lines = trial.console.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    errors = [line for line in lines if line.startswith("error: ")] or lines or ["it said nothing"]
-    return errors[-1].removeprefix("error: ")
+    last, error = "it said nothing", ""
+    with suppress(OSError):
+        for line in read_lines(trial.console):
+            last = line.decode(errors="replace").rstrip("\r\n")
+            error = last if last.startswith("error: ") else error
+    return (error or last).removeprefix("error: ")
 
 
 TRIES = 3  # of a trial that dies: the first and two more

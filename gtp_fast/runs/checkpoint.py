@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,8 +24,18 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from gtp_fast.errors import CheckpointError
-from gtp_fast.files import publish_directory, sha256_of, write_file
-from gtp_fast.runs.directory import RunDir
+from gtp_fast.files import (
+    JSON_BYTES,
+    own_folder,
+    parse_json,
+    publish_directory,
+    read_bytes,
+    read_json,
+    remove,
+    sha256_of,
+    write_file,
+)
+from gtp_fast.runs.directory import RunDir, step_of
 from gtp_fast.runs.disk import Disk
 
 FORMAT = 1
@@ -113,10 +124,10 @@ def load(path: Path, files: dict[str, bytes] | None = None) -> Checkpoint:
 
 
 def _pending_step(path: Path, name: str) -> int:
-    digits = name.removeprefix(PENDING).removesuffix(".safetensors")
-    if not digits.isdecimal():
+    step = step_of(f"step-{name.removeprefix(PENDING).removesuffix('.safetensors')}")
+    if step is None:
         raise CheckpointError(f"{path / name} has no step in its name; use another checkpoint")
-    return int(digits)
+    return step
 
 
 def load_policy(path: Path, files: dict[str, bytes] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -130,15 +141,16 @@ def load_policy(path: Path, files: dict[str, bytes] | None = None) -> tuple[dict
 def verified(path: Path) -> dict[str, bytes]:
     """Return the content of the files that the manifest lists, after checking each one's size and SHA-256."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = read_json(own_folder(path) / MANIFEST)
         listed = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
         version = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path / MANIFEST} cannot be read ({error}); use another checkpoint") from None
     if version != FORMAT:
         raise CheckpointError(
             f"{path} has format {version!r}, this version reads {FORMAT}; use the version that wrote it"
         )
+    _check_size(path, sum(size for size, _ in listed.values()))
     files = {}
     for name, (size, sha256) in listed.items():
         if Path(name).name != name:
@@ -146,8 +158,8 @@ def verified(path: Path) -> dict[str, bytes]:
                 f"{path / MANIFEST} lists {name!r}, which is outside the checkpoint; use another checkpoint"
             )
         try:
-            found = (path / name).stat().st_size
-            content = (path / name).read_bytes() if found == size else b""
+            found = (path / name).lstat().st_size
+            content = read_bytes(path / name, size) if found == size else b""
         except OSError as error:
             raise CheckpointError(f"{path / name} cannot be read ({error}); use another checkpoint") from None
         if found != size:
@@ -160,20 +172,30 @@ def verified(path: Path) -> dict[str, bytes]:
     return files
 
 
+def _check_size(path: Path, size: int) -> None:
+    """Refuse files that this machine cannot hold: reading them would end it, or the process."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        raise CheckpointError(
+            f"{path} has {size / 1e9:,.1f} GB, more than this machine's memory of {memory / 1e9:,.1f} GB; use another "
+            "checkpoint, or a larger machine"
+        )
+
+
 def read_meta(path: Path) -> dict[str, Any]:
     """Return a checkpoint's description without its tensors. Raises: CheckpointError where it cannot be read."""
     try:
-        return _meta(path, {META: (path / META).read_bytes()})
+        return _meta(path, {META: read_bytes(own_folder(path) / META, JSON_BYTES)})
     except OSError as error:
         raise CheckpointError(f"{path / META} cannot be read ({error}); use another checkpoint") from None
 
 
 def _meta(path: Path, files: dict[str, bytes]) -> dict[str, Any]:
     try:
-        meta = json.loads(files[META])
+        meta = parse_json(files[META])
         if not isinstance(meta["step"], int):
             raise TypeError(f"step is {meta['step']!r}")
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path / META} is not a checkpoint's description ({error!r}); use another checkpoint"
         ) from None
@@ -189,8 +211,8 @@ def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
 
 def steps(run: RunDir) -> list[int]:
     """Return the steps that have a checkpoint directory, ascending, without verifying them."""
-    names = (path.name.removeprefix("step-") for path in run.checkpoints.glob("step-*") if path.is_dir())
-    return sorted(int(name) for name in names if name.isdigit())
+    found = (step_of(path.name) for path in run.checkpoints.glob("step-*") if path.is_dir())
+    return sorted(step for step in found if step is not None)
 
 
 def load_newest(run: RunDir, read: Callable[[Path], Read] = load) -> tuple[Read | None, list[str]]:
@@ -219,7 +241,8 @@ def prune(run: RunDir, keep: int, newest: int) -> None:
     Checkpoints after `newest` do not count: a resume skipped them as damaged, and they must not push out good ones.
     """
     for step in [step for step in steps(run) if step <= newest][: -max(keep, 1)]:
-        shutil.rmtree(run.checkpoint(step), ignore_errors=True)
+        with suppress(OSError):
+            remove(run.checkpoint(step))
 
 
 def drop_after(run: RunDir, step: int) -> None:
@@ -228,7 +251,7 @@ def drop_after(run: RunDir, step: int) -> None:
     The newest goes first: a run killed in between still has every metric line before its newest checkpoint.
     """
     for later in reversed([later for later in steps(run) if later > step]):
-        shutil.rmtree(run.checkpoint(later))
+        remove(run.checkpoint(later))
 
 
 class Saving:

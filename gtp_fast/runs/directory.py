@@ -6,23 +6,40 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gtp_fast.files import PARTIAL, REPLACED, file_name, locked
+from gtp_fast.files import PARTIAL, REPLACED, file_name, locked, own_folder, remove
+
+_STEP = re.compile(r"step-([0-9]{8,13})")  # 10^12 is the last step of all
 
 
 class RunDir:
-    """The paths of a run's files and folders, all below `path`."""
+    """The paths of a run's files and folders, all below `path`.
+
+    `path` may be a link, the folders in it may not: naming one that is raises ForeignFileError.
+    """
 
     def __init__(self, path: Path):
-        self.path, self.checkpoints, self.evaluations = path, path / "ckpt", path / "eval"
-        self.metrics, self.log = path / "metrics.jsonl", path / "train.log"
+        self.path, self.metrics, self.log = path, path / "metrics.jsonl", path / "train.log"
+        self.config, self.environment = path / "config.yaml", path / "environment.json"
         self.lock, self.failure = path / "LOCK", path / "failure.json"
         self.wandb_id = path / "wandb-id"
+
+    @property
+    def checkpoints(self) -> Path:
+        return own_folder(self.path / "ckpt")
+
+    @property
+    def evaluations(self) -> Path:
+        return own_folder(self.path / "eval")
+
+    @property
+    def report(self) -> Path:
+        return own_folder(self.path / "report")
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
@@ -51,12 +68,17 @@ def _sweep(directory: Path) -> None:
     """Restore a file that was moved aside for a replacement that never came; remove other half-written files."""
     for leftover in directory.glob(PARTIAL + "*"):
         place = directory / leftover.name.removeprefix(REPLACED)
-        if leftover.name.startswith(REPLACED) and not place.exists():
+        if leftover.name.startswith(REPLACED) and not os.path.lexists(place):
             os.replace(leftover, place)
-        elif leftover.is_dir():
-            shutil.rmtree(leftover)
         else:
-            leftover.unlink()
+            remove(leftover)
+
+
+def step_of(name: str) -> int | None:
+    """Return the step of a name `step-00050000`, None for a name that no run writes."""
+    found = _STEP.fullmatch(name)
+    step = int(found[1]) if found else 0
+    return step if name == f"step-{step:08d}" else None
 
 
 def new_run_path(root: Path, env: str, algo: str, seed: int, hash6: str) -> Path:

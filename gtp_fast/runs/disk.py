@@ -14,7 +14,7 @@ from pathlib import Path
 from gtp_fast.errors import DiskError, UsageError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, file size limit: the same to a user
-CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 PATIENCE = 3  # failed writes in a row that end a run
 
 

@@ -6,7 +6,6 @@ that number; environment.json lists the former ones, of which older checkpoints 
 
 from __future__ import annotations
 
-import json
 import re
 
 import torch
@@ -14,10 +13,12 @@ import torch
 from gtp_fast.algorithms.equations import grid_points
 from gtp_fast.algorithms.optimizer import learning_rate
 from gtp_fast.config import TrainConfig, grid_steps, member_values
-from gtp_fast.runs.directory import RunDir
+from gtp_fast.files import read_bytes, read_json
+from gtp_fast.presets import YAML_BYTES
+from gtp_fast.runs.directory import RunDir, step_of
 
 FORMER = "extended_from"  # in environment.json: the numbers of steps that the run had before, first to last
-_STEPS = re.compile(r"^steps: (\d+)\s*$", re.MULTILINE)
+_STEPS = re.compile(r"^steps: ([0-9]{1,13})\s*$", re.MULTILINE)  # 10^12 is the most
 
 
 def steps_of(run: RunDir) -> tuple[int, ...]:
@@ -26,14 +27,14 @@ def steps_of(run: RunDir) -> tuple[int, ...]:
     It parses no YAML, as it reads every run of a data set: a damaged file is told when its run is opened.
     """
     try:
-        found = _STEPS.search((run.path / "config.yaml").read_text(encoding="utf-8"))
+        found = _STEPS.search(read_bytes(run.config, YAML_BYTES).decode())
     except (OSError, ValueError):
         return ()
-    if found is None or len(found[1]) > 13:  # 10^12 is the most
+    if found is None:
         return ()
     try:
-        former = json.loads((run.path / "environment.json").read_bytes()).get(FORMER, [])
-        former = [step for step in former if type(step) is int]
+        former = read_json(run.environment).get(FORMER, [])
+        former = [step for step in former if type(step) is int and 0 < step <= 10**12]
     except (OSError, ValueError, TypeError, AttributeError):
         former = []
     return tuple(dict.fromkeys([*former, int(found[1])]))  # a kill between the two writes leaves a number twice
@@ -47,8 +48,8 @@ def schedules_change(cfg: TrainConfig) -> bool:
 
 def later_evaluations(run: RunDir, step: int) -> list[int]:
     """Return the steps after `step` that have an evaluation's file, ascending."""
-    names = (path.stem.removeprefix("step-") for path in run.evaluations.glob("step-*.json"))
-    return sorted(int(name) for name in names if name.isdigit() and int(name) > step)
+    found = (step_of(path.stem) for path in run.evaluations.glob("step-*.json"))
+    return sorted(later for later in found if later is not None and later > step)
 
 
 def drop_evaluations_after(run: RunDir, cfg: TrainConfig, step: int) -> None:

@@ -19,10 +19,11 @@ from typing import Any
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import UsageError
-from gtp_fast.files import publish, sync
+from gtp_fast.files import open_file, own_folder, parse_json, publish, read_bytes, read_lines, sync
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.events import Evaluated, Event, Started, Stopped, Warned
 
+WANDB_ID_BYTES = 1_000  # the most of an id
 WANDB_SECONDS = 30  # for W&B to answer; it tries again and again until then
 
 
@@ -33,31 +34,31 @@ def means(sums_SQ: list[list[float]], names: tuple[str, ...], steps: int) -> dic
 
 def truncate_after(path: Path, step: int) -> None:
     """Remove the lines of steps after `step` and a line that was cut off: each step has one line."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_bytes().splitlines():
+    if path.exists():
+        publish(path, _lines_to(path, step))
+
+
+def _lines_to(path: Path, step: int) -> Iterator[bytes]:
+    """Yield the lines of steps up to `step`."""
+    for line in read_lines(path):
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
+            if parse_json(line)["step"] <= step:
+                yield line.rstrip(b"\r\n") + b"\n"
         except (ValueError, KeyError, TypeError):
             break  # the line that a killed process was writing
-    publish(path, b"".join(line + b"\n" for line in kept))
 
 
 def truncate_log_after(path: Path, step: int) -> None:
     """Remove train.log's lines of intervals after `step` and a line that was cut off; other lines stay."""
-    if not path.exists():
-        return
-    whole = path.read_bytes().splitlines(keepends=True)
-    publish(path, b"".join(line for line in whole if line.endswith(b"\n") and _interval(line) <= step))
+    if path.exists():
+        publish(path, (line for line in read_lines(path) if line.endswith(b"\n") and _interval(line) <= step))
 
 
 def _interval(line: bytes) -> int:
     """Return the step of an interval's line, `step 1,000 52.3 steps/s ...`; 0 for any other line."""
     words = line.split()
     digits = words[1].replace(b",", b"") if len(words) > 1 and words[0] == b"step" else b""
-    return int(digits) if digits.isdigit() else 0
+    return int(digits) if digits.isdigit() and len(digits) <= 13 else 0
 
 
 def lines_of(event: Event) -> list[str]:
@@ -93,8 +94,8 @@ class MetricsWriter:
         truncate_after(run.metrics, step)
         truncate_log_after(run.log, step)
         self._path, self._lines = run.metrics, threading.Lock()  # the saving thread settles while the loop writes
-        self._jsonl = run.metrics.open("a", buffering=1)
-        self._log = run.log.open("a", buffering=1)
+        self._jsonl = open_file(run.metrics, "a", buffering=1)
+        self._log = open_file(run.log, "a", buffering=1)
         self._board = _tensorboard(run.path, step) if cfg.tensorboard else None
         self._wandb = _wandb(cfg, run) if cfg.wandb else None
 
@@ -172,7 +173,7 @@ def _tensorboard(path: Path, step: int) -> Any:
     except ImportError:
         raise UsageError("--tensorboard needs the package tensorboard: pip install 'gtp-fast[track]'") from None
     # The run repeats the steps after `step`: purge_step makes TensorBoard hide their earlier points.
-    return SummaryWriter(str(path / "tensorboard"), purge_step=step + 1)
+    return SummaryWriter(str(own_folder(path / "tensorboard")), purge_step=step + 1)
 
 
 def _wandb(cfg: TrainConfig, run: RunDir) -> Any:
@@ -185,6 +186,7 @@ def _wandb(cfg: TrainConfig, run: RunDir) -> Any:
         import wandb
     except ImportError:
         raise UsageError("--wandb needs the package wandb: pip install 'gtp-fast[track]'") from None
+    own_folder(run.path / "wandb")
     settings = wandb.Settings(init_timeout=WANDB_SECONDS)
     try:
         with _nobody_to_ask():
@@ -211,7 +213,7 @@ def _wandb(cfg: TrainConfig, run: RunDir) -> Any:
 def _wandb_id(run: RunDir) -> str:
     """Return the id of the run's W&B run: the one in its directory, else WANDB_RUN_ID, else a new one, and keep it."""
     if run.wandb_id.exists():
-        return run.wandb_id.read_text().strip()
+        return read_bytes(run.wandb_id, WANDB_ID_BYTES).decode(errors="replace").strip()
     fresh = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
     publish(run.wandb_id, f"{fresh}\n".encode())
     return fresh

@@ -5,10 +5,10 @@ A run may be unfinished, or running: what it has not written yet is absent. A da
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 
 from gtp_fast.config import TrainConfig, shown, validate
 from gtp_fast.errors import CheckpointError, GtpError, UsageError
+from gtp_fast.files import open_file, parse_json, read_json, read_lines
 from gtp_fast.presets import read_yaml, settings_file
 from gtp_fast.runs.directory import RunDir
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 LARGEST = 1e100  # of a return or a score: a sum of squares stays within float64
 LEFT_OUT = "restore it, or remove it to leave it out"
 TAIL_BYTES = 4_096  # of a log: a few of its lines
-_LOGGED = re.compile(r"^step (\d[\d,]*) (\d+(?:\.\d+)?) steps/s", re.MULTILINE)
+_LOGGED = re.compile(r"^step ([0-9][0-9,]{,16}) ([0-9]{1,16}(?:\.[0-9]+)?) steps/s", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     Raises: UsageError when it is no run, or its settings cannot be read or name no data set.
     """
-    file = run_of(path).path / "config.yaml"
-    settings = asdict(TrainConfig()) | read_yaml(file)
+    file = run_of(path).config
+    settings = asdict(TrainConfig()) | read_yaml(file, follow=False)
     if not settings["env"]:
         raise UsageError(f"{file} names no env; restore the file, or train again with gtp-fast train")
     return settings
@@ -176,7 +177,7 @@ def find_policy(path: Path, best: bool = False) -> SavedPolicy:
     run, best_path = RunDir(path), RunDir(path).checkpoints / checkpoint.BEST
     if (path / checkpoint.MANIFEST).is_file():
         return SavedPolicy(path, *checkpoint.load_policy(path))
-    if not run.checkpoints.is_dir() and not (path / "config.yaml").is_file():
+    if not run.checkpoints.is_dir() and not run.config.is_file():
         raise CheckpointError(f"{path} is neither a run directory nor a checkpoint; train one with gtp-fast train")
     if best:
         if not best_path.is_dir():
@@ -205,7 +206,7 @@ def finished(run: RunDir, last: int) -> bool:
 def read_failure(run: RunDir) -> str | None:
     """Return where a run diverged, in words; None where it did not."""
     try:
-        failure = json.loads(run.failure.read_bytes())
+        failure = read_json(run.failure)
         return f"diverged at step {failure['step']:,} ({failure['quantity']} of seed {failure['seed']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "diverged" if run.failure.exists() else None
@@ -229,25 +230,29 @@ def read_progress(run: RunDir) -> Progress:
 
 def read_speeds(run: RunDir) -> list[float]:
     """Return the train steps a second of every log interval, without those too slow for a figure."""
-    text = run.log.read_text(errors="replace") if run.log.exists() else ""
-    return [float(speed) for _, speed in _LOGGED.findall(text) if float(speed) > 0]
+    return [speed for _, speed in _intervals(run) if speed > 0]
 
 
 def read_seconds(run: RunDir) -> float:
     """Return the seconds that a run's train steps took in all its parts, from the speeds in its log."""
-    text = run.log.read_text(errors="replace") if run.log.exists() else ""
     seconds, before = 0.0, 0
-    for digits, speed in _LOGGED.findall(text):
-        step = int(digits.replace(",", ""))
-        seconds += (step - before) / float(speed) if float(speed) > 0 else 0.0
+    for step, speed in _intervals(run):
+        seconds += (step - before) / speed if speed > 0 else 0.0
         before = step
     return seconds
+
+
+def _intervals(run: RunDir) -> Iterator[tuple[int, float]]:
+    """Yield the step and the steps a second of every interval in train.log."""
+    for line in read_lines(run.log) if run.log.exists() else ():
+        for digits, speed in _LOGGED.findall(line.decode(errors="replace")):
+            yield int(digits.replace(",", "")), float(speed)
 
 
 def _tail(path: Path) -> str:
     """Return the whole lines among a file's last bytes."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             skipped = max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES)
             file.seek(skipped)
             text = file.read().decode(errors="replace")
@@ -260,7 +265,7 @@ def _last_figure(run: RunDir) -> float | None:
     """Return the mean score of the last evaluation that did not fail, or its mean return where no score is known."""
     try:
         for file in sorted(run.evaluations.glob("step-*.json"), reverse=True):
-            found = json.loads(file.read_bytes())
+            found = read_json(file)
             if not _why_absent(found):
                 episodes = [float(x) for row in found["scores"] or found["returns"] for x in row]
                 return sum(episodes) / len(episodes)
@@ -288,7 +293,7 @@ def read_absent(run: RunDir) -> tuple[dict[int, str], int]:
     reasons, failed = {}, 0
     for file in sorted(run.evaluations.glob("step-*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            values = json.loads(file.read_bytes())
+            values = read_json(file)
             if reason := _why_absent(values):
                 reasons[operator.index(values["step"])] = reason
                 failed += FAILED in values
@@ -305,7 +310,7 @@ def read_evaluations(run: RunDir, members: int | None = None) -> list[EvalResult
     results = []
     for file in sorted(run.evaluations.glob("step-*.json")):
         try:
-            values = json.loads(file.read_bytes())
+            values = read_json(file)
             if _why_absent(values):
                 continue
             result = EvalResult.from_json(values)
@@ -341,7 +346,7 @@ def read_run(path: Path) -> Run:
     try:
         validate(TrainConfig(**settings))
     except UsageError as error:
-        raise UsageError(f"{path / 'config.yaml'}: {error}; restore the file") from None
+        raise UsageError(f"{run.config}: {error}; restore the file") from None
     shape = -1, settings["seeds"]
     evals = read_evaluations(run, settings["seeds"])
     scored = bool(evals) and all(one.scores_SE is not None for one in evals)
@@ -385,11 +390,11 @@ def read_environment(run: RunDir, remedy: str = LEFT_OUT) -> dict[str, Any]:
 
     Raises: UsageError where it is damaged, or has a value that no run writes.
     """
-    file = run.path / "environment.json"
+    file = run.environment
     if not file.exists():
         return {}
     try:
-        values = dict(json.loads(file.read_bytes()))
+        values = dict(read_json(file))
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"{file} cannot be read ({error}); {remedy}") from None
     kinds = {"data_sha256": str, "data_source": str, "data_return_mean": (int, float), "references": list}
@@ -405,17 +410,17 @@ def read_environment(run: RunDir, remedy: str = LEFT_OUT) -> dict[str, Any]:
 
 def _losses(path: Path) -> dict[str, np.ndarray]:
     """Return step and the mean over members of each metric; a last line that was cut off is left out."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(_loss(json.loads(line), rows[0] if rows else None))
-        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
-            if number == len(lines):
-                break
+    damaged = 0  # the line that cannot be read, counted from 1
+    for number, line in enumerate(read_lines(path) if path.exists() else (), start=1):
+        if damaged:
             raise UsageError(
-                f"{path}:{number} is no line of metrics; restore the file, or remove it to leave it out"
+                f"{path}:{damaged} is no line of metrics; restore the file, or remove it to leave it out"
             ) from None
+        try:
+            rows.append(_loss(parse_json(line), rows[0] if rows else None))
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
+            damaged = number
     return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
 

@@ -7,7 +7,6 @@ zero in silence (docs/reliability.md, promise 1).
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import time
@@ -24,7 +23,7 @@ from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6
 from gtp_fast.data.dataset import Transitions
 from gtp_fast.device import processor
 from gtp_fast.errors import BusyError, CheckpointError, UsageError
-from gtp_fast.files import holder, locked, publish, publish_json
+from gtp_fast.files import holder, locked, publish, publish_json, read_json
 from gtp_fast.presets import dump_yaml, read_yaml, settings_file
 from gtp_fast.runs import checkpoint, extend
 from gtp_fast.runs.directory import RunDir, new_run_path
@@ -264,9 +263,9 @@ def _trained_on(run: RunDir) -> dict[str, Any]:
 
 def _check_same_run(run: RunDir, cfg: TrainConfig, data: Transitions) -> tuple[str, ...]:
     """Refuse to continue a run with other settings or on other data; return notes for the user."""
-    if not (run.path / "config.yaml").exists():
+    if not run.config.exists():
         return ()
-    saved = read_yaml(run.path / "config.yaml")
+    saved = read_yaml(run.config, follow=False)
     names = [field.name for field in fields(TrainConfig) if field.name not in RUN_ONLY_FIELDS]
     other = [name for name in names if name in saved and saved[name] != getattr(cfg, name)]
     if other == ["steps"] and saved["steps"] < cfg.steps:
@@ -337,18 +336,17 @@ def describe(run: RunDir, cfg: TrainConfig, data: Transitions) -> None:
 
     Of a run that is extended, config.yaml gets the new number of steps and environment.json the former ones.
     """
-    config = run.path / "config.yaml"
-    if not config.exists():
-        publish_json(run.path / "environment.json", _environment(cfg, data))
-        publish(config, dump_yaml(cfg).encode())
+    if not run.config.exists():
+        publish_json(run.environment, _environment(cfg, data))
+        publish(run.config, dump_yaml(cfg).encode())
         return
     former = extend.steps_of(run)
     if former and former[-1] < cfg.steps:
         # In this order: a kill between the writes leaves a run of its former number of steps.
         environment = _trained_on(run) or _environment(cfg, data)
-        publish_json(run.path / "environment.json", environment | {extend.FORMER: list(former)})
-        settings: dict[str, Any] = read_yaml(config) | {"steps": cfg.steps}
-        publish(config, dump_yaml(TrainConfig(**settings)).encode())
+        publish_json(run.environment, environment | {extend.FORMER: list(former)})
+        settings: dict[str, Any] = read_yaml(run.config, follow=False) | {"steps": cfg.steps}
+        publish(run.config, dump_yaml(TrainConfig(**settings)).encode())
 
 
 def _environment(cfg: TrainConfig, data: Transitions) -> dict[str, Any]:
@@ -378,8 +376,8 @@ def describe_policy(run: RunDir, policy: dict[str, Any]) -> None:
     Raises: UsageError where the run's first part had actions of other bounds, by its data or its environment.
     """
     file, names = run.path / "policy.json", ("action_units", "action_low", "action_high")
-    with suppress(OSError, ValueError):  # absent, or damaged: it is only a description
-        saved = json.loads(file.read_bytes())
+    with suppress(OSError, ValueError, KeyError, TypeError):  # absent, or damaged: it is only a description
+        saved = read_json(file)
         changed = [name for name in names if saved[name] != policy[name]]
         if changed:
             seen = ", ".join(f"{name} {saved[name]} there, {policy[name]} here" for name in changed)

@@ -7,7 +7,6 @@ for bit.
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
@@ -78,8 +77,7 @@ def _compiled_in_time(
 
     torch._dynamo.reset()
     taken = round(time.perf_counter() - started, 1)
-    environment = json.loads((run.path / "environment.json").read_bytes())
-    publish_json(run.path / "environment.json", environment | {GAVE_UP: [taken, round(seconds, 1)]})
+    publish_json(run.environment, read_environment(run) | {GAVE_UP: [taken, round(seconds, 1)]})
     say(
         f"compiling the step took more than {taken:.1f} s, and all {cfg.steps:,} steps take about {seconds:.1f} s "
         "without it: this run is stepped eagerly, to its end; --backend compiled waits for it"

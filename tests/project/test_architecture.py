@@ -57,6 +57,17 @@ CALLS = {  # dotted call -> modules that may make it
 FILE_CALLS = ("os.rename", "os.renames", "os.link", "shutil.move", "torch.load", "torch.save")
 CALLS |= {name: set() for name in (*FILE_CALLS, "eval", "exec", "__import__", "importlib.import_module")}
 PATH_RENAMES = {"rename", "replace"}  # with one argument these are Path's; str.replace takes two
+# Where run directories are read and written, and how a file there may be opened without asking what it is. A module may
+# do so with files that no run holds.
+UNTRUSTED = ("runs", "policy", "evaluation", "training", "experiments")
+OPENS = {"open", "read_bytes", "read_text", "write_bytes", "write_text", "touch", "load_file", "safe_open"}
+TRUSTED_OPENS = {
+    "runs.metrics": {"open(os.devnull)"},
+    "runs.streams": {"os.open(os.devnull, os.O_WRONLY)", "os.open(os.devnull, os.O_RDWR)"},
+    "training.memory": {"info.read_text()"},  # /proc/meminfo
+    "training.signals": {"file.read_text()"},  # /proc/PID/task
+    "experiments.paper": {"(files('gtp_fast') / 'experiments' / 'paper_tables.json').read_text()"},
+}
 FORBIDDEN_IMPORTS = {"pickle", "marshal", "shelve", "dill", "joblib"}
 
 
@@ -125,12 +136,47 @@ def owner_faults(source: str, module: str) -> list[str]:
     return faults
 
 
+def open_faults(source: str, module: str) -> list[str]:
+    """Return calls that open a file otherwise than `files` does, in packages that read run directories."""
+    faults = []
+    for node in ast.walk(ast.parse(source)) if package(module) in UNTRUSTED else ():
+        if not isinstance(node, ast.Call) or ast.unparse(node) in TRUSTED_OPENS.get(module, ()):
+            continue
+        name = node.func.id if isinstance(node.func, ast.Name) else None
+        attribute = node.func.attr if isinstance(node.func, ast.Attribute) else None
+        if attribute in OPENS or name == "open":  # read_bytes(file) without a dot is that of `files`
+            faults.append(f"{module} calls {ast.unparse(node)}")
+    return faults
+
+
 @pytest.mark.parametrize("path", OWN, ids=module_of)
 def test_packages_import_what_stands_before_them_and_outside_things_have_one_owner(path):
     source, module = path.read_text(), module_of(path)
     # The package's own __init__ offers the API, and __main__ the command: they name what stands after them.
     assert module in ("gtp_fast", "__main__") or order_faults(source, module) == []
     assert owner_faults(source, module) == []
+    assert open_faults(source, module) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "open(run.log)",
+        "run.log.open('a')",
+        "(path / 'LOCK').read_text()",
+        "path.write_bytes(data)",
+        "os.open(path, os.O_RDONLY)",
+        "safetensors.torch.load_file(path)",
+    ],
+)
+def test_a_file_of_a_run_that_is_opened_whatever_it_is_is_seen(source):
+    assert open_faults(source, "runs.records")
+    assert open_faults(source, "data.dataset") == []
+
+
+def test_a_trusted_open_is_of_its_module_alone():
+    assert open_faults("open(os.devnull)", "runs.metrics") == []
+    assert open_faults("open(os.devnull)", "runs.records")
 
 
 def test_no_imports_run_in_circles():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_cases import tiny
 
 import gtp_fast
+from gtp_fast import files
 from gtp_fast.errors import CheckpointError
 from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
 from gtp_fast.runs import checkpoint, records
@@ -32,9 +34,14 @@ def run(trained: Path, tmp_path: Path) -> RunDir:
 
 @pytest.fixture
 def reads(monkeypatch) -> Counter[str]:
-    """Return how often each file was read, by its name."""
-    counted, read = Counter(), Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: counted.update([path.name]) or read(path))
+    """Return how often each file of a checkpoint was read, by its name."""
+    counted, opened = Counter(), files.open_file
+
+    def open_file(path: Path, *how: Any, **more: Any) -> Any:
+        counted.update([path.name] if path.parent.parent.name == "ckpt" else [])
+        return opened(path, *how, **more)
+
+    monkeypatch.setattr(files, "open_file", open_file)
     return counted
 
 

@@ -27,7 +27,7 @@ from gtp_fast.experiments.reproduce.items import ABLATED, Budget, Item, Row
 from gtp_fast.experiments.reproduce.page import page
 from gtp_fast.experiments.sweep.plan import read_set
 from gtp_fast.experiments.trials import Outcome, Trial, run_trials
-from gtp_fast.files import file_name, publish, publish_json
+from gtp_fast.files import file_name, open_file, publish, publish_json
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def measure(item: Item, say: Callable[[str], None], folder: Path) -> dict[str, A
     say(f"{' '.join(words[1:])}, some minutes; its output goes to {log}")
     here = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = os.environ | {"PYTHONPATH": here}
-    with log.open("wb") as out:
+    file.unlink(missing_ok=True)  # it may be a link
+    with open_file(log, "wb") as out:
         done = subprocess.run(words, cwd=ROOT, env=environment, stdout=out, stderr=out, check=False)
     if done.returncode:
         raise GtpError(f"the bench ended with code {done.returncode}; {log} says why")

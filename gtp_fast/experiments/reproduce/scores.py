@@ -5,7 +5,6 @@ For Fig. 7: the mass of each mode and off the modes, and the cost of a sample.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import numpy as np
 import torch
 
 from gtp_fast.data import embedded
+from gtp_fast.errors import UsageError
 from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
 from gtp_fast.evaluation.failures import RolloutError
 from gtp_fast.experiments.figures import GOAL_SAMPLES
 from gtp_fast.experiments.latency import interleaved, spread
 from gtp_fast.experiments.report import claim, interquartile_mean, stratified_interval
-from gtp_fast.files import publish_json
+from gtp_fast.files import own_folder, publish_json, read_json
 from gtp_fast.policy.policy import Policy, load_policy
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
@@ -63,10 +63,17 @@ def evaluated(path: Path, asked: EvalConfig) -> EvalResult:
     """Return the evaluation of a run's last policy on the episodes of training's evaluations; it is made once."""
     step = checkpoint.steps(RunDir(path))[-1]
     acting = f"k{asked.sampling_steps}-c{asked.candidates}-{asked.select}-e{asked.episodes}"
-    file = path / "acting" / f"step-{step:08d}-{acting}.json"
+    file = _measured(path) / f"step-{step:08d}-{acting}.json"
     if not file.exists():
         _keep(file, eval_run(path, asked).result.to_json())
-    return EvalResult.from_json(json.loads(file.read_text()))
+    try:
+        return EvalResult.from_json(read_json(file))
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UsageError(f"{file} is not an evaluation ({error!r}); remove it, and it is made again") from None
+
+
+def _measured(path: Path) -> Path:
+    return own_folder(path / "acting")
 
 
 def _keep(file: Path, values: dict[str, Any]) -> None:
@@ -136,7 +143,7 @@ def samplers(places: list[tuple[Path, int | None]]) -> tuple[list[dict[str, Any]
         for one, (_, k) in zip(saved, places, strict=True)
     ]
     files = [
-        path / "acting" / f"goals-{one.path.name}-k{policy.config.sampling_steps}.json"
+        _measured(path) / f"goals-{one.path.name}-k{policy.config.sampling_steps}.json"
         for (path, _), one, policy in zip(places, saved, policies, strict=True)
     ]
     clouds = [cloud(policy) for policy in policies]
@@ -146,7 +153,14 @@ def samplers(places: list[tuple[Path, int | None]]) -> tuple[list[dict[str, Any]
             k = policy.config.sampling_steps
             cost = {"sampling_steps": k, "network_evaluations": k, "us": times[i, "own"], "us_torch": times[i, "torch"]}
             _keep(file, masses(clouds[i]) | cost)
-    return [json.loads(file.read_text()) for file in files], [actions[0] for actions in clouds]
+    return [_kept(file) for file in files], [actions[0] for actions in clouds]
+
+
+def _kept(file: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(file))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{file} holds no measurement ({error}); remove it, and it is made again") from None
 
 
 def _times(policies: list[Policy]) -> dict[tuple[int, str], dict[str, Any]]:
