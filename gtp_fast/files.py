@@ -8,26 +8,21 @@ through the `publish` functions. A run directory may come from somebody else: wh
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
-import socket
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from gtp_fast.errors import BusyError, ForeignFileError
+from gtp_fast.errors import ForeignFileError
 
 PARTIAL = ".partial-"  # prefix of files being written; the next claim of the run deletes those of a killed process
 # Prefix of a directory being replaced; the next claim restores it if the new one is missing.
 REPLACED = PARTIAL + "old-"
-NAMED_CHARACTERS = 4_096  # the most of a lock file's text
 JSON_BYTES = 256 << 20  # the most of a JSON file: the evaluation of 4,096 seeds in 100 episodes has a fifth of it
 LINE_BYTES = 16 << 20  # the most of a line: one of metrics of 4,096 seeds has a tenth of it
 # With these, opening a pipe does not wait for its other end, and a terminal does not become the process's own.
@@ -40,7 +35,6 @@ _FLAGS = {  # "w" truncates once the file is known to be a run's own
     "a": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
 }
 _REFUSED = {errno.ELOOP: "a link", errno.ENXIO: "a pipe, a socket or a device", errno.EISDIR: "a directory"}
-_log = logging.getLogger(__name__)
 
 
 def open_file(path: Path, mode: str = "rb", buffering: int = -1, follow: bool = False) -> IO[Any]:
@@ -119,6 +113,14 @@ def own_folder(path: Path) -> Path:
     return path
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, durably: after a power cut none of them lacks its name."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link, or a directory with what it holds; nothing that a link leads to."""
     if path.is_dir() and not path.is_symlink():
@@ -164,7 +166,8 @@ def publish_directory(path: Path, fill: Callable[[Path], None]) -> None:
     old = path.with_name(REPLACED + path.name)
     _clear(partial)
     try:
-        partial.mkdir(parents=True)
+        make_folder(path.parent)
+        partial.mkdir()
         fill(partial)
         for file in sorted(partial.iterdir()):
             sync(file)
@@ -195,48 +198,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the kernel releases it when the process ends, however it ends.
-
-    The file stays: removing it would let two holders in. It says who holds the lock. With `wait` another holder is
-    named in a warning and waited for. Raises: BusyError naming another holder, without `wait`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(descriptor_of(path, os.O_RDWR | os.O_CREAT), "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other = _named(file)
-            if not wait:
-                raise BusyError(f"{what} is in use by {other}; wait for it to end, or choose another") from None
-            _log.warning("%s is in use by %s; waiting for it", what, other)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.seek(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
-        file.flush()
-        yield
-
-
-def _named(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read(NAMED_CHARACTERS).strip() or "an unknown process"
-
-
-def holder(path: Path) -> str | None:
-    """Return who holds the lock of a file that `locked` takes, None where nobody does.
-
-    It asks with a shared lock, so that two that ask at the same time do not take each other for a holder.
-    """
-    with suppress(FileNotFoundError), open_file(path, "r") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file closes
-        except BlockingIOError:
-            return _named(file)
-    return None
 
 
 def sha256_of(path: Path) -> str:

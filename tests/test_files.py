@@ -12,7 +12,8 @@ import torch
 from crash_states import Recording, record
 
 from gtp_fast.errors import CheckpointError, ForeignFileError
-from gtp_fast.files import holder, locked, open_file, parse_json, publish, read_bytes
+from gtp_fast.files import open_file, parse_json, publish, read_bytes
+from gtp_fast.locks import holder, locked
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
 
@@ -109,6 +110,23 @@ def test_the_best_policy_is_the_old_or_the_new_after_any_power_cut(root, monkeyp
 
     assert found(recording, best, run.checkpoints) == {10, 20}
     assert found(recording, best, run.checkpoints, len(recording.trees) - 1) == {20}
+
+
+NEW = ("runs", "runs/env", "runs/env/run", "runs/env/run/ckpt", "runs/env/run/eval")
+
+
+def test_every_folder_of_a_new_run_has_its_name_on_the_disk_once_the_run_is_claimed(root, monkeypatch):
+    def claim() -> None:
+        with RunDir(root / "runs/env/run").claim():
+            pass
+
+    recording = record(root, monkeypatch, claim)
+    assert set(NEW) <= set(recording.trees[-1]) and recording.lost_folders() == []
+
+
+def test_a_folder_whose_parent_is_not_fsynced_is_told(root, monkeypatch):
+    recording = record(root, monkeypatch, lambda: (root / "runs/env/run").mkdir(parents=True))
+    assert recording.lost_folders() == ["runs", "runs/env", "runs/env/run"]
 
 
 Plant = Callable[[Path, Path], object]  # puts something else in a file's place; its first argument is another's file

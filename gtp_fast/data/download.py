@@ -25,7 +25,8 @@ from gtp_fast.data import foreign
 from gtp_fast.data.catalog import D4RL_BASE, OGBENCH_BASE
 from gtp_fast.data.spec import DataSpec
 from gtp_fast.errors import DataError, DiskError, ForeignFileError
-from gtp_fast.files import locked, open_file, publish_file, publish_json, read_json, sha256_of
+from gtp_fast.files import open_file, publish_file, publish_json, read_json, sha256_of
+from gtp_fast.locks import locked
 
 Progress = Callable[[int, int | None], None]  # bytes so far, and the total if the server gives it
 

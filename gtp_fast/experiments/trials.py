@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gtp_fast.config import flag
-from gtp_fast.files import holder, open_file, read_lines
+from gtp_fast.files import open_file, read_lines
+from gtp_fast.locks import holder
 from gtp_fast.runs import records
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.training.signals import Interrupt, InterruptedRunError, listen

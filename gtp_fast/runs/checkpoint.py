@@ -67,7 +67,7 @@ def save(
     """Publish the checkpoint of a step.
 
     Raises: CheckpointError when a tensor is not finite, before it writes anything; OSError from the file system: then
-    nothing is left behind and earlier checkpoints stay valid.
+    nothing is left behind and earlier checkpoints stay valid; BusyError where another process has the run.
     """
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # NumPy, because torch would start a second pool of threads for the saving thread. Two pools on the same cores slow
@@ -86,6 +86,7 @@ def save(
             write_file(directory / f"{PENDING}{pending:08d}.safetensors", save_bytes(dict(snapshot)))
         _write_policy(directory, policy, {**meta, "step": step})
 
+    run.check_claim()
     path = run.checkpoint(step)
     publish_directory(path, fill)
     return path
@@ -93,6 +94,7 @@ def save(
 
 def save_best(run: RunDir, policy: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
     """Publish each member's policy with the best score so far as ckpt/best."""
+    run.check_claim()
     path = run.checkpoints / BEST
     publish_directory(path, lambda directory: _write_policy(directory, policy, meta))
     return path

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gtp_fast.files import PARTIAL, REPLACED, file_name, locked, own_folder, remove
+from gtp_fast.files import PARTIAL, REPLACED, file_name, make_folder, own_folder, remove
+from gtp_fast.locks import Claim, locked
 
 _STEP = re.compile(r"step-([0-9]{8,13})")  # 10^12 is the last step of all
 
@@ -28,6 +29,7 @@ class RunDir:
         self.config, self.environment = path / "config.yaml", path / "environment.json"
         self.lock, self.failure = path / "LOCK", path / "failure.json"
         self.wandb_id = path / "wandb-id"
+        self._claim: Claim | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -53,11 +55,19 @@ class RunDir:
 
         Raises: BusyError naming the process that holds it.
         """
-        with locked(self.lock, f"run directory {self.path}"):
-            for directory in (self.path, self.checkpoints, self.evaluations):
-                directory.mkdir(parents=True, exist_ok=True)
-                _sweep(directory)
-            yield
+        with locked(self.lock, f"run directory {self.path}") as self._claim:
+            try:
+                for directory in (self.path, self.checkpoints, self.evaluations):
+                    make_folder(directory)
+                    _sweep(directory)
+                yield
+            finally:
+                self._claim = None
+
+    def check_claim(self) -> None:
+        """Raise BusyError where another process took the run that this one had claimed: it must write nothing more."""
+        if self._claim is not None:
+            self._claim.check()
 
     def swept(self) -> bool:
         """Return whether nothing half-written lies in the directory."""

@@ -23,7 +23,8 @@ from gtp_fast.config import RUN_ONLY_FIELDS, TrainConfig, hash6
 from gtp_fast.data.dataset import Transitions
 from gtp_fast.device import processor
 from gtp_fast.errors import BusyError, CheckpointError, UsageError
-from gtp_fast.files import holder, locked, publish, publish_json, read_json
+from gtp_fast.files import publish, publish_json, read_json
+from gtp_fast.locks import holder, locked
 from gtp_fast.presets import dump_yaml, read_yaml, settings_file
 from gtp_fast.runs import checkpoint, extend
 from gtp_fast.runs.directory import RunDir, new_run_path
@@ -388,9 +389,12 @@ def describe_policy(run: RunDir, policy: dict[str, Any]) -> None:
 
 
 def _commit() -> str | None:
-    """Return the commit of a source checkout; None for an installed package."""
+    """Return the commit of a source checkout; None for an installed package, and where git cannot say it."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    except OSError:  # no git in this container
+        return None
     return done.stdout.strip() or None

@@ -331,7 +331,8 @@ class _Loop:
         self.report(Progress(step, self.cfg.steps, steps_per_second, values))
 
     def check(self, step: int) -> None:
-        """Stop the run when a value is not finite, before anything is written."""
+        """Stop the run when a value is not finite or another process has it, before anything is written."""
+        self.run.check_claim()
         self.saving.settle()  # the error names the last good checkpoint
         names, seeds = algorithms.of(self.cfg).metric_names(self.cfg), member_seeds(self.cfg)
         guards.check_finite(self.state.first_bad_SQ.tolist(), names, seeds, self.run.path, self.saved)
@@ -354,6 +355,7 @@ class _Loop:
     def collect(self, wait: float | None = None) -> None:
         """Write the results of finished evaluations: first each member's best policy, then the result's own file."""
         for result, policy in self.evaluator.poll(wait):
+            self.run.check_claim()
             if isinstance(result, Failed):
                 self.leave_out(result.step, records.FAILED, result.reason)
                 self.writer.trace(result.trace)

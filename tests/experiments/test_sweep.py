@@ -27,7 +27,7 @@ from gtp_fast.experiments.sweep import plan, run
 from gtp_fast.experiments.sweep.plan import SweepConfig
 from gtp_fast.experiments.sweep.table import Table, lines
 from gtp_fast.experiments.trials import Outcome, Standing, Trial
-from gtp_fast.files import holder
+from gtp_fast.locks import holder
 from gtp_fast.runs.directory import RunDir
 from gtp_fast.runs.records import Progress
 

@@ -19,7 +19,8 @@ from gtp_fast.evaluation import failures
 from gtp_fast.evaluation.failures import RolloutError
 from gtp_fast.experiments.report import draw_report
 from gtp_fast.experiments.trials import Trial, last_words, start
-from gtp_fast.files import PARTIAL, holder
+from gtp_fast.files import PARTIAL
+from gtp_fast.locks import holder
 from gtp_fast.runs import checkpoint, extend, metrics, records
 from gtp_fast.runs.directory import RunDir, step_of
 from gtp_fast.training.train import train

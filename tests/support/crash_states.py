@@ -36,9 +36,11 @@ class Recording:
     trees: list[Tree] = field(default_factory=list)
     synced: list[dict[int, bytes | None]] = field(default_factory=list)
     oldest: list[int] = field(default_factory=list)
+    fsynced: list[Path | None] = field(default_factory=list)
 
     def note(self, fsynced: Path | None = None) -> None:
         """Take down the tree after a call."""
+        self.fsynced.append(fsynced)
         self.trees.append({str(p.relative_to(self.root)): _entry(p) for p in sorted(self.root.rglob("*"))})
         synced = dict(self.synced[-1]) if self.synced else dict(self.trees[0].values())
         if fsynced is not None:
@@ -47,6 +49,16 @@ class Recording:
         self.synced.append(synced)
         settled = not self.oldest or fsynced == self.root
         self.oldest.append(len(self.trees) - 1 if settled else self.oldest[-1])
+
+    def lost_folders(self) -> list[str]:
+        """Return the new folders whose names may be lost: nobody fsynced the folder above after they were made."""
+        lost = []
+        for name, (_, content) in self.trees[-1].items():
+            if content is None and name not in self.trees[0]:
+                made = next(i for i, tree in enumerate(self.trees) if name in tree)
+                if (self.root / name).parent not in self.fsynced[made:]:
+                    lost.append(name)
+        return lost
 
     def crashes(self, after: int = 0) -> Iterator[Callable[[Path], None]]:
         """Yield every state that may be found after a cut from call `after` on, as a function that makes it."""

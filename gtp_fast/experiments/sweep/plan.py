@@ -23,7 +23,8 @@ from gtp_fast.data.trust import module_of, refuse_imports
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
 from gtp_fast.experiments.trials import Outcome, Trial, outcome_of
-from gtp_fast.files import file_name, holder
+from gtp_fast.files import file_name
+from gtp_fast.locks import holder
 from gtp_fast.presets import read_mapping, setting
 from gtp_fast.runs.directory import RunDir
 
