@@ -58,6 +58,24 @@ def test_a_damaged_newest_is_passed_over_and_told(run):
     assert len(refused) == 1 and "expected" in refused[0]
 
 
+def test_the_newest_of_several_that_are_whole_is_loaded(run):
+    for step in (10, 20, 30):
+        _save(run, step)
+    newest, refused = checkpoint.load_newest(run)
+    assert newest is not None and newest.step == 30 and refused == []
+
+
+def test_later_checkpoints_are_removed_from_the_newest_on(run, monkeypatch):
+    for step in (10, 20, 30, 40):
+        _save(run, step)
+    kept: list[list[int]] = []
+    remove = checkpoint.remove
+    monkeypatch.setattr(checkpoint, "remove", lambda path: remove(path) or kept.append(checkpoint.steps(run)))
+    checkpoint.drop_after(run, 10)
+    # A kill in between leaves the metric lines of every step up to the newest that is left.
+    assert kept == [[10, 20, 30], [10, 20], [10]]
+
+
 def test_when_none_is_usable_the_run_never_starts_again_in_silence(run):
     (_save(run, 10) / checkpoint.MANIFEST).unlink()
     with pytest.raises(CheckpointError, match="none of the 1 checkpoints") as error:

@@ -10,9 +10,9 @@ from run_cases import SMALLER_THAN_A_STATE, files_up_to, logged_steps, tiny
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.errors import DiskError, DivergedError, UsageError
-from gtp_fast.runs import checkpoint
+from gtp_fast.runs import checkpoint, resume
 from gtp_fast.runs.directory import RunDir
-from gtp_fast.runs.disk import Disk
+from gtp_fast.runs.disk import Disk, disk_errors, writing
 from gtp_fast.runs.metrics import MetricsWriter
 from gtp_fast.training import guards
 from gtp_fast.training.train import train
@@ -30,6 +30,31 @@ def test_earlier_checkpoints_stay_valid_when_the_disk_fills_up(tmp_path: Path):
         train(cfg, fill)
     newest, refused = checkpoint.load_newest(RunDir(tmp_path / "run"))
     assert newest is not None and newest.step == 10 and refused == []
+
+
+def _to_a_full_device(*_: object) -> None:
+    """Write where the kernel says ENOSPC, as it does of a disk without space."""
+    with open("/dev/full", "wb", buffering=0) as device:
+        device.write(b"x")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, as Linux has it")
+def test_a_device_without_space_is_a_full_disk(tmp_path: Path):
+    with (
+        pytest.raises(DiskError, match=r"no space for .* \(\[Errno 28\] No space left on device\)"),
+        disk_errors(tmp_path),
+    ):
+        _to_a_full_device()
+    with pytest.raises(DiskError, match="cannot be written"), writing(tmp_path, "free some space"):
+        _to_a_full_device()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, as Linux has it")
+def test_a_run_whose_first_file_finds_no_space_exits_with_seven(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(resume, "publish_json", _to_a_full_device)
+    with pytest.raises(DiskError, match="free some space and run the same command again") as full:
+        train(tiny(tmp_path))
+    assert full.value.exit_code == 7
 
 
 def test_a_disk_that_is_full_from_the_start_exits_with_seven(tmp_path: Path):

@@ -260,6 +260,33 @@ def test_a_run_that_is_named_continues_without_its_settings_being_typed(run):
     assert Path(result.run_dir) == run.path and checkpoint.steps(run) == [10, 20, 30]
 
 
+@pytest.mark.parametrize("program", [None, "#!/bin/sh\necho fatal: dubious ownership >&2\nexit 128\n", "no program"])
+def test_a_checkout_whose_commit_git_does_not_tell_has_none(tmp_path: Path, monkeypatch, program):
+    if program is not None:
+        (tmp_path / "git").write_text(program)
+        (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))  # a container without git, or with one that refuses
+    monkeypatch.setattr(resume, "__file__", str(tmp_path / "gtp_fast/runs/resume.py"))
+    (tmp_path / ".git").mkdir()
+    assert resume._commit() is None
+
+
+def test_a_run_on_other_data_under_the_same_directory_is_refused(run, tmp_path: Path):
+    back_to(run.path, 10)
+    other = write(tmp_path / "other.hdf5", columns(episodes=4, length=20))
+    with pytest.raises(UsageError, match=r"was trained on other data than .*other.hdf5; choose another --run-dir"):
+        train(tiny(tmp_path, dataset=str(other)))
+    assert checkpoint.steps(run) == [10]
+
+
+def test_a_checkpoint_of_other_data_is_refused_though_its_run_does_not_name_its_data(run, tmp_path: Path):
+    run.environment.unlink()  # as where a kill came before it was written
+    back_to(run.path, 10)
+    other = write(tmp_path / "other.hdf5", columns(episodes=4, length=20))
+    with pytest.raises(CheckpointError, match=r"was trained on other data than .*other.hdf5; pass its data set, or"):
+        train(tiny(tmp_path, dataset=str(other)))
+
+
 def test_the_environment_names_the_processor(run):
     found = json.loads((run.path / "environment.json").read_text())
     assert found["cpu"] and found["gpu"] is None
