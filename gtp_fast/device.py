@@ -1,18 +1,22 @@
 """Device and backend: which ones `auto` stands for on this machine, why, and what the others lack.
 
-Settings enter; resolved settings and a sentence leave. `prepare` sets the process's threads and precision. Functions
-import torch when they need it, so that the command line starts quickly.
+Settings enter; resolved settings and a sentence leave. `prepare` sets the process's threads and precision. `cores`,
+`memory_bytes` and `free_memory` say what this process may use of the machine: a container's limits count, which the
+machine's own figures do not show. Functions import torch when they need it, so that the command line starts quickly.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 import os
 import platform
+import resource
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -26,6 +30,7 @@ COMPILE_FROM_STEPS = 20_000
 # Steps of a graph with --unroll 0. At its end all launches of the fused step wait for the last: 20 steps 96.3 us each,
 # 60 and 100 93.8 (H200, 2026-11-27). Graphs of the others hold some thousand kernels a step.
 UNROLL = {"fused": 100, "compiled": 20, "eager": 20}
+COMPILERS = 32  # processes of torch.compile, at most: its own figure
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 FLOAT32_PRODUCT = 1e-6  # bound on a float32 product's error relative to its terms; bfloat16's error is 4e-3
 SMALLEST_HIDDEN, LARGEST_HIDDEN, LARGEST_K = 32, 512, 16  # limits of the fused kernels
@@ -60,7 +65,7 @@ def resolve(cfg: TrainConfig, images: bool = False) -> tuple[TrainConfig, str]:
         device=device,
         backend=backend,
         precision=_precision(cfg, device, backend),
-        threads=cfg.threads or os.cpu_count() or 1,
+        threads=cfg.threads or cores(),
         graph=cfg.graph and device == "cuda",
         unroll=cfg.unroll or UNROLL[backend],
     )
@@ -149,15 +154,112 @@ def missing_for_compile(device: str) -> str | None:
     return None
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
+PROC = Path("/proc")
+UNLIMITED_BYTES = 1 << 60  # version 1 of control groups writes a number near 2^63 for no limit
+
+
+def cores(proc: Path = PROC) -> int:
+    """Return how many cores this process may use: those it may run on, at most its control groups' quota."""
+    quotas = [math.ceil(quota) for quota, _ in _quotas(proc)]
+    return max(1, min([affine_cores(), *quotas]))
+
+
+def affine_cores() -> int:
+    """Return how many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes(proc: Path = PROC) -> int:
+    """Return the bytes of memory that this process may have: the machine's, at most what its limits allow."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([whole, *(limit for limit, _, _ in _memory_limits(proc))])
+
+
+def free_memory(proc: Path = PROC) -> int | None:
+    """Return the bytes that this process may still take; None where the system does not tell them."""
+    available = [int(line.split()[1]) * 1024 for line in _lines(proc / "meminfo") if line.startswith("MemAvailable")]
+    found = [*available, *(max(0, limit - used) for limit, used, _ in _memory_limits(proc))]
+    return min(found, default=None)
+
+
+def limits(proc: Path = PROC) -> list[str]:
+    """Return every limit of this process's cores and memory that is not the machine's own, in words."""
+    found = [f"{quota:g} cores by {place}" for quota, place in _quotas(proc)]
+    found += [f"{limit / 1e9:.1f} GB, {used / 1e9:.1f} used, by {place}" for limit, used, place in _memory_limits(proc)]
+    own, there = affine_cores(), os.cpu_count() or 1
+    return [f"{own} of {there} cores by affinity", *found] if own < there else found
+
+
+def _quotas(proc: Path) -> Iterator[tuple[float, str]]:
+    """Yield the quota of cores of each control group that has one, and where it is set."""
+    for folder, newer in _groups("cpu", proc):
+        names = ("cpu.max",) if newer else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        words = " ".join(line for name in names for line in _lines(folder / name)).split()
+        if len(words) == 2 and all(word.isdecimal() and int(word) for word in words):  # "max" and -1: no limit
+            yield int(words[0]) / int(words[1]), str(folder)
+
+
+def _memory_limits(proc: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield limit and use in bytes of each control group that limits memory, and of the address space; and where.
+
+    Pages of files that were not used lately are free: the kernel drops them first.
+    """
+    for folder, newer in _groups("memory", proc):
+        names = ("memory.max", "memory.high") if newer else ("memory.limit_in_bytes",)
+        found = [number for name in names for number in _numbers(folder / name) if number < UNLIMITED_BYTES]
+        if found:
+            used = sum(_numbers(folder / ("memory.current" if newer else "memory.usage_in_bytes")))
+            used -= sum(_numbers(folder / "memory.stat", "inactive_file" if newer else "total_inactive_file"))
+            yield min(found), max(0, used), str(folder)
+    space, taken = resource.getrlimit(resource.RLIMIT_AS)[0], _lines(proc / "self/statm")
+    if space != resource.RLIM_INFINITY and taken:
+        yield space, int(taken[0].split()[0]) * os.sysconf("SC_PAGE_SIZE"), "ulimit -v"
+
+
+def _groups(controller: str, proc: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield this process's control groups, each with those around it, and whether they are of version 2.
+
+    A container sees its own group, or all of the machine's, at the place where the group file system is mounted.
+    """
+    of = {
+        name: path
+        for line in _lines(proc / "self/cgroup")
+        for _, names, path in [line.split(":", 2)]
+        for name in names.split(",")
+    }
+    for line in _lines(proc / "self/mountinfo"):
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        name = "" if kind == "cgroup2" else controller
+        if name not in of or not (kind == "cgroup2" or (kind == "cgroup" and controller in options.split(","))):
+            continue
+        root, mount = before.split(" ")[3:5]
+        inside = Path(of[name])
+        steps = inside.relative_to(root).parts if inside.is_relative_to(root) and ".." not in inside.parts else ()
+        for depth in range(len(steps), -1, -1):
+            yield Path(mount, *steps[:depth]), kind == "cgroup2"
+
+
+def _numbers(file: Path, key: str = "") -> list[int]:
+    """Return the number in a file of the kernel, or in its line `key NUMBER`; nothing where there is none."""
+    words = [line.split() for line in _lines(file)]
+    return [int(row[-1]) for row in words if row[:-1] == ([key] if key else []) and row[-1].isdecimal()]
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the lines of a file of the kernel; none where it is absent."""
+    try:
+        return file.read_text().splitlines()
+    except (OSError, ValueError):
+        return []
 
 
 def prepare(cfg: TrainConfig) -> None:
     """Set the globals of a training process: threads, the precision of products, and what speeds up a CPU."""
     import torch
 
+    # torch counts the cores that it may run on: in a container it would start as many compilers as the machine has.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(min(COMPILERS, cores())))
     torch.set_num_threads(cfg.threads)
     torch.set_float32_matmul_precision("high" if cfg.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = cfg.precision == "tf32"  # for convolutions

@@ -11,7 +11,15 @@ from typing import Any
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.data import download
-from gtp_fast.device import COMPILE_FROM_STEPS, missing_for_compile, missing_for_fused, resolve
+from gtp_fast.device import (
+    COMPILE_FROM_STEPS,
+    free_memory,
+    limits,
+    memory_bytes,
+    missing_for_compile,
+    missing_for_fused,
+    resolve,
+)
 from gtp_fast.version import __version__
 
 EXTRAS = {
@@ -42,6 +50,8 @@ def examine() -> dict[str, Any]:
         "compiled": f"no: needs {missing}" if missing else f"works; taken from {COMPILE_FROM_STEPS:,} steps on",
         "fused": f"no: needs {unfused}" if unfused else "works",
         "threads": f"{resolved.threads} of {os.cpu_count()} cores; torch {torch.get_num_threads()}",
+        "memory": f"{(free_memory() or 0) / 1e9:.1f} of {memory_bytes() / 1e9:.1f} GB free",
+        "limits": "; ".join(limits()) or "none but the machine's",
         "D4RL files": str(download.folder("d4rl")),
         "OGBench files": str(download.folder("ogbench")),
         "Minari data": os.environ.get("MINARI_DATASETS_PATH") or str(Path.home() / ".minari" / "datasets"),

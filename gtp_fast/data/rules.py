@@ -8,7 +8,6 @@ Legend: N rows, E episodes; an image is (H, W, C).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -31,6 +30,7 @@ from gtp_fast.data.remedies import (
 )
 from gtp_fast.data.spec import DataSpec, are_frames
 from gtp_fast.data.units import Actions
+from gtp_fast.device import memory_bytes
 
 FLOATS = ("observations", "actions", "rewards")
 AXES = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1, "timeouts": 1, "next_observations": 2}
@@ -43,8 +43,8 @@ EPISODES_TO_GUESS = 3  # of equal length, before their terminals are suspected t
 
 
 def machine_memory() -> int:
-    """Return the bytes of this machine's memory. A damaged file can declare more: readers refuse that."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return the bytes of memory that this process may have. A damaged file can declare more: readers refuse that."""
+    return memory_bytes()
 
 
 def faults(columns: Columns, spec: DataSpec, known: Actions) -> Iterator[Fault]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from gtp_fast.config import DETERMINISTIC
-from gtp_fast.device import processor
+from gtp_fast.device import cores, processor
 from gtp_fast.errors import UsageError
 from gtp_fast.experiments.figures import latency_lines
 from gtp_fast.files import publish, publish_json
@@ -52,6 +52,7 @@ def latency_run(path: Path, asked: LatencyConfig) -> dict[str, Any]:
     """
     if not 0 < asked.seconds < 3600:
         raise UsageError(f"--seconds {asked.seconds:g} is outside (0, 3600); 0.2 takes about a minute in all")
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no container's quota
     settings, saved = read_settings(path), find_policy(path)
     first = load_policy(saved, device=asked.device)
     seed = first.config.seeds[0] if asked.seed is None else asked.seed

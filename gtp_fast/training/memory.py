@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
 from gtp_fast.config import TrainConfig
 from gtp_fast.data.spec import ObsShape
+from gtp_fast.device import free_memory
 from gtp_fast.errors import OutOfMemoryError
 
 FLOATS_A_PARAMETER = 8  # itself, two moments, EMA copy, gradient, and temporaries of an update
@@ -80,9 +80,7 @@ def free_bytes(device: str) -> int | None:
     """Return the free bytes of the device; None where the system does not tell them."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
-    info = Path("/proc/meminfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+    return free_memory()
 
 
 def place(cfg: TrainConfig, where: str, parameters: int, data_bytes: int, free: int | None = None) -> TrainConfig:
