@@ -6,7 +6,9 @@ that help. `memory_errors` turns allocators' errors into the same typed error.
 
 from __future__ import annotations
 
+import errno
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Concatenate, ParamSpec, TypeVar
@@ -27,8 +29,15 @@ WIDTHS_A_SAMPLE = 10
 # Floats for each pixel of a batch row, measured (2026-11-21): what encoders keep for a gradient, and for each channel.
 ENCODER_PLANES, FLOW_PLANES, FRAME_COPIES = 100, 160, 3  # fql's flow and its policy have an encoder each
 WIDTHS_A_HIDDEN_LAYER = 28  # only fql has --layers
-# Messages of torch's CPU allocator and of CUDA's driver in errors that have no type of their own.
-NO_MEMORY = ("can't allocate memory", "out of memory")
+# How the errors begin, or name themselves, by which torch tells of memory in a RuntimeError: of its CPU allocator, of
+# mapped and shared memory, of CUDA's driver (also for pinned host memory, and as Triton tells it) and its libraries.
+NO_MEMORY = re.compile(
+    r".*DefaultCPUAllocator: (can't allocate|not enough) memory"
+    r"|unable to (mmap|allocate shared memory).*Cannot allocate memory \(12\)"
+    r"|(CUDA( driver)?|HIP) error: out of memory"
+    r"|Triton Error \[\w+\]: out of memory"
+    r"|(CUDA|cuDNN|cusolver) error: \w+_STATUS_ALLOC_FAILED"
+)
 Rest = ParamSpec("Rest")
 Returned = TypeVar("Returned")
 
@@ -113,16 +122,29 @@ def memory_errors(
     def wrapped(cfg: TrainConfig, *args: Rest.args, **kwargs: Rest.kwargs) -> Returned:
         try:
             return run(cfg, *args, **kwargs)
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            said = str(error).strip().split("\n")[0]
-            # A RuntimeError may have other causes: a fault of the compiler, an illegal address on a GPU.
-            typed = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            if not typed and not any(message in said for message in NO_MEMORY):
+        except (MemoryError, RuntimeError, OSError) as error:
+            cause = _innermost(error)
+            if not _tells_of_memory(cause):
                 raise
+            said = str(cause).strip().split("\n")[0]
             raise OutOfMemoryError(
-                f"memory ran out ({said or type(error).__name__}); lower --seeds ({cfg.seeds}), --hidden "
+                f"memory ran out ({said or type(cause).__name__}); lower --seeds ({cfg.seeds}), --hidden "
                 f"({cfg.hidden}) or --batch-size ({cfg.batch_size}), or train on fewer transitions; a run with a "
                 "checkpoint continues from there"
             ) from error
 
     return wrapped
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return what a compiler raised, where torch.compile wrapped it; any other error is its own."""
+    inner = getattr(error, "inner_exception", None)
+    return _innermost(inner) if isinstance(inner, BaseException) else error
+
+
+def _tells_of_memory(error: BaseException) -> bool:
+    """Say whether memory ran out; a RuntimeError may have other causes, as an illegal address on a GPU."""
+    if isinstance(error, OSError):  # a process that cannot be forked, a file that cannot be mapped
+        return error.errno == errno.ENOMEM
+    typed = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return typed or (isinstance(error, RuntimeError) and NO_MEMORY.match(str(error).strip()) is not None)
