@@ -94,7 +94,14 @@ def planted(file: Path, content: bytes) -> list[bytes]:
     whole: Any = yaml.safe_load(content) if file.suffix in (".json", ".yaml") else None
     names = sorted(NAMES & set(whole)) if isinstance(whole, dict) else []
     forms = {"envs": [CANARY], "env_kwargs": json.dumps({"env_id": CANARY})}
-    return [json.dumps(whole | {name: forms.get(name, CANARY)}).encode() for name in names]
+    found = [whole | {name: forms.get(name, CANARY)} for name in names]
+    if names == [] and isinstance(whole, dict) and "observation_space" in whole:  # of Minari, which can build a spec
+        spec = {
+            "env_spec": importlib.import_module("gymnasium").envs.registration.EnvSpec("X-v0", "canary:X").to_json()
+        }
+        bare = {name: value for name, value in whole.items() if not name.endswith("_space")}
+        found += [some | spec | form for some in (whole, bare) for form in ({}, {"data_format": "arrow"})]
+    return [json.dumps(one).encode() for one in found]
 
 
 def _no_code(told: list[str], canaries: Path) -> Callable[[str, tuple[Any, ...]], None]:
