@@ -26,6 +26,7 @@ from gtp_fast.errors import UsageError
 from gtp_fast.evaluation.environments import check_environment, limit_note, make_env, with_limit
 from gtp_fast.evaluation.failures import RolloutError, append, telling
 from gtp_fast.evaluation.rollout import GROUP, Rollouts, episode_seed, one_thread, play, spread
+from gtp_fast.evaluation.silence import ended_when_silent
 from gtp_fast.evaluation.video import record_video
 from gtp_fast.policy.policy import Policy, load_policy
 from gtp_fast.runs import checkpoint
@@ -179,9 +180,10 @@ def eval_run(path: Path, asked: EvalConfig) -> Evaluation:
     spec = with_limit(spec, limit)
     episodes = settings["eval_episodes"] if asked.episodes is None else asked.episodes
     try:
-        result = evaluate_policy(policy, spec, episodes, asked.env_seed, max(steps), asked.workers)
-        if asked.video is not None:
-            record_video(policy, spec, asked.video, asked.env_seed)
+        with ended_when_silent(spec.eval_env.id if spec.eval_env else spec.name):
+            result = evaluate_policy(policy, spec, episodes, asked.env_seed, max(steps), asked.workers)
+            if asked.video is not None:
+                record_video(policy, spec, asked.video, asked.env_seed)
     except RolloutError as error:
         raise RolloutError(f"the evaluation failed: {error}{append(run.log, error)}") from error
     notes = (*saved.notes, *limit_note(spec.eval_env, result.limit), *result.notes)

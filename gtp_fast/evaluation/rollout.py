@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SUCCESS = ("success", "is_success")  # keys of info; the second is that of Fetch and of Stable-Baselines3
 # Most tasks have ten episodes: two groups, for two cores.
 GROUP = 5
+END_SECONDS = 1.0  # for a killed process to end: a disk that hangs may hold it
 
 
 class ProcessLostError(RolloutError):
@@ -148,7 +149,7 @@ def spread(task: Callable[[int], Any], count: int, workers: int) -> list[Any]:
     finally:
         for receiving, (_, process) in running.items():
             process.kill()
-            process.join()
+            process.join(END_SECONDS)
             receiving.close()
 
 

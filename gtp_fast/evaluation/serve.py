@@ -18,13 +18,18 @@ from typing import Any
 from gtp_fast.data.spec import DataSpec, EvalEnv
 from gtp_fast.evaluation.environments import check_environment
 from gtp_fast.evaluation.failures import answer_of
+from gtp_fast.evaluation.silence import count_in
 from gtp_fast.runs.streams import lasting_streams
 
 NICE = 5  # a worker yields to training on shared cores
 
 
-def serve() -> None:
-    """Answer the requests that arrive on standard input until it ends."""
+def serve(calls: int) -> None:
+    """Answer the requests that arrive on standard input until it ends.
+
+    Args: calls, the descriptor of a file in which the parent reads how many calls environments have answered.
+    """
+    count_in(calls)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", buffering=1)

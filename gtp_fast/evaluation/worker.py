@@ -4,6 +4,7 @@ The worker is a new interpreter that runs `serve.serve`, so that a user's script
 line of JSON, for a policy followed by a safetensors payload; the answer is a line of JSON. The worker ends at once when
 its input ends, also by the parent's death. It starts before the data are read, tries the environment before the first
 train step, and then makes the run's evaluations. What goes wrong there is a warning here: it never ends the training.
+A worker whose environment hangs is ended: the parent sees that the number of answered calls does not grow.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -26,17 +29,23 @@ from gtp_fast.config import TrainConfig
 from gtp_fast.data.spec import Bounds, DataSpec, ObsShape
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
+from gtp_fast.evaluation import silence
 from gtp_fast.evaluation.environments import UnknownEnvironmentError, limit_note, only_here
 from gtp_fast.evaluation.failures import RolloutError, error_of
+from gtp_fast.evaluation.silence import Silence, calls_file, calls_in, told
 from gtp_fast.policy.policy import PolicyConfig
 from gtp_fast.runs.records import EvalResult
 
 # The worker gets exactly the parent's sys.path: -m would put the working directory first.
-WORKER = "import sys; sys.path[:] = sys.argv[1:]; from gtp_fast.evaluation.serve import serve; serve()"
+WORKER = "import sys; sys.path[:] = sys.argv[2:]; from gtp_fast.evaluation.serve import serve; serve(int(sys.argv[1]))"
 MARK = "GTP_FAST_EVALUATES"  # set in a worker's environment
-SLOW_SECONDS = 30.0  # between warnings that an environment does not answer
-TRIES = 2  # of an evaluation whose worker dies
-MOST_PENDING = 50  # evaluations that wait for a worker that hangs or is slow; each holds a policy
+TRIES = 2  # of an evaluation whose worker dies, and of evaluations that hang before all that wait are given up
+# Evaluations that wait for a worker that hangs or is slow, and the bytes of their policies, which are in memory.
+MOST_PENDING, MOST_PENDING_BYTES = 50, 1 << 30
+SLOW_SECONDS = 5.0  # without an answer, after which a run that waits says so
+LOOK_SECONDS = 0.5  # between looks whether an environment answers, before training
+END_SECONDS = 1.0  # for a killed process to end: a disk that hangs may hold it
+REMEDY = "mend the environment, or pass --eval-every 0 to train without it"
 FEWER = "try --eval-workers 1, or pass --eval-every 0"
 DAMAGED = (
     ValueError,
@@ -66,21 +75,45 @@ class Worker:
                 "a run was started by the import of a module that its environment is in; put the call that trains "
                 "under if __name__ == '__main__', or the environment into a module of its own"
             )
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", WORKER, *map(os.path.abspath, sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", MARK: "1"},
-            start_new_session=True,  # Ctrl-C reaches only the parent, which saves first
-        )
+        with calls_file() as calls:
+            self.silence = Silence(calls_in(calls))
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", WORKER, str(calls.fileno()), *map(os.path.abspath, sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", MARK: "1"},
+                start_new_session=True,  # Ctrl-C reaches only the parent, which saves first
+                pass_fds=(calls.fileno(),),
+            )
         self.answers: queue.SimpleQueue[str] = queue.SimpleQueue()  # lines of JSON; "" when the worker ended
         self.requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        threading.Thread(target=_write, args=(self.process, self.requests), daemon=True).start()
-        threading.Thread(target=_read, args=(self.process, self.answers), daemon=True).start()
+        try:
+            threading.Thread(target=_write, args=(self.process, self.requests), daemon=True).start()
+            threading.Thread(target=_read, args=(self.process, self.answers), daemon=True).start()
+        except RuntimeError as error:  # the limit on processes counts threads too
+            self.close()
+            raise OSError(str(error)) from None
 
     def send(self, request: dict[str, Any], payload: bytes = b"") -> None:
         """Send a request without waiting for anything."""
+        self.silence.start()
         self.requests.put(json.dumps(request).encode() + b"\n" + payload)
+
+    def ended(self) -> bool:
+        """Say whether the process has ended. What it started is ended then: that may hold its answers' pipe open."""
+        if self.process.returncode is None:
+            if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return False
+            self.close()
+        return True
+
+    def last(self) -> int | None:
+        """Return the exit code of a process that has closed its answers; it is killed where it does not end."""
+        until = time.monotonic() + END_SECONDS
+        while not self.ended() and time.monotonic() < until:
+            time.sleep(0.01)
+        self.close()
+        return self.process.returncode
 
     def check(
         self,
@@ -89,20 +122,24 @@ class Worker:
         action_dim: int,
         frame_stack: int,
         action_bounds: Bounds | None,
-        warn: Callable[[str], None] = lambda message: None,
+        say: Callable[[str], None] = lambda words: None,
     ) -> tuple[str, ...]:
         """Have the worker build the environment, check its sizes, and make a reset and a step; return notes.
 
-        Args: as of `check_environment`; warn is called while the environment does not answer.
-        Raises: as it, with the remedy for a run that has not begun.
+        Args: as of `check_environment`; say is told, at every look, for how long the environment has not answered.
+        Raises: as it, with the remedy for a run that has not begun; UsageError for an environment that hangs.
         """
         self.send({"check": [asdict(spec), obs, action_dim, frame_stack, action_bounds]})
-        line = None
+        name, line = spec.eval_env.id if spec.eval_env else spec.name, None
         while line is None:
             try:
-                line = self.answers.get(timeout=SLOW_SECONDS)
+                line = self.answers.get(timeout=LOOK_SECONDS)
             except queue.Empty:
-                warn("waiting for the first reset and step of the environment; to train without it pass --eval-every 0")
+                silent = self.silence.look()
+                if silent >= silence.SILENT_SECONDS:
+                    raise UsageError(f"{told(name, silent)}, as the run tried it; {REMEDY}") from None
+                say(f"{told(name, silent)}; after {silence.SILENT_SECONDS:,.0f} s the run ends")
+                self.ended()
         answer = _json(line)
         if "failed" not in answer:
             return limit_note(spec.eval_env, answer.get("limit"))
@@ -110,14 +147,17 @@ class Worker:
             raise UsageError(only_here(spec.eval_env.id) or answer["failed"])
         error = error_of(answer)
         if isinstance(error, RolloutError):
-            raise UsageError(f"{error}; mend the environment, or pass --eval-every 0 to train without it")
+            raise UsageError(f"{error}; {REMEDY}")
         raise error
 
     def close(self) -> None:
-        """End the process at once."""
+        """End the process at once, and those that it started, such as a simulator or forks that step environments."""
         self.requests.put(None)
-        self.process.kill()
-        self.process.wait()
+        if self.process.returncode is None:  # then the group's number is still its own
+            with suppress(OSError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_SECONDS)
 
 
 class Evaluator:
@@ -137,33 +177,49 @@ class Evaluator:
         Args: worker, one that runs already.
         """
         self._asked = {"policy": config.to_json(), "spec": asdict(spec)}
+        self._env = spec.eval_env.id if spec.eval_env else spec.name
         self._asked |= {"episodes": episodes, "seed": seed, "workers": workers}
         self._pending: dict[int, dict[str, Tensor]] = {}
         self._ended: list[tuple[EvalResult | Failed, dict[str, Tensor]]] = []
         self._worker = worker
         self._sent, self._tries = False, 0  # of the first that is pending: one at a time is with the worker
+        self._hung = 0  # evaluations in a row
 
     def submit(self, step: int, tensors: dict[str, Tensor]) -> None:
         """Submit the policy of a step; its tensors are copied to the host."""
-        self._pending[step] = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        held = sum(map(_bytes, self._pending.values()))
+        self._pending[step] = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         if len(self._pending) > MOST_PENDING:
             self._fail(step, f"{MOST_PENDING} evaluations were waiting already; raise --eval-every")
+        elif held and held + _bytes(tensors) > MOST_PENDING_BYTES:
+            self._fail(step, f"policies of {held / 1e9:.1f} GB were waiting for theirs already; raise --eval-every")
         self._send()
 
     def pending(self) -> dict[int, dict[str, Tensor]]:
         """Return the policies that have no result yet; a checkpoint saves them."""
         return dict(self._pending)
 
+    def waiting(self) -> tuple[int, str]:
+        """Return the step of the evaluation that is being made, and in words what is known of it."""
+        step, name = next(iter(self._pending)), self._env
+        if self._worker is None:
+            return step, "its worker starts"
+        silent, limit = self._worker.silence, silence.SILENT_SECONDS
+        if silent.seconds < min(SLOW_SECONDS, limit):
+            return step, f"{silent.count - silent.first:,} resets and steps so far"
+        return step, f"{told(name, silent.seconds)}; after {limit:,.0f} s the evaluation is given up"
+
     def poll(self, wait: float | None = None) -> list[tuple[EvalResult | Failed, dict[str, Tensor]]]:
         """Return the results and failures so far, each with its policy, after at most `wait` seconds for the first.
 
-        An evaluation whose worker was killed is made once more, in a new one.
+        An evaluation whose worker was killed is made once more, in a new one. One that hangs has failed.
         """
         self._send()
         while self._pending and self._worker is not None:
             try:
                 line = self._worker.answers.get(block=wait is not None and not self._ended, timeout=wait)
             except queue.Empty:
+                self._look(self._worker)
                 break
             self._take(line)
             self._send()
@@ -181,7 +237,7 @@ class Evaluator:
         if not self._pending or self._sent:
             return
         step, tensors = next(iter(self._pending.items()))
-        if self._worker is not None and self._worker.process.poll() is not None:
+        if self._worker is not None and self._worker.ended():
             self.close()
         try:
             self._worker = self._worker or Worker()
@@ -197,7 +253,7 @@ class Evaluator:
         assert self._worker is not None
         step = next(iter(self._pending))
         if not line:
-            code = self._worker.process.wait()
+            code = self._worker.last()
             self.close()
             if self._tries >= TRIES:
                 self._fail(step, f"its worker died {TRIES} times (exit code {code}); is memory short? {FEWER}")
@@ -214,7 +270,25 @@ class Evaluator:
             self.close()  # what else it would say cannot be told
             self._fail(step, f"its worker answered with a damaged line ({type(error).__name__}: {error})")
             return
+        self._hung = 0
         self._end(found)
+
+    def _look(self, worker: Worker) -> None:
+        """Give up the first that is pending where its environment hangs, and all that wait where two have hung.
+
+        A run that waits at its end for the others would otherwise wait as long for each of them.
+        """
+        worker.ended()
+        silent = worker.silence.look()
+        if silent < silence.SILENT_SECONDS:
+            return
+        self.close()
+        self._hung += 1
+        self._fail(next(iter(self._pending)), f"{told(self._env, silent)}, and its worker was ended; {REMEDY}")
+        if self._hung >= TRIES:
+            for step in list(self._pending):
+                self._fail(step, f"{self._env} did not answer in the {TRIES} evaluations before it; {REMEDY}")
+            self._hung = 0
 
     def _fail(self, step: int, reason: str) -> None:
         self._end(Failed(step, reason))
@@ -236,6 +310,10 @@ def _json(line: str) -> dict[str, Any]:
         ) from None
 
 
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
 def workers_beside(cfg: TrainConfig) -> int:
     """Return how many processes step environments during training: one on a CPU, all cores but one on a GPU."""
     return cfg.eval_workers or (max(1, cores() - 1) if cfg.device == "cuda" else 1)
@@ -248,6 +326,7 @@ def _write(process: subprocess.Popen[bytes], requests: queue.SimpleQueue[bytes |
         while (request := requests.get()) is not None:
             pipe.write(request)
             pipe.flush()
+            del request  # a policy, until the next is sent
 
 
 def _read(process: subprocess.Popen[bytes], answers: queue.SimpleQueue[str]) -> None:

@@ -26,7 +26,7 @@ class Reports:
         self._log: Callable[[Event], None] | None = None
         self._one_at_a_time, self._over, self._lost = threading.Lock(), threading.Event(), ""
         self._doing, self._since, self._kept = "loading the data", time.monotonic(), "no step was made"
-        self._step, self._steps, self._speed = 0, 0, None
+        self._step, self._steps, self._speed, self._detail = 0, 0, None, ""
         self._told = time.monotonic()
 
     def __call__(self, event: Event) -> None:
@@ -44,7 +44,11 @@ class Reports:
     def begin(self, doing: str, kept: str = "") -> None:
         """Say what the run does from now on, and what it has kept if it is stopped meanwhile."""
         self._doing, self._since, self._speed = doing, time.monotonic(), None
-        self._kept = kept or self._kept
+        self._kept, self._detail = kept or self._kept, ""
+
+    def add(self, detail: str) -> None:
+        """Say more of what the run does, as it is now."""
+        self._detail = detail
 
     def at(self, step: int, steps: int, speed: float) -> None:
         """Say where the run is, and how many steps a second it makes."""
@@ -77,7 +81,7 @@ class Reports:
     def _alive(self) -> Alive:
         seconds = time.monotonic() - self._since
         kernels = kernels_written()
-        detail = f"{kernels} kernel{'s' * (kernels != 1)} written" if self._doing == COMPILING else ""
+        detail = f"{kernels} kernel{'s' * (kernels != 1)} written" if self._doing == COMPILING else self._detail
         return Alive(self._doing, seconds, detail, self._step, self._steps, self._speed)
 
     def __enter__(self) -> Reports:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from gtp_fast import algorithms, device, profiling
 from gtp_fast.algorithms import policy_config, updates
@@ -25,10 +22,9 @@ from gtp_fast.data.buffers import Buffer, buffer_of, bytes_on_device, check_sett
 from gtp_fast.data.dataset import Transitions
 from gtp_fast.data.spec import DataSpec, ObsShape, with_references
 from gtp_fast.data.units import Actions
-from gtp_fast.errors import DiskError, UsageError
+from gtp_fast.errors import DiskError, DivergedError, UsageError
 from gtp_fast.evaluation.environments import check_environment, with_bounds, with_limit
-from gtp_fast.evaluation.worker import Evaluator, Failed, Worker, workers_beside
-from gtp_fast.files import publish_json
+from gtp_fast.evaluation.worker import Evaluator, Worker, workers_beside
 from gtp_fast.runs import checkpoint, extend, metrics, records
 from gtp_fast.runs.checkpoint import Checkpoint, Saving
 from gtp_fast.runs.directory import RunDir
@@ -36,7 +32,6 @@ from gtp_fast.runs.disk import Disk
 from gtp_fast.runs.events import (
     SILENCE_SECONDS,
     Downloading,
-    Evaluated,
     Event,
     Noted,
     Progress,
@@ -45,7 +40,6 @@ from gtp_fast.runs.events import (
     Stopped,
     Warned,
 )
-from gtp_fast.runs.records import EvalResult
 from gtp_fast.runs.resume import (
     Command,
     Opened,
@@ -57,10 +51,11 @@ from gtp_fast.runs.resume import (
     starting_point,
 )
 from gtp_fast.training import guards, memory
+from gtp_fast.training.evaluations import Evaluations
 from gtp_fast.training.memory import memory_errors
 from gtp_fast.training.patience import patient_stepper
 from gtp_fast.training.reports import COMPILING, Reports
-from gtp_fast.training.signals import Interrupt, listen
+from gtp_fast.training.signals import Interrupt, InterruptedRunError, listen
 
 CHUNK_SECONDS = 0.5
 # What a run does until its first step is made.
@@ -116,6 +111,9 @@ def _train_in(job: Job, opened: Opened, tell: Reports, interrupt: Interrupt) -> 
         try:
             steps = patient_stepper(cfg, run, state, buffer, job.by_auto, lambda said: tell(Warned(said)))
             seconds = loop.run_to_end(steps, step, interrupt)
+        except Exception as error:
+            loop.rescue(error)
+            raise
         finally:
             loop.close()
     return _result(cfg, data.source, run, seconds, cfg.steps - step)
@@ -208,7 +206,7 @@ def _try_environment(job: Job, tell: Reports) -> tuple[str, ...]:
     asked = job.spec, *job.sizes, job.cfg.frame_stack, job.data.action_bounds
     if job.worker is not None:
         tell.begin("trying the environment")
-        return job.worker.check(*asked, lambda message: tell(Warned(message)))
+        return job.worker.check(*asked, tell.add)
     if job.cfg.eval_every > 0:
         check_environment(*asked)  # says that there is none
     return ()
@@ -244,11 +242,12 @@ def _loop(
     describe_policy(run, policy.to_json())
     evaluator = Evaluator(policy, job.spec, cfg.eval_episodes, cfg.seed, workers_beside(cfg), job.worker)
     disk = Disk(run.path, lambda message: tell(Warned(message)))
-    meta = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg), "policy": policy.to_json()}
+    meta: dict[str, Any] = {"env": cfg.env, "algo": cfg.algo, "settings": hash6(cfg), "policy": policy.to_json()}
     meta |= {"data_sha256": job.data.sha256, "references": job.data.references}
-    loop = _Loop(cfg, run, state, evaluator, writer, tell, disk, Saving(disk), meta, start.best)
+    evaluations = Evaluations(run, evaluator, writer, tell, disk, meta, start.best)
+    loop = _Loop(cfg, run, state, evaluations, writer, tell, disk, Saving(disk), meta)
     if start.checkpoint is not None:
-        loop.saved = start.checkpoint.path
+        loop.saved = run.checkpoint(step)
         loop.logged = start.checkpoint.meta.get("logged", step // cfg.log_every * cfg.log_every)
         for pending, tensors in start.checkpoint.pending_evals.items():
             if run.evaluation(pending).exists():
@@ -256,7 +255,7 @@ def _loop(
             if cfg.eval_every > 0:
                 evaluator.submit(pending, tensors)
             else:
-                loop.leave_out(pending, records.DROPPED, "--eval-every 0")
+                evaluations.drop(pending, "--eval-every 0", tensors)
     profiling.record_phases(cfg.profile)
     run.failure.unlink(missing_ok=True)  # of an earlier attempt
     return loop
@@ -269,21 +268,21 @@ class _Loop:
     cfg: TrainConfig
     run: RunDir
     state: TrainState
-    evaluator: Evaluator
+    evaluations: Evaluations
     writer: metrics.MetricsWriter
     report: Reports
     disk: Disk
     saving: Saving
     meta: Mapping[str, Any]
-    best: dict[str, Any]
-    saved: Path | None = None
+    saved: Path | None = None  # the last checkpoint that this process has written, or has read at its start
     logged: int = 0  # the step of the last log line: the metric sums start after it
+    whole: int | None = None  # the step of the state, where everything due at it is done; None in between
 
     def run_to_end(self, run_steps: Callable[[int], None], step: int, interrupt: Interrupt) -> float:
         """Run until the last step and the last evaluation end; return the seconds spent in train steps."""
         cfg, spent, logged, chunk = self.cfg, 0.0, (step, 0.0), 1
         while step < cfg.steps:
-            count = _steps_at_once(cfg, step, chunk)
+            count, self.whole = _steps_at_once(cfg, step, chunk), None
             started = time.perf_counter()
             run_steps(count)
             step += count
@@ -291,36 +290,52 @@ class _Loop:
             elapsed = time.perf_counter() - started
             spent += elapsed
             chunk = max(1, min(chunk * 2, int(CHUNK_SECONDS * count / elapsed)))
-            interrupt.started = True
-            self.report.at(step, cfg.steps, count / elapsed)
-            self.collect()
+            interrupt.started, progress = True, None
             if _due(cfg, step, cfg.log_every):
-                self.log(step, (step - logged[0]) / (spent - logged[1]))
+                progress = self.log(step, (step - logged[0]) / (spent - logged[1]))
                 logged = (step, spent)
             if _due(cfg, step, cfg.eval_every) and not self.run.evaluation(step).exists():
                 self.check(step)
-                self.evaluator.submit(step, updates.policy_tensors(self.state))
+                self.evaluations.evaluator.submit(step, updates.policy_tensors(self.state))
+            self.whole = step
+            self.report.at(step, cfg.steps, count / elapsed)
+            if progress is not None:
+                self.report(progress)
+            self.evaluations.collect()
             if interrupt.signal or _due(cfg, step, cfg.save_every) or step == cfg.steps:
                 self.save(step)
             if interrupt.signal:
                 self.saving.settle()
                 raise interrupt.error(self.saved)
         self.saving.settle()
-        if not self.run.checkpoint(step).is_dir():
+        if self.saved != self.run.checkpoint(step):
             raise DiskError(f"the last checkpoint could not be written to {self.run.path}; free space and run again")
-        self.report.begin("waiting for the last evaluations")
-        while self.evaluator.pending() and not interrupt.signal:
-            self.collect(wait=0.2)
+        self.evaluations.wait(lambda: interrupt.signal)
         if interrupt.signal:
             raise interrupt.error(self.saved)
         return spent
 
+    def rescue(self, error: Exception) -> None:
+        """Save the steps since the last checkpoint where an error ends the run that did not come from a train step.
+
+        A state in the middle of a step, or before what is due at it, is not saved: the resumed run would differ. Tried
+        once and in silence, so that the error itself is what the user reads.
+        """
+        self.saving.close()
+        unfit = isinstance(error, (DivergedError, InterruptedRunError))
+        if self.whole is None or unfit or self.saved == self.run.checkpoint(self.whole):
+            return
+        with suppress(Exception):
+            self.commit(self.whole)()
+            error.add_note(f"the checkpoint {self.saved} is saved; run the same command again to continue")
+            self.writer.say(f"saved {self.saved} after an error")
+
     def close(self) -> None:
         """End the evaluation worker at once, and wait until the checkpoint that is being written is finished."""
-        self.evaluator.close()
+        self.evaluations.evaluator.close()
         self.saving.close()
 
-    def log(self, step: int, steps_per_second: float) -> None:
+    def log(self, step: int, steps_per_second: float) -> Progress:
         """Read the metrics from the device, write them, and start the next interval."""
         self.check(step)
         names = algorithms.of(self.cfg).metric_names(self.cfg)
@@ -328,7 +343,7 @@ class _Loop:
         self.state.metric_sums_SQ.zero_()
         self.logged = step
         self.disk.write("metrics", "metrics", lambda: self.writer.write(step, values, steps_per_second))
-        self.report(Progress(step, self.cfg.steps, steps_per_second, values))
+        return Progress(step, self.cfg.steps, steps_per_second, values)
 
     def check(self, step: int) -> None:
         """Stop the run when a value is not finite or another process has it, before anything is written."""
@@ -339,10 +354,15 @@ class _Loop:
         guards.check_tensors(self.state.tensors(), step, seeds, self.run.path, self.saved)
 
     def save(self, step: int) -> None:
-        """Start writing a checkpoint after checking the state; keep the newest ones."""
+        """Start writing a checkpoint, and write what the disk refused of evaluations; keep the newest ones."""
+        self.evaluations.write()
+        self.saving.start(f"checkpoint at step {step:,}", self.commit(step))
+
+    def commit(self, step: int) -> Callable[[], None]:
+        """Check the state and copy it; return what writes the copy."""
         self.check(step)
         tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.state.tensors().items()}
-        policy, pending = updates.policy_tensors(self.state), self.evaluator.pending()
+        policy, pending = updates.policy_tensors(self.state), self.evaluations.pending()
         meta = {**self.meta, "logged": self.logged}
 
         def commit() -> None:
@@ -350,30 +370,7 @@ class _Loop:
             self.saved = checkpoint.save(self.run, step, tensors, policy, meta, pending)
             checkpoint.prune(self.run, self.cfg.keep, step)
 
-        self.saving.start(f"checkpoint at step {step:,}", commit)
-
-    def collect(self, wait: float | None = None) -> None:
-        """Write the results of finished evaluations: first each member's best policy, then the result's own file."""
-        for result, policy in self.evaluator.poll(wait):
-            self.run.check_claim()
-            if isinstance(result, Failed):
-                self.leave_out(result.step, records.FAILED, result.reason)
-                self.writer.trace(result.trace)
-                continue
-            better = partial(_replace_best, self.run, self.best, result, policy, self.meta)
-            self.disk.write("best policies", "best policy", better)
-            publish = partial(publish_json, self.run.evaluation(result.step), result.to_json())
-            self.disk.write("evaluations", "evaluation", publish)
-            self.writer.score(result.step, result.figures)
-            for note in result.notes:
-                self.report(Warned(note))
-            self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
-
-    def leave_out(self, step: int, how: str, reason: str) -> None:
-        """Mark an evaluation that has no result, so that it is not made again, and go on."""
-        mark = partial(publish_json, self.run.evaluation(step), {"step": step, how: reason})
-        self.disk.write("evaluations", "evaluation", mark)
-        self.report(Warned(f"the evaluation of step {step:,} {how}: {reason}; training goes on"))
+        return commit
 
 
 def _due(cfg: TrainConfig, step: int, every: int) -> bool:
@@ -391,27 +388,6 @@ def _steps_at_once(cfg: TrainConfig, step: int, most: int) -> int:
         return due - step
     whole = end // cfg.unroll * cfg.unroll
     return (whole if whole > step else end) - step
-
-
-def _replace_best(
-    run: RunDir, best: dict[str, Any], result: EvalResult, policy: dict[str, Tensor], meta: Mapping[str, Any]
-) -> None:
-    """Replace the members of ckpt/best that an evaluation beats; ties keep the earlier step.
-
-    Args: best, the members' tensors, figures and steps so far, {} before the first evaluation, updated in place;
-    policy, the tensors that were evaluated; meta, the description of the run. Raises: OSError from the file system.
-    """
-    if not best:
-        tensors = {name: tensor.clone() for name, tensor in policy.items()}
-        best.update(tensors=tensors, figures=list(result.figures), steps=[result.step] * len(result.seeds))
-    tensors, figures, steps = best["tensors"], best["figures"], best["steps"]
-    for i, figure in enumerate(result.figures):
-        if (figure, -result.step) > (figures[i], -steps[i]):
-            figures[i], steps[i] = figure, result.step
-            for name, tensor in policy.items():
-                rows = tensor.shape[0] // len(result.seeds)
-                tensors[name][i * rows : (i + 1) * rows] = tensor[i * rows : (i + 1) * rows]
-    checkpoint.save_best(run, tensors, {**meta, "step": max(steps), "figures": figures, "steps": steps})
 
 
 # Settings that a result repeats, under their own names.

@@ -15,11 +15,14 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from eval_cases import config, spec, tensors
+from eval_cases import config, runs, spec, tensors
+from run_cases import wait_for
 
 from gtp_fast.data import catalog
 from gtp_fast.data.spec import EvalEnv
 from gtp_fast.errors import DataError, UsageError
+from gtp_fast.evaluation import silence
+from gtp_fast.evaluation.environments import with_limit
 from gtp_fast.evaluation.evaluate import evaluate_policy
 from gtp_fast.evaluation.worker import Evaluator, Failed, Worker
 from gtp_fast.policy.policy import Policy
@@ -179,12 +182,101 @@ def test_an_environment_that_only_this_process_knows_is_refused_with_what_to_typ
 
 
 @pytest.mark.slow
-def test_an_environment_that_does_not_answer_is_told(monkeypatch):
-    monkeypatch.setattr("gtp_fast.evaluation.worker.SLOW_SECONDS", 0.2)
+@pytest.mark.parametrize(("where", "locked"), [("init", False), ("reset", False), ("first step", True)])
+def test_an_environment_that_hangs_is_told_and_refused_before_training(tmp_path: Path, monkeypatch, where, locked):
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 3.0)
     said: list[str] = []
-    with closing(Worker()) as worker:
-        worker.check(spec("Small"), 4, 3, 1, None, said.append)
-    assert said and said[0].endswith("to train without it pass --eval-every 0")
+    with closing(Worker()) as worker, pytest.raises(UsageError) as error:
+        worker.check(spec("Hanging", file=str(tmp_path), where=where, locked=locked), 4, 3, 1, None, said.append)
+    silent = r"eval_cases:gtp_fast_tests/Hanging-v0 has answered no reset or step for \d s"
+    assert re.fullmatch(rf"{silent}; after 3 s the run ends", said[-1]) and len(said) > 3
+    assert re.fullmatch(
+        rf"{silent}, as the run tried it; mend the environment, or pass .* without it", str(error.value)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "locked"), [(1, False), (1, True), (3, True)])
+def test_an_evaluation_that_hangs_has_failed_and_the_next_has_a_new_worker(
+    tmp_path: Path, monkeypatch, workers, locked
+):
+    hung = tmp_path / "hung"
+    hung.touch()
+    case = spec("Hanging", file=str(hung), locked=locked)
+    with closing(Evaluator(config(), case, 11, 0, workers)) as evaluator:
+        evaluator.submit(10, tensors(config()))
+        wait_for(lambda: evaluator.poll() or evaluator._worker.silence.count >= 20)  # five episodes: 5 resets, 15 steps
+        stepping = [pid for pid in _group(evaluator._worker.process.pid) if runs(pid)]
+        monkeypatch.setattr(silence, "SILENT_SECONDS", 1.0)
+        [(failed, _)] = _all(evaluator)
+        assert re.fullmatch(
+            r"eval_cases:gtp_fast_tests/Hanging-v0 has answered no reset or step for 1 s, and its worker was ended; "
+            r"mend the environment, or pass --eval-every 0 to train without it",
+            failed.reason,
+        )
+        assert len(stepping) >= workers
+        monkeypatch.setattr(silence, "SILENT_SECONDS", 60.0)
+        wait_for(lambda: not any(map(runs, stepping)), seconds=5)
+        hung.unlink()
+        evaluator.submit(20, tensors(config()))
+        assert [result.step for result, _ in _all(evaluator)] == [20]
+
+
+@pytest.mark.slow
+def test_an_environment_that_hangs_again_and_again_is_waited_for_twice(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 0.5)  # a worker's start is as silent
+    with closing(Evaluator(config(), spec("Hanging", file=str(tmp_path)), 1, 0)) as evaluator:
+        for step in (10, 20, 30, 40):
+            evaluator.submit(step, tensors(config()))
+        found = [failed for failed, _ in _all(evaluator)]
+    assert [failed.step for failed in found] == [10, 20, 30, 40]
+    assert ["did not answer in the 2 evaluations before it" in failed.reason for failed in found] == [False] * 2 + [
+        True
+    ] * 2
+
+
+@pytest.mark.slow
+def test_a_long_evaluation_whose_environment_answers_is_waited_for(tmp_path: Path, monkeypatch):
+    case = with_limit(spec("Lasting", folder=str(tmp_path)), 150)
+    with closing(Evaluator(config(), case, 1, 0)) as evaluator:
+        evaluator.submit(10, tensors(config()))
+        wait_for(lambda: evaluator.poll() or list(tmp_path.iterdir()))
+        monkeypatch.setattr(silence, "SILENT_SECONDS", 1.0)
+        started = time.monotonic()
+        [(result, _)] = _all(evaluator)
+        assert result.lengths_SE.tolist() == [[150], [150]] and time.monotonic() - started > 2.0
+
+
+def _group(leader: int) -> list[int]:
+    """Return the processes of a group."""
+    found = [int(place.name) for place in Path("/proc").iterdir() if place.name.isdecimal()]
+    return [pid for pid in found if _is_in(pid, leader)]
+
+
+def _is_in(pid: int, leader: int) -> bool:
+    try:
+        return os.getpgid(pid) == leader
+    except ProcessLookupError:
+        return False
+
+
+def test_a_process_that_was_stopped_meanwhile_has_not_been_silent(monkeypatch):
+    now = iter([0.0, 2.0, 7200.0, 7201.0])
+    monkeypatch.setattr(silence.time, "monotonic", lambda: next(now))
+    heard = silence.Silence(lambda: 7)
+    assert [heard.look() for _ in range(3)] == [2.0, 7.0, 8.0]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_whose_helper_keeps_its_pipe_open_is_started_again(tmp_path: Path):
+    """A simulator's helper is a fork of the worker, and holds what the worker held."""
+    with closing(Evaluator(config(), spec("Helped", folder=str(tmp_path)), episodes=1, seed=0)) as evaluator:
+        evaluator.submit(10, tensors(config()))
+        wait_for(lambda: evaluator.poll() or list(tmp_path.iterdir()))
+        helper = int(next(tmp_path.iterdir()).name)
+        _kill(evaluator)
+        [(result, _)] = _all(evaluator)
+        assert result.step == 10 and not runs(helper)
 
 
 def test_a_module_that_trains_as_the_worker_imports_it_is_refused(monkeypatch):

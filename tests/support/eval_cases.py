@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -217,6 +218,46 @@ class Lasting(Small):
         return np.zeros(4, np.float32), 1.0, False, False, {}
 
 
+class Hanging(Small):
+    """Hangs at the place named while a file exists: it sleeps, or stays in C code that keeps Python's lock."""
+
+    def __init__(self, file: str, where: str = "step", locked: bool = False):
+        super().__init__()
+        self.file, self.where, self.locked = Path(file), where, locked
+        self._hang("init")
+
+    def _hang(self, place: str):
+        while self.where == place and self.file.exists():
+            ctypes.PyDLL(None).sleep(600) if self.locked else time.sleep(0.05)
+
+    def reset(self, *, seed=None, options=None):
+        self._hang("reset")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        if self.taken == 3:  # the check before training makes one
+            self._hang("step")
+        self._hang("first step")
+        return super().step(action)
+
+
+class Helped(Small):
+    """Has a forked helper, which leaves its process id in a folder; the first environment waits for a kill."""
+
+    def __init__(self, folder: str):
+        super().__init__()
+        self.folder = Path(folder)
+
+    def step(self, action):
+        if not any(self.folder.iterdir()):
+            if not (helper := os.fork()):
+                time.sleep(60)
+                os._exit(0)
+            (self.folder / str(helper)).touch()
+            time.sleep(60)
+        return super().step(action)
+
+
 class Bounded(Small):
     """Takes one number within its bounds and no other; the reward of a step is that number."""
 
@@ -341,7 +382,7 @@ def runs(pid: int) -> bool:
 
 
 CASES = (Small, Diverging, Counting, Numbered, Succeeding, Failing, Breaking, Returning, Lasting, Bounded, Painted)
-for case in (*CASES, Talking, Reaching, Endless, Fetching, Unlicensed):
+for case in (*CASES, Hanging, Helped, Talking, Reaching, Endless, Fetching, Unlicensed):
     limit = 6 if case is Numbered else None
     gymnasium.register(f"gtp_fast_tests/{case.__name__}-v0", case, max_episode_steps=limit, disable_env_checker=True)
 for name, low, high in (("Wide", -2.0, 2.0), ("Quarter", -0.25, 0.25), ("Positive", 0.0, 1.0)):

@@ -7,7 +7,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,22 @@ from typing import Any
 import gymnasium
 import pytest
 from data_cases import columns, write
-from run_cases import back_to, gtp_fast, tiny, tiny_settings
+from eval_cases import runs
+from run_cases import back_to, gtp_fast, started, tiny, tiny_settings, words
 
 import gtp_fast as package
 from gtp_fast.cli.main import main
 from gtp_fast.cli.screen import Screen
 from gtp_fast.errors import UsageError
+from gtp_fast.evaluation import silence
 from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
 from gtp_fast.experiments import report
 from gtp_fast.experiments.reproduce import scores
 from gtp_fast.experiments.trials import Trial, outcome_of
+from gtp_fast.presets import read_yaml
 from gtp_fast.runs import checkpoint, records
 from gtp_fast.runs.directory import RunDir
-from gtp_fast.runs.events import Result, Started, Warned
+from gtp_fast.runs.events import Alive, Result, Started, Warned
 from gtp_fast.training.train import train
 
 UNLICENSED = "eval_cases:gtp_fast_tests/Unlicensed-v0"
@@ -215,6 +220,99 @@ def test_a_limit_ends_the_episodes_of_a_run_and_is_told_at_its_start(tmp_path: P
     asked = EvalConfig(eval_max_steps=12, allow_import=["eval_cases"])
     assert eval_run(tmp_path / "run", asked).result.lengths_SE.tolist() == [[12]]
     assert "10,000" in eval_run(tmp_path / "run", replace(asked, eval_max_steps=None)).notes[0]
+
+
+HANGING = "eval_cases:gtp_fast_tests/Hanging-v0"
+
+
+def hanging(folder: Path, **changes: Any):
+    """Settings of a run whose evaluations hang while the file `hung` is there."""
+    (folder / "hung").touch()
+    return settings(folder, env=HANGING, env_kwargs=json.dumps({"file": str(folder / "hung")}), **changes)
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_hangs_ends_no_run_and_the_run_says_what_it_waits_for(tmp_path: Path, monkeypatch):
+    cfg, events = hanging(tmp_path, eval_every=15), []
+
+    def report(event: Any) -> None:
+        events.append(event)
+        if isinstance(event, Started):  # the environment was tried
+            monkeypatch.setattr(silence, "SILENT_SECONDS", 1.0)
+        if isinstance(event, Warned):  # one has failed
+            monkeypatch.setattr(silence, "SILENT_SECONDS", 60.0)
+            (tmp_path / "hung").unlink()
+
+    result = train(cfg, report, silence_seconds=0.2)
+    (warned,) = [event.message for event in events if isinstance(event, Warned)]
+    assert re.fullmatch(
+        rf"the evaluation of step 15 failed: {HANGING} has answered no reset or step for 1 s, and its worker was "
+        "ended; mend the environment, or pass --eval-every 0 to train without it; training goes on",
+        warned,
+    )
+    assert (result.evaluations_failed, result.return_last) == (1, [8.0])
+    waited = [event for event in events if isinstance(event, Alive) and event.doing.startswith("waiting")]
+    assert {event.doing for event in waited} <= {f"waiting for the evaluation of step {step}" for step in (15, 30)}
+    assert any("resets and steps so far" in event.detail for event in waited)
+    assert any("answered no reset or step" in event.detail for event in waited)
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_run_waits_for_an_environment_that_hangs_is_answered(tmp_path: Path):
+    hanging(tmp_path)
+    typed = tiny_settings(tmp_path, env=HANGING, eval_every=30, seeds=1)
+    typed["env_kwargs"] = json.dumps({"file": str(tmp_path / "hung"), "locked": True})
+    process = started(["train", *words(typed)], SHOWING, env=_importing_eval_cases())
+    assert process.stderr is not None
+    told = next(line for line in process.stderr if "answered no reset" in line and "step 30" in line)
+    assert re.fullmatch(rf"waiting for the evaluation of step 30, .*{HANGING} has answered no .* is given up\n", told)
+    (worker,) = _children(process.pid)
+    process.send_signal(signal.SIGTERM)
+    signalled = time.monotonic()
+    assert process.wait(10) == 143 and time.monotonic() - signalled < 2.0
+    assert not runs(worker)
+    (tmp_path / "hung").unlink()
+    done = gtp_fast("train", *words(typed), "--json", env=_importing_eval_cases())
+    assert json.loads(done.stdout.splitlines()[-1])["return_last"] == [8.0]
+
+
+SHOWING = """
+from gtp_fast.cli import main, screen
+from gtp_fast.evaluation import worker
+screen.SILENCE_SECONDS, worker.SLOW_SECONDS = 0.2, 0.5
+main.main()
+"""
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+LOCKED = """
+import sys
+from gtp_fast.cli.main import main
+from gtp_fast.evaluation import silence
+silence.SILENT_SECONDS, silence.LOOK_SECONDS = 2.0, 0.2
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "locked"), [("1", False), ("1", True), ("2", True)])
+def test_a_command_that_evaluates_an_environment_that_hangs_exits_1(run: Path, tmp_path: Path, workers, locked):
+    (tmp_path / "hung").touch()
+    kwargs = {"file": str(tmp_path / "hung"), "locked": locked}
+    changed = read_yaml(run / "config.yaml") | {"env": HANGING, "env_kwargs": json.dumps(kwargs)}
+    (run / "config.yaml").write_text(json.dumps(changed))
+    typed = ["eval", str(run), "--episodes", "7", "--workers", workers]
+    done = started(typed, LOCKED, env=_importing_eval_cases())
+    told = done.communicate(timeout=60)[1]
+    assert done.returncode == 1, told
+    if locked and workers == "1":  # nothing but C code runs: the place in the program is all that can be told
+        assert told.startswith("Timeout") and re.search(r'eval_cases\.py", line \d+ in _hang', told)
+    else:
+        said = f"error: the evaluation failed: {HANGING} has answered no reset or step for 2 s; mend the environment\n"
+        assert told == said
 
 
 @pytest.mark.slow
