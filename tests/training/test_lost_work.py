@@ -1,0 +1,207 @@
+"""What a run has done is not lost: by a disk that refuses for a while, or by an error that is not of a train step."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from data_cases import columns, write
+from run_cases import SMALLER_THAN_A_STATE, files_up_to, tiny
+
+from gtp_fast.errors import DiskError, DivergedError
+from gtp_fast.runs import checkpoint, records
+from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.events import Alive, Evaluated, Progress, Started, Warned
+from gtp_fast.training import train as loop
+from gtp_fast.training.evaluations import replace_best
+from gtp_fast.training.train import train
+
+SMALLER_THAN_A_POLICY = 3_000  # and larger than an evaluation
+
+
+def settings(folder: Path, **changes: Any):
+    """Settings of 30 steps, evaluated at 10, 20 and 30 by a hopper that falls soon."""
+    if not (folder / "data.hdf5").exists():
+        write(folder / "data.hdf5", columns(sizes=(11, 3)))
+    return tiny(folder, **{"env": "Hopper-v5", "eval_every": 10} | changes)
+
+
+def allow(limit_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def outcome(run: Path) -> list[Any]:
+    """Return what two runs must share: the last state, the metric lines, the evaluations, the best policies."""
+    found = RunDir(run)
+    scores = [(one.step, one.returns_SE.tolist()) for one in records.read_evaluations(found)]
+    states = [found.checkpoint(30) / checkpoint.STATE, *found.checkpoints.glob("best/policy.safetensors")]
+    return [scores, found.metrics.read_bytes(), *(file.read_bytes() for file in states)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> list[Any]:
+    """What a run without trouble leaves."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(settings(folder))
+    found = outcome(folder / "run")
+    assert [step for step, _ in found[0]] == [10, 20, 30] and len(found) == 4
+    return found
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_the_disk_refuses_is_written_when_there_is_room(tmp_path: Path, whole):
+    run, warned = RunDir(tmp_path / "run"), []
+
+    def report(event: Any) -> None:
+        if isinstance(event, Evaluated) and not warned:
+            allow(SMALLER_THAN_A_POLICY)
+        if isinstance(event, Warned):
+            warned.append(event.message)
+            # A result without its best policy would never be evaluated again.
+            assert not run.evaluation(10).exists() and not (run.checkpoints / "best").exists()
+            allow(resource.RLIM_INFINITY)
+
+    with files_up_to(resource.RLIM_INFINITY):
+        train(settings(tmp_path, save_every=0), report)
+    assert len(warned) == 1 and warned[0].startswith("the evaluation of step 10 could not be written")
+    assert outcome(tmp_path / "run") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [10, SMALLER_THAN_A_POLICY], ids=["all", "best policies"])
+def test_evaluations_refused_to_the_end_are_exit_7_and_the_same_command_makes_them_alone(tmp_path: Path, whole, limit):
+    def report(event: Any) -> None:
+        if isinstance(event, Alive) and event.doing.startswith("waiting for the evaluation"):
+            allow(limit)
+
+    with files_up_to(resource.RLIM_INFINITY), pytest.raises(DiskError) as error:
+        train(settings(tmp_path), report, silence_seconds=0.01)
+    refused = [step for step in (10, 20, 30) if not RunDir(tmp_path / "run").evaluation(step).exists()]
+    assert refused and error.value.exit_code == 7
+    steps = ", ".join(map(str, refused))
+    assert str(error.value) == (
+        f"the evaluations of steps {steps} could not be written to {tmp_path / 'run'}; free space and run the same "
+        "command again: it makes these evaluations, and trains nothing"
+    ) or "3 writes of evaluations" in str(error.value)
+    events: list[Any] = []
+    train(settings(tmp_path), events.append)
+    assert [event.step for event in events if isinstance(event, Evaluated)] == refused
+    assert not [event for event in events if isinstance(event, Progress)]
+    assert outcome(tmp_path / "run") == whole
+
+
+def test_a_damaged_last_checkpoint_that_cannot_be_replaced_is_no_success(tmp_path: Path):
+    train(tiny(tmp_path))
+    last = RunDir(tmp_path / "run").checkpoint(30)
+    (last / checkpoint.STATE).write_bytes(b"short")
+    with files_up_to(SMALLER_THAN_A_STATE), pytest.raises(DiskError, match="the last checkpoint could not be written"):
+        train(tiny(tmp_path))
+    train(tiny(tmp_path))
+    assert checkpoint.load(last).step == 30
+
+
+class CallersError(Exception):
+    pass
+
+
+def _raised(cfg: Any, at: Any) -> None:
+    def report(event: Any) -> None:
+        if at(event):
+            raise CallersError
+
+    with pytest.raises(CallersError):
+        train(cfg, report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("at", "saved"),
+    [
+        (lambda event: isinstance(event, Progress) and event.step == 20, [20]),
+        (lambda event: isinstance(event, Evaluated), [10, 20, 30]),
+    ],
+    ids=["an interval", "an evaluation"],
+)
+def test_an_error_of_the_caller_loses_no_step(tmp_path: Path, whole, at, saved):
+    run = tmp_path / "run"
+    _raised(settings(tmp_path, save_every=0), at)
+    assert checkpoint.steps(RunDir(run))[0] in saved
+    train(settings(tmp_path, save_every=0))
+    assert outcome(run) == whole
+
+
+def test_an_error_of_a_train_step_saves_nothing_as_the_state_may_be_half_updated(tmp_path: Path, monkeypatch):
+    made = loop.patient_stepper
+
+    def failing(*given: Any):
+        steps = made(*given)
+
+        def run_steps(count: int) -> None:
+            steps(count)
+            if int(given[2].step) > 20:
+                raise CallersError
+
+        return run_steps
+
+    monkeypatch.setattr(loop, "patient_stepper", failing)
+    with pytest.raises(CallersError):
+        train(tiny(tmp_path))
+    assert checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20]
+
+
+def test_a_rescue_that_fails_too_leaves_the_first_error(tmp_path: Path):
+    def report(event: Any) -> None:
+        if isinstance(event, Progress):
+            allow(10)
+            raise CallersError
+
+    with files_up_to(resource.RLIM_INFINITY), pytest.raises(CallersError):
+        train(tiny(tmp_path, save_every=0), report)
+    assert checkpoint.steps(RunDir(tmp_path / "run")) == []
+
+
+def test_a_value_that_is_not_finite_is_seen_as_the_interval_is_logged(tmp_path: Path):
+    events: list[Any] = []
+    with pytest.raises(DivergedError):
+        train(tiny(tmp_path, lr=1e30, grad_norm=0.0, steps=60, save_every=0), events.append)
+    assert json.loads((tmp_path / "run/failure.json").read_text())["step"] <= 10
+    assert any(isinstance(event, Started) for event in events)
+    assert not [event for event in events if isinstance(event, Progress)]
+    assert (tmp_path / "run/metrics.jsonl").read_text() == ""
+
+
+def test_the_best_policies_do_not_change_with_the_tensors_that_were_evaluated(tmp_path: Path):
+    run, best = RunDir(tmp_path), {}
+    run.checkpoints.mkdir()
+    policy = {"actor": torch.zeros(4, 3)}
+    replace_best(run, best, _scored(10), policy, {})
+    policy["actor"] += 1.0
+    assert not best["tensors"]["actor"].any()
+
+
+def _scored(step: int) -> records.EvalResult:
+    one = np.ones((2, 1))
+    return records.EvalResult(step, one, one, None, one > 1, None, "x", (0, 1), 1, 1, "none", 0.0)
+
+
+def test_steps_made_at_once_take_no_more_than_half_a_second_however_fast_they_are(tmp_path: Path, monkeypatch):
+    made: list[float] = []
+
+    def quick(cfg: Any, run: RunDir, state: Any, *_: Any):
+        def run_steps(count: int) -> None:
+            started = time.perf_counter()
+            time.sleep(0.01 * count)
+            state.step.add_(count)
+            made.append(time.perf_counter() - started)
+
+        return run_steps
+
+    monkeypatch.setattr(loop, "patient_stepper", quick)
+    train(tiny(tmp_path, steps=200, log_every=1000, save_every=0))
+    assert len(made) > 5 and 0.2 < max(made) < 1.5 * loop.CHUNK_SECONDS, made
