@@ -54,6 +54,7 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._name = name
         self._space: spaces.Space[Any] | None = None  # read after the first reset: some build it from an observation
         self._shape: tuple[int, ...] | None = None  # of a Box's observations, once a step's was checked
+        count_call()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset; the result is a pair of an observation and a mapping."""

@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from gtp_fast.evaluation.environments import check_start
 from gtp_fast.evaluation.failures import RolloutError, answer_of, error_of
+from gtp_fast.evaluation.silence import end_with_parent
 
 if TYPE_CHECKING:
     import gymnasium
@@ -171,6 +172,7 @@ def _received(receiving: Any, process: Any) -> Any:
 
 def _answer(task: Callable[[int], Any], index: int, sending: Any) -> None:
     """Run in a forked process: compute one task and send its value or its error."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -18,7 +18,7 @@ from typing import Any
 from gtp_fast.data.spec import DataSpec, EvalEnv
 from gtp_fast.evaluation.environments import check_environment
 from gtp_fast.evaluation.failures import answer_of
-from gtp_fast.evaluation.silence import count_in
+from gtp_fast.evaluation.silence import count_in, end_with_parent
 from gtp_fast.runs.streams import lasting_streams
 
 NICE = 5  # a worker yields to training on shared cores
@@ -30,6 +30,7 @@ def serve(calls: int) -> None:
     Args: calls, the descriptor of a file in which the parent reads how many calls environments have answered.
     """
     count_in(calls)
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", buffering=1)

@@ -1,7 +1,7 @@
 """Environments that hang: how many calls environments have answered, and for how long none did.
 
-`Checked` counts every reset and step in memory that processes share: an environment that holds Python's lock can tell
-nothing, so another process reads the number and judges. `ended_when_silent` judges where there is no other process.
+`Checked` counts every building, reset and step in memory that processes share. An environment that keeps Python's lock
+can tell nothing, so another process reads the number and judges; `ended_when_silent` judges where there is none.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from gtp_fast.evaluation.failures import RolloutError
 SILENT_SECONDS = 600.0  # without an answered call an environment hangs, however long its episodes are
 # A look adds at most so much: after a suspended job goes on, its environments have not been silent for a night.
 LOOK_SECONDS = 5.0
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _SIZE = ctypes.sizeof(ctypes.c_uint64)
 
 _calls = ctypes.c_uint64.from_buffer(mmap.mmap(-1, _SIZE))  # forked processes share it
 
 
 def count_call() -> None:
-    """Count a reset or a step that an environment has answered."""
+    """Count a reset or a step that an environment has answered, or that it was built."""
     _calls.value += 1
 
 
@@ -45,6 +46,12 @@ def count_in(descriptor: int) -> None:
     """Count in a file from now on, as do processes that are forked later."""
     global _calls
     _calls = ctypes.c_uint64.from_buffer(mmap.mmap(descriptor, _SIZE))
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process with the thread that started it, also while C code keeps Python's lock."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Silence:

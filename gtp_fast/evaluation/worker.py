@@ -206,7 +206,7 @@ class Evaluator:
             return step, "its worker starts"
         silent, limit = self._worker.silence, silence.SILENT_SECONDS
         if silent.seconds < min(SLOW_SECONDS, limit):
-            return step, f"{silent.count - silent.first:,} resets and steps so far"
+            return step, f"{silent.count - silent.first:,} calls of the environment answered"
         return step, f"{told(name, silent.seconds)}; after {limit:,.0f} s the evaluation is given up"
 
     def poll(self, wait: float | None = None) -> list[tuple[EvalResult | Failed, dict[str, Tensor]]]:

@@ -82,14 +82,33 @@ def save(
 
     def fill(directory: Path) -> None:
         write_file(directory / STATE, save_bytes(host))
+        earlier = [run.checkpoint(older) for older in steps(run) if older < step][-1:]
         for pending, snapshot in pending_evals.items():
-            write_file(directory / f"{PENDING}{pending:08d}.safetensors", save_bytes(dict(snapshot)))
+            name, content = f"{PENDING}{pending:08d}.safetensors", save_bytes(dict(snapshot))
+            if not any(_linked(before / name, directory / name, content) for before in earlier):
+                write_file(directory / name, content)
         _write_policy(directory, policy, {**meta, "step": step})
 
     run.check_claim()
     path = run.checkpoint(step)
     publish_directory(path, fill)
     return path
+
+
+def _linked(there: Path, here: Path, content: bytes) -> bool:
+    """Make `here` a second name of a file with this content; return whether it could be done.
+
+    Up to 50 policies wait for a slow environment: written again and again, a save would take seconds after a signal.
+    """
+    try:
+        os.link(there, here, follow_symlinks=False)
+    except OSError:  # there is none, or the file system knows no second names
+        return False
+    with suppress(OSError):
+        if read_bytes(here, len(content)) == content:
+            return True
+    here.unlink()  # it was damaged, or is not the run's own
+    return False
 
 
 def save_best(run: RunDir, policy: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:

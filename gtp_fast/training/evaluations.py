@@ -44,22 +44,25 @@ class Evaluations:
         return {step: policy for step, (_, policy) in self.unwritten.items()} | self.evaluator.pending()
 
     def collect(self, wait: float | None = None) -> None:
-        """Report and write the evaluations that have ended, after at most `wait` seconds for the first."""
+        """Write and report the evaluations that have ended, after at most `wait` seconds for the first."""
         ended = self.evaluator.poll(wait)
-        for result, policy in ended:
-            if isinstance(result, Failed):
-                self._leave_out(result.step, records.FAILED, result.reason, policy)
-                self.writer.trace(result.trace)
-            else:
-                self.unwritten[result.step] = result, policy
-                self._tell(result)
+        for result, policy in ended:  # all of them first: what is reported may raise an error
+            found = {"step": result.step, records.FAILED: result.reason} if isinstance(result, Failed) else result
+            self.unwritten[result.step] = found, policy
         if ended:
             self.write()
+        for result, _ in ended:
+            if isinstance(result, Failed):
+                self.writer.trace(result.trace)
+                self._left_out(result.step, records.FAILED, result.reason)
+            else:
+                self._tell(result)
 
     def drop(self, step: int, reason: str, policy: dict[str, Tensor]) -> None:
         """Mark an evaluation that is not made any more."""
-        self._leave_out(step, records.DROPPED, reason, policy)
+        self.unwritten[step] = {"step": step, records.DROPPED: reason}, policy
         self.write()
+        self._left_out(step, records.DROPPED, reason)
 
     def write(self) -> None:
         """Write what is held, in the order in which it came, up to the first that the disk refuses."""
@@ -91,9 +94,7 @@ class Evaluations:
                 "same command again: it makes these evaluations, and trains nothing"
             )
 
-    def _leave_out(self, step: int, how: str, reason: str, policy: dict[str, Tensor]) -> None:
-        """Hold the mark of an evaluation that has no result, so that it is not made again, and go on."""
-        self.unwritten[step] = {"step": step, how: reason}, policy
+    def _left_out(self, step: int, how: str, reason: str) -> None:
         self.report(Warned(f"the evaluation of step {step:,} {how}: {reason}; training goes on"))
 
     def _tell(self, result: EvalResult) -> None:
@@ -103,7 +104,8 @@ class Evaluations:
         self.report(Evaluated(result.step, result.figures, result.scores_SE is not None))
 
     def _write(self, step: int) -> None:
-        """Write one: the best policies first, as a result that has its file is never evaluated again."""
+        """Write one: the best policies first, as a result or a mark that has its file is not evaluated again."""
+        self.run.check_claim()
         found, policy = self.unwritten[step]
         if isinstance(found, EvalResult):
             replace_best(self.run, self.best, found, policy, self.meta)

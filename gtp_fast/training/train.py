@@ -97,11 +97,12 @@ def _train_in(job: Job, opened: Opened, tell: Reports, interrupt: Interrupt) -> 
     start = starting_point(run, cfg, data)
     state, buffer = build(job, start.checkpoint)
     step = int(state.step)
+    # In this order: after a kill in between, a command of either number of steps makes again what was removed.
+    if start.goes_back:
+        checkpoint.drop_after(run, step)
     if start.extends:
         extend.drop_evaluations_after(run, cfg, step)
     describe(run, cfg, data)
-    if start.goes_back:
-        checkpoint.drop_after(run, step)
     with metrics.MetricsWriter(cfg, run, step) as writer, interrupt.answered():
         tell.log_to(writer.note)
         notes = (*data.notes, data.acting, *opened.notes, *start.notes, *streaming.notes(buffer))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_cases import config, runs, spec, tensors, untrained
+from eval_cases import config, group, runs, spec, tensors, untrained
 from run_cases import wait_for
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -119,6 +119,34 @@ def test_processes_in_the_middle_of_rollouts_end_with_their_killed_parent(tmp_pa
     finally:
         parent.kill()
         for pid in filter(runs, stepping()):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _evaluate_a_locked_one(folder: Path, workers: int) -> None:
+    (folder / "hung").touch()
+    case = spec("Hanging", file=str(folder / "hung"), where="first step", locked=True)
+    evaluator = Evaluator(config(), case, episodes=7, seed=0, workers=workers)
+    evaluator.submit(10, tensors(config()))
+    wait_for(lambda: evaluator.poll() or evaluator._worker.silence.seconds > 1.0 < evaluator._worker.silence.count)
+    (folder / str(evaluator._worker.process.pid)).touch()
+    time.sleep(600)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not end a process with its parent")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_that_keep_pythons_lock_end_with_their_killed_parent_too(tmp_path: Path, workers: int):
+    parent = multiprocessing.get_context("fork").Process(target=_evaluate_a_locked_one, args=(tmp_path, workers))
+    parent.start()
+    worker = int(wait_for(lambda: [file.name for file in tmp_path.iterdir() if file.name != "hung"])[0])
+    processes = group(worker)
+    try:
+        assert len(processes) >= workers
+        parent.kill()
+        parent.join()
+        wait_for(lambda: not any(map(runs, processes)), seconds=5)
+    finally:
+        for pid in filter(runs, processes):
             os.kill(pid, signal.SIGKILL)
 
 

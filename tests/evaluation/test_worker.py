@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -15,7 +16,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from eval_cases import config, runs, spec, tensors
+from eval_cases import config, group, runs, spec, tensors
 from run_cases import wait_for
 
 from gtp_fast.data import catalog
@@ -125,6 +126,36 @@ def test_evaluations_that_wait_for_a_worker_that_hangs_are_bounded(monkeypatch):
         assert [failed.step for failed, _ in evaluator._ended] == [4, 5, 6] and list(evaluator.pending()) == [1, 2, 3]
 
 
+def test_policies_that_wait_are_bounded_by_their_bytes_too_but_one_may_wait_whatever_its_size(monkeypatch):
+    monkeypatch.setattr("gtp_fast.evaluation.worker.MOST_PENDING_BYTES", 1_000)
+    with closing(Evaluator(config(), spec("Small"), episodes=1, seed=0)) as evaluator:
+        for step in (10, 20):
+            evaluator.submit(step, {"actor": torch.zeros(300)})
+        [(failed, _)] = evaluator._ended
+        assert failed.step == 20 and "were waiting for theirs already; raise --eval-every" in failed.reason
+        assert list(evaluator.pending()) == [10]
+
+
+@pytest.mark.slow
+def test_a_pipe_that_breaks_in_the_middle_of_a_request_costs_no_evaluation():
+    large = {"actor": tensors(config())["actor"], "unused": torch.zeros(20_000_000)}  # a pipe holds 64 KiB
+    with closing(Evaluator(config(), spec("Small"), episodes=1, seed=0)) as evaluator:
+        evaluator.submit(10, large)
+        _kill(evaluator)
+        assert [result.step for result, _ in _all(evaluator)] == [10]
+
+
+def test_threads_that_cannot_be_started_are_a_failure_of_the_evaluation(monkeypatch):
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    evaluator = Evaluator(config(), spec("Small"), episodes=1, seed=0)
+    evaluator.submit(10, tensors(config()))
+    [(failed, _)] = evaluator.poll()
+    assert "its worker could not be started (can't start new thread)" in failed.reason
+
+
 def test_a_worker_that_cannot_be_started_is_a_failure_of_each_evaluation(monkeypatch):
     def refused():
         raise BlockingIOError(11, "Resource temporarily unavailable")
@@ -205,8 +236,8 @@ def test_an_evaluation_that_hangs_has_failed_and_the_next_has_a_new_worker(
     case = spec("Hanging", file=str(hung), locked=locked)
     with closing(Evaluator(config(), case, 11, 0, workers)) as evaluator:
         evaluator.submit(10, tensors(config()))
-        wait_for(lambda: evaluator.poll() or evaluator._worker.silence.count >= 20)  # five episodes: 5 resets, 15 steps
-        stepping = [pid for pid in _group(evaluator._worker.process.pid) if runs(pid)]
+        wait_for(lambda: evaluator.poll() or evaluator._worker.silence.count >= 26)  # 6 built, 5 resets, 15 steps
+        stepping = [pid for pid in group(evaluator._worker.process.pid) if runs(pid)]
         monkeypatch.setattr(silence, "SILENT_SECONDS", 1.0)
         [(failed, _)] = _all(evaluator)
         assert re.fullmatch(
@@ -245,19 +276,6 @@ def test_a_long_evaluation_whose_environment_answers_is_waited_for(tmp_path: Pat
         started = time.monotonic()
         [(result, _)] = _all(evaluator)
         assert result.lengths_SE.tolist() == [[150], [150]] and time.monotonic() - started > 2.0
-
-
-def _group(leader: int) -> list[int]:
-    """Return the processes of a group."""
-    found = [int(place.name) for place in Path("/proc").iterdir() if place.name.isdecimal()]
-    return [pid for pid in found if _is_in(pid, leader)]
-
-
-def _is_in(pid: int, leader: int) -> bool:
-    try:
-        return os.getpgid(pid) == leader
-    except ProcessLookupError:
-        return False
 
 
 def test_a_process_that_was_stopped_meanwhile_has_not_been_silent(monkeypatch):

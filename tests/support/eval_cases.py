@@ -381,6 +381,19 @@ def runs(pid: int) -> bool:
         return False
 
 
+def group(leader: int) -> list[int]:
+    """Return the processes of a group."""
+    found = [int(place.name) for place in Path("/proc").iterdir() if place.name.isdecimal()]
+    return [pid for pid in found if _is_in(pid, leader)]
+
+
+def _is_in(pid: int, leader: int) -> bool:
+    try:
+        return os.getpgid(pid) == leader
+    except ProcessLookupError:
+        return False
+
+
 CASES = (Small, Diverging, Counting, Numbered, Succeeding, Failing, Breaking, Returning, Lasting, Bounded, Painted)
 for case in (*CASES, Hanging, Helped, Talking, Reaching, Endless, Fetching, Unlicensed):
     limit = 6 if case is Numbered else None

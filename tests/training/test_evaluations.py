@@ -253,7 +253,7 @@ def test_an_evaluation_that_hangs_ends_no_run_and_the_run_says_what_it_waits_for
     assert (result.evaluations_failed, result.return_last) == (1, [8.0])
     waited = [event for event in events if isinstance(event, Alive) and event.doing.startswith("waiting")]
     assert {event.doing for event in waited} <= {f"waiting for the evaluation of step {step}" for step in (15, 30)}
-    assert any("resets and steps so far" in event.detail for event in waited)
+    assert any("calls of the environment answered" in event.detail for event in waited)
     assert any("answered no reset or step" in event.detail for event in waited)
 
 

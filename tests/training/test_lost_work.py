@@ -12,14 +12,19 @@ import numpy as np
 import pytest
 import torch
 from data_cases import columns, write
+from eval_cases import config, spec
 from run_cases import SMALLER_THAN_A_STATE, files_up_to, tiny
 
+from gtp_fast.config import TrainConfig
 from gtp_fast.errors import DiskError, DivergedError
+from gtp_fast.evaluation.worker import Evaluator, Failed
 from gtp_fast.runs import checkpoint, records
 from gtp_fast.runs.directory import RunDir
+from gtp_fast.runs.disk import Disk
 from gtp_fast.runs.events import Alive, Evaluated, Progress, Started, Warned
+from gtp_fast.runs.metrics import MetricsWriter
 from gtp_fast.training import train as loop
-from gtp_fast.training.evaluations import replace_best
+from gtp_fast.training.evaluations import Evaluations, replace_best
 from gtp_fast.training.train import train
 
 SMALLER_THAN_A_POLICY = 3_000  # and larger than an evaluation
@@ -59,7 +64,7 @@ def test_an_evaluation_that_the_disk_refuses_is_written_when_there_is_room(tmp_p
     run, warned = RunDir(tmp_path / "run"), []
 
     def report(event: Any) -> None:
-        if isinstance(event, Evaluated) and not warned:
+        if isinstance(event, Alive) and event.doing.startswith("waiting for the evaluation") and not warned:
             allow(SMALLER_THAN_A_POLICY)
         if isinstance(event, Warned):
             warned.append(event.message)
@@ -68,7 +73,7 @@ def test_an_evaluation_that_the_disk_refuses_is_written_when_there_is_room(tmp_p
             allow(resource.RLIM_INFINITY)
 
     with files_up_to(resource.RLIM_INFINITY):
-        train(settings(tmp_path, save_every=0), report)
+        train(settings(tmp_path, save_every=0), report, silence_seconds=0.01)
     assert len(warned) == 1 and warned[0].startswith("the evaluation of step 10 could not be written")
     assert outcome(tmp_path / "run") == whole
 
@@ -96,6 +101,25 @@ def test_evaluations_refused_to_the_end_are_exit_7_and_the_same_command_makes_th
     assert outcome(tmp_path / "run") == whole
 
 
+def test_a_checkpoint_keeps_the_policies_of_evaluations_that_the_disk_has_refused(tmp_path: Path):
+    run, warned = RunDir(tmp_path), []
+    for folder in (run.checkpoints, run.evaluations):
+        folder.mkdir()
+    policies = {step: {"actor": torch.full((2, 3), float(step))} for step in (10, 20)}
+    with MetricsWriter(TrainConfig(env="x"), run, 0) as writer:
+        evaluator, disk = Evaluator(config(), spec("Small"), 1, 0), Disk(tmp_path, warned.append)
+        held = Evaluations(run, evaluator, writer, lambda event: None, disk, {}, {})  # pyright: ignore
+        evaluator._ended += [(_scored(10), policies[10]), (Failed(20, "it fell"), policies[20])]
+        with files_up_to(10):
+            held.collect()
+        assert held.pending() == policies and len(warned) == 1  # the second is not tried: results keep their order
+        held.write()
+        assert held.pending() == {} and len(warned) == 1
+    assert [one.step for one in records.read_evaluations(run)] == [10] and records.read_absent(run)[0] == {
+        20: "it fell"
+    }
+
+
 def test_a_damaged_last_checkpoint_that_cannot_be_replaced_is_no_success(tmp_path: Path):
     train(tiny(tmp_path))
     last = RunDir(tmp_path / "run").checkpoint(30)
@@ -104,6 +128,22 @@ def test_a_damaged_last_checkpoint_that_cannot_be_replaced_is_no_success(tmp_pat
         train(tiny(tmp_path))
     train(tiny(tmp_path))
     assert checkpoint.load(last).step == 30
+
+
+@pytest.mark.slow
+def test_a_kill_while_a_run_goes_back_to_be_extended_loses_no_evaluation(tmp_path: Path, monkeypatch):
+    run, cosine = RunDir(tmp_path / "run"), {"lr_schedule": "cosine"}
+    train(settings(tmp_path, **cosine))
+    before = outcome(run.path)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "describe", killed)
+        train(settings(tmp_path, steps=60, resume=str(run.checkpoint(10)), **cosine))
+    train(settings(tmp_path, **cosine))
+    assert outcome(run.path)[:3] == before[:3] and [step for step, _ in before[0]] == [10, 20, 30]
 
 
 class CallersError(Exception):
@@ -151,8 +191,8 @@ def test_an_error_of_a_train_step_saves_nothing_as_the_state_may_be_half_updated
 
     monkeypatch.setattr(loop, "patient_stepper", failing)
     with pytest.raises(CallersError):
-        train(tiny(tmp_path))
-    assert checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20]
+        train(tiny(tmp_path, save_every=0))
+    assert checkpoint.steps(RunDir(tmp_path / "run")) == []
 
 
 def test_a_rescue_that_fails_too_leaves_the_first_error(tmp_path: Path):
