@@ -26,6 +26,7 @@ from torch import Tensor
 from gtp_fast.errors import CheckpointError
 from gtp_fast.files import (
     JSON_BYTES,
+    linked,
     own_folder,
     parse_json,
     publish_directory,
@@ -83,9 +84,10 @@ def save(
     def fill(directory: Path) -> None:
         write_file(directory / STATE, save_bytes(host))
         earlier = [run.checkpoint(older) for older in steps(run) if older < step][-1:]
+        # Up to 50 policies wait for a slow environment: written each time, a save after a signal would take seconds.
         for pending, snapshot in pending_evals.items():
             name, content = f"{PENDING}{pending:08d}.safetensors", save_bytes(dict(snapshot))
-            if not any(_linked(before / name, directory / name, content) for before in earlier):
+            if not any(linked(before / name, directory / name, content) for before in earlier):
                 write_file(directory / name, content)
         _write_policy(directory, policy, {**meta, "step": step})
 
@@ -93,22 +95,6 @@ def save(
     path = run.checkpoint(step)
     publish_directory(path, fill)
     return path
-
-
-def _linked(there: Path, here: Path, content: bytes) -> bool:
-    """Make `here` a second name of a file with this content; return whether it could be done.
-
-    Up to 50 policies wait for a slow environment: written again and again, a save would take seconds after a signal.
-    """
-    try:
-        os.link(there, here, follow_symlinks=False)
-    except OSError:  # there is none, or the file system knows no second names
-        return False
-    with suppress(OSError):
-        if read_bytes(here, len(content)) == content:
-            return True
-    here.unlink()  # it was damaged, or is not the run's own
-    return False
 
 
 def save_best(run: RunDir, policy: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:

@@ -49,12 +49,13 @@ OWNERS = {
 CALLS = {  # dotted call -> modules that may make it
     "os.replace": {"files", "runs.directory"},
     "os.fsync": {"files"},
+    "os.link": {"files"},
     "torch.cuda.CUDAGraph": {"algorithms.backends"},
     "torch.cuda.graph": {"algorithms.backends"},
     "print": {"cli.main", "cli.data", "cli.sweep"},
     "sys.exit": {"cli.main", "cli.sweep"},
 }
-FILE_CALLS = ("os.rename", "os.renames", "os.link", "shutil.move", "torch.load", "torch.save")
+FILE_CALLS = ("os.rename", "os.renames", "shutil.move", "torch.load", "torch.save")
 CALLS |= {name: set() for name in (*FILE_CALLS, "eval", "exec", "__import__", "importlib.import_module")}
 PATH_RENAMES = {"rename", "replace"}  # with one argument these are Path's; str.replace takes two
 # Where run directories are read and written, and how a file there may be opened without asking what it is. A module may
@@ -217,6 +218,7 @@ def test_an_import_of_what_stands_after_is_seen(source, module):
         "import h5py",
         "import os\nos.replace(a, b)",
         "from os import replace",
+        "os.link(a, b)",
         "Path(a).rename(b)",
         "part.replace(whole)",
         "from torch.utils.tensorboard import SummaryWriter",
