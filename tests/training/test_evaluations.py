@@ -234,11 +234,12 @@ def hanging(folder: Path, **changes: Any):
 @pytest.mark.slow
 def test_an_evaluation_that_hangs_ends_no_run_and_the_run_says_what_it_waits_for(tmp_path: Path, monkeypatch):
     cfg, events = hanging(tmp_path, eval_every=15), []
+    monkeypatch.setattr("gtp_fast.evaluation.worker.SLOW_SECONDS", 0.3)
 
     def report(event: Any) -> None:
         events.append(event)
         if isinstance(event, Started):  # the environment was tried
-            monkeypatch.setattr(silence, "SILENT_SECONDS", 1.0)
+            monkeypatch.setattr(silence, "SILENT_SECONDS", 2.0)
         if isinstance(event, Warned):  # one has failed
             monkeypatch.setattr(silence, "SILENT_SECONDS", 60.0)
             (tmp_path / "hung").unlink()
@@ -246,7 +247,7 @@ def test_an_evaluation_that_hangs_ends_no_run_and_the_run_says_what_it_waits_for
     result = train(cfg, report, silence_seconds=0.2)
     (warned,) = [event.message for event in events if isinstance(event, Warned)]
     assert re.fullmatch(
-        rf"the evaluation of step 15 failed: {HANGING} has answered no reset or step for 1 s, and its worker was "
+        rf"the evaluation of step 15 failed: {HANGING} has answered no reset or step for 2 s, and its worker was "
         "ended; mend the environment, or pass --eval-every 0 to train without it; training goes on",
         warned,
     )
