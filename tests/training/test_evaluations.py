@@ -305,7 +305,7 @@ def test_a_command_that_evaluates_an_environment_that_hangs_exits_1(run: Path, t
     kwargs = {"file": str(tmp_path / "hung"), "locked": locked}
     changed = read_yaml(run / "config.yaml") | {"env": HANGING, "env_kwargs": json.dumps(kwargs)}
     (run / "config.yaml").write_text(json.dumps(changed))
-    typed = ["eval", str(run), "--episodes", "7", "--workers", workers]
+    typed = ["eval", str(run), "--episodes", "7", "--workers", workers, "--allow-import", "eval_cases"]
     done = started(typed, LOCKED, env=_importing_eval_cases())
     told = done.communicate(timeout=60)[1]
     assert done.returncode == 1, told
