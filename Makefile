@@ -16,6 +16,7 @@ CALL ?= first
 LIMIT ?= 380
 DATA ?=
 TASK ?=
+DAY ?= $(shell date +%Y%m%d)
 
 .PHONY: train test install check lint bench slow crash gpu gpu-dry clean
 .DELETE_ON_ERROR:
@@ -49,8 +50,11 @@ bench: $(STAMP)
 slow: $(STAMP)
 	$(BIN)/pytest -q -m long
 
+# Kills, damage and properties are drawn by the seed of the day; make crash DAY=20261127 draws those of that day again.
 crash: $(STAMP)
-	$(BIN)/pytest -q -m crash
+	@echo '== Seed $(DAY); make crash DAY=$(DAY) repeats what follows'
+	$(BIN)/pytest -q -m "crash or (hypothesis and not gpu and not long)" \
+	  --hypothesis-seed=$(DAY) --hypothesis-profile=daily
 
 # On a machine with a GPU: installs nothing, runs under the Python that is named, for at most LIMIT seconds; docs/gpu.md.
 gpu:

@@ -21,6 +21,8 @@ if not torch.cuda.is_available():
 REUSED = [HealthCheck.function_scoped_fixture]
 settings.register_profile("gtp-fast", deadline=None, max_examples=30, derandomize=True, suppress_health_check=REUSED)
 settings.load_profile("gtp-fast")
+# What `make crash` asks for: other examples each day, and the same again for the same --hypothesis-seed.
+settings.register_profile("daily", settings.get_profile("gtp-fast"), max_examples=300, derandomize=False, database=None)
 
 pytest_plugins = ["in_order"]
 
@@ -28,6 +30,12 @@ pytest_plugins = ["in_order"]
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def day(request: pytest.FixtureRequest) -> int:
+    """The seed of what is drawn at random: 0, or of the day in `make crash`, which passes it to hypothesis too."""
+    return int(request.config.getoption("hypothesis_seed") or 0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

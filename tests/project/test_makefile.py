@@ -6,9 +6,11 @@ import os
 import stat
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from places import ROOT
 
 # As venv it makes a folder of stand-ins. It fails where it is called with the words that the file ASKED.fails holds.
@@ -28,11 +30,11 @@ def make(tmp_path: Path):
     python.chmod(stat.S_IRWXU)
     environment = {name: text for name, text in os.environ.items() if not name.startswith("MAKE")}
 
-    def call(target: str, fails: str | None = None) -> tuple[int, str, str]:
+    def call(target: str, *more: str, fails: str | None = None) -> tuple[int, str, str]:
         asked.write_text("")
         file = Path(f"{asked}.fails")
         file.unlink(missing_ok=True) if fails is None else file.write_text(fails)
-        words = ["make", target, f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+        words = ["make", target, f"PYTHON={python}", f"VENV={tmp_path / 'venv'}", *more]
         done = subprocess.run(
             words, cwd=ROOT, env=environment | {"ASKED": str(asked)}, capture_output=True, text=True, check=False
         )
@@ -69,3 +71,17 @@ def test_no_pip_is_silent(make):
     _, asked, _ = make("install")
     installs = [line for line in asked.splitlines() if "pip install" in line]
     assert len(installs) >= 3 and not [line for line in installs if " -q" in line]
+
+
+def test_kills_and_properties_are_drawn_anew_each_day_and_again_for_a_day_that_is_named(make):
+    today = f"{datetime.now():%Y%m%d}"
+    _, asked, said = make("crash")
+    assert f"--hypothesis-seed={today} --hypothesis-profile=daily" in asked and f"make crash DAY={today}" in said
+    assert "--hypothesis-seed=20260102" in make("crash", "DAY=20260102")[1]
+    assert "hypothesis" not in make("test")[1]
+
+
+def test_the_profile_of_the_day_draws_more_and_follows_the_seed_alone():
+    daily, usual = settings.get_profile("daily"), settings.get_profile("gtp-fast")
+    assert daily.max_examples >= 5 * usual.max_examples and daily.deadline is usual.deadline is None
+    assert (daily.derandomize, daily.database, usual.derandomize) == (False, None, True)

@@ -7,14 +7,20 @@ a minute of compiling each, is `make slow`.
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from gtp_kernels.primitives import Compiler
 from learn_cases import case, trained
+from run_cases import back_to
 
+import gtp_fast
 from gtp_fast.algorithms import backends, updates
+from gtp_fast.runs import checkpoint
+from gtp_fast.runs.directory import RunDir
 
 OWN = {
     "gtp": ("gtp", {}),
@@ -66,6 +72,25 @@ def test_a_step_agrees_with_eager_where_the_compiler_traces_no_leaves(name, monk
     monkeypatch.setattr(Compiler, "loses_functions", False)
     _agree(name)
     assert updates.ASKING and Compiler.loses_functions
+
+
+def _run(folder: Path) -> RunDir:
+    settings = {"env": "multigoal-v0", "algo": "td3bc", "bc": True, "steps": 4, "batch_size": 16, "hidden": 16}
+    settings |= {"log_every": 2, "save_every": 2, "eval_every": 0, "device": "cpu", "backend": "compiled", "threads": 1}
+    return RunDir(Path(gtp_fast.train(run_dir=str(folder), **settings).run_dir))
+
+
+@pytest.mark.slow
+def test_promise_2_a_compiled_run_resumed_from_a_checkpoint_ends_bitwise_equal(tmp_path: Path):
+    torch._dynamo.reset()
+    whole = _run(tmp_path / "whole")  # the step that compiles fastest: 15 s (AMD EPYC, 2026-11-27)
+    shutil.copytree(whole.path, tmp_path / "cut")
+    back_to(tmp_path / "cut", 2)
+    torch._dynamo.reset()  # as a process of its own would, the second compiles, from the compiler's cache
+    cut = _run(tmp_path / "cut")
+    for name in (checkpoint.STATE, checkpoint.POLICY):
+        assert (whole.checkpoint(4) / name).read_bytes() == (cut.checkpoint(4) / name).read_bytes()
+    assert whole.metrics.read_bytes() == cut.metrics.read_bytes()
 
 
 WHOLE = [name for name in OWN if name not in ("gtp", "gtp-bc", "dql-two-steps")]

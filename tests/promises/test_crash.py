@@ -39,6 +39,22 @@ SAVE = (  # every point of a save, and of the removal of an older checkpoint; se
     *(f"remove ckpt/step-N/{file}" for file in FILES),
     "rmdir ckpt/step-N",
 )
+BEST, RESULT = "ckpt/.partial-best", "eval/.partial-step-N.json"
+EVALUATION = (  # and of an evaluation: its policy in a checkpoint while it is pending, the best policies, its result
+    *(f"{what} {PARTIAL}/pending-eval-N.safetensors" for what in ("open", "half", "fsync")),
+    f"mkdir {BEST}",
+    *(f"{what} {BEST}/{file}" for file in FILES[1:] for what in ("open", "half", "fsync")),
+    *(f"fsync {BEST}", "rename ckpt/.partial-old-best", "rename ckpt/best"),
+    *(f"remove ckpt/.partial-old-best/{file}" for file in FILES[1:]),
+    "rmdir ckpt/.partial-old-best",
+    *(f"{what} {RESULT}" for what in ("open", "half", "fsync")),
+    *("rename eval/step-N.json", "fsync eval"),
+)
+# Some of them, and at which passage: the second is that of the second evaluation, once the first is finished.
+SOME = ((EVALUATION[1], 1), (f"half {BEST}/policy.safetensors", 1), (f"half {RESULT}", 1), ("rename ckpt/best", 2))
+# The averaged policy, which is evaluated, moves at every step, so that the members' best are of different steps.
+EVALUATES = {"env": "own_envs:Graded-v0", "eval_every": 50, "save_every": 50}
+EVALUATES |= {"ema_start": 1, "ema_every": 1, "ema_decay": 0.9}
 
 
 class Server:
@@ -99,11 +115,28 @@ def whole(server, tmp_path_factory) -> Path:
     return folder / "whole"
 
 
-def outcome(run: Path) -> tuple[bytes, bytes, list[str]]:
-    """Return what two runs must share: the last state, every metric line, the checkpoints that are kept."""
+@pytest.fixture(scope="module")
+def evaluated(server, tmp_path_factory) -> Path:
+    """A run that was evaluated and never killed; nothing below changes it."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    assert server.wait(server.start(_settings(folder)("whole", **EVALUATES))) == 0
+    best = json.loads((folder / "whole/ckpt/best/state.json").read_text())
+    assert len(set(best["steps"])) == 2 and 50 in best["steps"]  # what was best before a kill still counts
+    return folder / "whole"
+
+
+def outcome(run: Path) -> tuple[dict[str, bytes], bytes, dict[str, Any], list[str]]:
+    """Return what two runs must share: the last state and policy, every metric line, what evaluations left.
+
+    And the names of what is kept. Only the seconds that an evaluation took may differ.
+    """
     last = RunDir(run).checkpoint(STEPS)
+    tensors = {name: (last / name).read_bytes() for name in (checkpoint.STATE, checkpoint.POLICY)}
+    results = {path.name: json.loads(path.read_text()) for path in (run / "eval").iterdir()}
+    left = {name: {**values, "seconds": None} for name, values in results.items()}
+    left |= {path.name: path.read_bytes() for path in (run / "ckpt/best").glob("*")}
     names = sorted(path.name for path in (run / "ckpt").iterdir())
-    return (last / checkpoint.STATE).read_bytes(), (run / "metrics.jsonl").read_bytes(), names
+    return tensors, (run / "metrics.jsonl").read_bytes(), left, names
 
 
 def _wait_for_a_checkpoint(run: Path, after: int = 0) -> int:
@@ -113,7 +146,7 @@ def _wait_for_a_checkpoint(run: Path, after: int = 0) -> int:
 def _killed_somewhere(server: Server, wanted: dict[str, Any], chance: random.Random, _: Path) -> bool:
     """Kill the run at a random moment; return whether it was still running."""
     pid = server.start(wanted)
-    time.sleep(chance.uniform(0.02, 0.4))
+    time.sleep(chance.uniform(0.02, 4.0 if wanted["eval_every"] else 0.4))  # the evaluations take longer
     with contextlib.suppress(ProcessLookupError):  # it may have ended just now
         os.kill(pid, signal.SIGKILL)
     code = server.wait(pid)
@@ -121,34 +154,63 @@ def _killed_somewhere(server: Server, wanted: dict[str, Any], chance: random.Ran
     return code != 0
 
 
-def _killed_at(point: str) -> Callable[..., bool]:
+def _killed_at(point: str, passage: int = 1) -> Callable[..., bool]:
     def kill(server: Server, wanted: dict[str, Any], _: random.Random, met: Path) -> bool:
-        """Let the run kill itself at a point, if it comes to it; return whether it did."""
+        """Let the run kill itself at a point, if it comes to it so often; return whether it did."""
         met.unlink(missing_ok=True)
-        code = server.wait(server.start({**wanted, "faults": {"point": point, "met": str(met)}}))
+        faults = {"point": point, "passage": passage, "met": str(met)}
+        code = server.wait(server.start({**wanted, "faults": faults}))
         assert code == (-signal.SIGKILL if met.exists() else 0)
         return met.exists()
 
     return kill
 
 
+def _survived(server: Server, wanted: dict[str, Any], ways: list[Callable[..., bool]], whole: Path, seed: int) -> int:
+    """Kill a run in these ways, one after another, and let it end; return how often it was killed, all equal to whole.
+
+    Where it ends before a kill it is compared, and followed by another that can be killed.
+    """
+    chance, survived, run = random.Random(seed), 0, Path(wanted["run_dir"])
+    for kill in ways:
+        ended = 0
+        while not kill(server, wanted, chance, run.with_name("met")):
+            assert outcome(run) == outcome(whole)
+            shutil.rmtree(run)
+            assert (ended := ended + 1) < 9  # a whole run passes every point
+        survived += 1
+    assert server.wait(server.start(wanted)) == 0
+    assert outcome(run) == outcome(whole)
+    return survived
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("rounds", "kills"), [(1, 28), pytest.param(4, 200, marks=pytest.mark.crash)])
 def test_promise_1_a_run_killed_at_any_instant_ends_bitwise_equal_to_one_never_killed(
-    server, settings, whole, tmp_path, rounds, kills
+    server, settings, whole, rounds, kills, day
 ):
     ways = [_killed_at(point) for point in SAVE] * rounds
     ways += [_killed_somewhere] * (kills - len(ways))
-    chance, survived = random.Random(0), 0
-    for kill in chance.sample(ways, len(ways)):
-        while not kill(server, settings("killed"), chance, tmp_path / "met"):
-            # It ended, after all the kills so far: compared, and followed by another that can be killed.
-            assert outcome(tmp_path / "killed") == outcome(whole)
-            shutil.rmtree(tmp_path / "killed")
-        survived += 1
-    assert server.wait(server.start(settings("killed"))) == 0
-    assert outcome(tmp_path / "killed") == outcome(whole)
-    assert survived == kills
+    random.Random(day).shuffle(ways)
+    assert _survived(server, settings("killed"), ways, whole, day) == kills
+
+
+@pytest.mark.slow
+def test_promise_1_a_kill_in_the_middle_of_an_evaluations_files_changes_no_policy_and_no_result(
+    server, settings, evaluated
+):
+    ways = [_killed_at(point, passage) for point, passage in SOME]
+    assert _survived(server, settings("killed", **EVALUATES), ways, evaluated, 0) == len(SOME)
+
+
+@pytest.mark.crash
+def test_promise_1_an_evaluated_run_killed_at_any_instant_has_the_policies_and_results_of_one_never_killed(
+    server, settings, evaluated, day
+):
+    second = [_killed_at(point, 2) for point in EVALUATION if "best" in point or "eval/" in point]
+    ways = [*(_killed_at(point) for point in EVALUATION), *second, *[_killed_somewhere] * 16]
+    random.Random(day).shuffle(ways)
+    assert _survived(server, settings("killed", **EVALUATES), ways, evaluated, day) == len(ways)
 
 
 def test_the_named_points_are_those_that_a_save_passes(server, settings, tmp_path):
@@ -156,6 +218,14 @@ def test_the_named_points_are_those_that_a_save_passes(server, settings, tmp_pat
     assert server.wait(server.start({**settings("recorded"), "faults": faults})) == 0
     passed = (tmp_path / "points").read_text().splitlines()
     assert set(passed[passed.index(SAVE[0]) :]) == set(SAVE)
+
+
+@pytest.mark.slow
+def test_the_named_points_of_an_evaluation_are_those_that_its_files_pass(server, settings, tmp_path):
+    faults = {"record": str(tmp_path / "points")}
+    assert server.wait(server.start({**settings("recorded", **EVALUATES), "faults": faults})) == 0
+    passed = (tmp_path / "points").read_text().splitlines()
+    assert set(passed[passed.index(SAVE[0]) :]) - set(SAVE) == set(EVALUATION)
 
 
 @pytest.mark.slow
@@ -174,6 +244,15 @@ def test_a_writer_that_writes_in_place_loses_the_run_by_the_same_kills(server, s
 def test_a_run_of_another_seed_differs_so_the_comparison_can_fail(server, settings, whole, tmp_path):
     assert server.wait(server.start(settings("other", seed=5))) == 0
     assert outcome(whole)[0] != outcome(tmp_path / "other")[0]
+
+
+@pytest.mark.slow
+def test_promise_2_n_steps_a_kill_and_n_more_are_the_steps_of_a_run_never_killed(server, settings, whole, tmp_path):
+    wanted = settings("halves", save_every=STEPS // 2)
+    assert _killed_at(f"mkdir {PARTIAL}", 2)(server, wanted, random.Random(0), tmp_path / "met")
+    assert checkpoint.steps(RunDir(tmp_path / "halves")) == [STEPS // 2]
+    assert server.wait(server.start(wanted)) == 0
+    assert outcome(tmp_path / "halves")[:3] == outcome(whole)[:3]
 
 
 @pytest.mark.crash

@@ -53,6 +53,30 @@ class Camera(gymnasium.Env):
         return self.observation_space.sample(), 0.0, False, True, {}
 
 
+class Graded(gymnasium.Env):
+    """Of HalfCheetah's sizes, six steps an episode; its reward has many peaks along the action's first part."""
+
+    def __init__(self):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (17,), np.float32)
+        self.action_space = spaces.Box(-1, 1, (6,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.taken = 0
+        return self.np_random.normal(size=17).astype(np.float32), {}
+
+    def step(self, action):
+        self.taken += 1
+        return (
+            self.np_random.normal(size=17).astype(np.float32),
+            float(np.sin(40 * action[0])),
+            False,
+            self.taken == 6,
+            {},
+        )
+
+
+gymnasium.register("Graded-v0", Graded, disable_env_checker=True)
 gymnasium.register("Armed-v0", Armed, disable_env_checker=True)
 gymnasium.register("Unversioned", Armed, kwargs={"arm": 1}, disable_env_checker=True)
 gymnasium.register("yard/Armed-v0", Armed, kwargs={"arm": 1}, disable_env_checker=True)

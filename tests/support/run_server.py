@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def place(run: Path, path: object, folder: int = -1) -> str | None:
     if not whole.startswith(str(run)):
         return None
     name = whole.removeprefix(str(run)).lstrip("/") or "."
-    return re.sub(r"step-\d+", "step-N", re.sub(r"partial-\d+-", "partial-", name))
+    return re.sub(r"(step|eval)-\d+", r"\1-N", re.sub(r"partial-\d+-", "partial-", name))
 
 
 def watch(run: Path, meet: Callable[[str], None]) -> None:
@@ -80,11 +81,12 @@ def watch(run: Path, meet: Callable[[str], None]) -> None:
     sys.addaudithook(on_event)
 
 
-def killed_at(run: Path, point: str, met: Path) -> None:
-    """Kill this process at a point; leave a mark in the file `met`."""
+def killed_at(run: Path, point: str, met: Path, passage: int = 1) -> None:
+    """Kill this process as it passes a point, the first time or a later one; leave a mark in the file `met`."""
+    passages = count(1)
 
     def meet(name: str) -> None:
-        if name == point:
+        if name == point and next(passages) == passage:
             met.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -117,7 +119,7 @@ def prepare(faults: dict[str, Any], run: Path) -> None:
     if "record" in faults:
         recorded(run, Path(faults["record"]))
     if "point" in faults:
-        killed_at(run, faults["point"], Path(faults["met"]))
+        killed_at(run, faults["point"], Path(faults["met"]), faults.get("passage", 1))
 
 
 def child(settings: dict) -> int:
