@@ -49,3 +49,11 @@ def test_the_weight_cap_holds():
     state = trained(cfg, 1)
     largest = state.metric_sums_SQ[:, gtp.metric_names(cfg).index("weight_max")]
     assert (largest == 7.0).all()
+
+
+def test_metrics_have_the_names_under_which_runs_and_trackers_know_them():
+    actor = ("actor_loss", "traj_loss", "inst_loss", "actor_grad_norm")
+    critic = ("critic_loss", "q", "td_target", "critic_grad_norm")
+    weights = ("advantage", "advantage_std", "weight", "weight_max", "effective_share")
+    assert gtp.metric_names(small_config()) == actor + critic + weights
+    assert gtp.metric_names(replace(small_config(), bc=True)) == actor

@@ -38,6 +38,11 @@ def test_a_members_heads_share_one_gradient_norm():
     assert scale.flatten().tolist() == pytest.approx([0.2, 0.2, 1.0, 1.0], rel=1e-6)
 
 
+def test_a_norm_near_zero_is_clipped_with_torchs_own_small_number():
+    grad_MP = torch.tensor([[3e-6, 0.0]])
+    assert float(optimizer.clip_scale(grad_MP, 1, 1e-6)[1]) == pytest.approx(1e-6 / (3e-6 + 1e-6), rel=1e-5)
+
+
 def test_norm_zero_means_no_clipping():
     _, scale = optimizer.clip_scale(torch.full((1, 4), 1e6), members=1, largest_norm=0.0)
     assert scale.tolist() == [[1.0]]

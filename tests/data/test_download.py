@@ -274,6 +274,39 @@ def test_a_redirect_to_another_protocol_is_refused_with_both_addresses(site: Sit
     assert site.url + PLACE in str(error.value) and address in str(error.value) and "not" in str(error.value)
 
 
+def test_a_part_that_is_whole_is_asked_for_once_and_not_fetched_again(site: Site, content: bytes):
+    part().parent.mkdir()
+    part().write_bytes(content)
+    part().with_name(part().name + ".json").write_text(json.dumps({"url": site.url + PLACE, "version": site.version}))
+    assert download.fetch(SPEC).read_bytes() == content
+    assert site.asked == [(PLACE, f"bytes={len(content)}-")]
+
+
+def test_a_server_is_reached_without_any_content(site: Site):
+    site.cut_at = [10]  # it would be taken by an answer with a content
+    download.reach(site.url + PLACE)
+    download.reach(site.url + "/missing")
+    assert site.asked == [(PLACE, None), ("/missing", None)] and site.cut_at == [10]
+
+
+@pytest.mark.parametrize(
+    ("name", "mirror", "folder"),
+    [
+        ("halfcheetah-medium-v2", "GTP_FAST_D4RL_URL", "D4RL_DATASET_DIR"),
+        ("cube-single-play-singletask-v0", "GTP_FAST_OGBENCH_URL", "OGBENCH_DATASET_DIR"),
+    ],
+    ids=["d4rl", "ogbench"],
+)
+def test_a_source_has_its_own_variables_for_mirror_and_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name, mirror, folder
+):
+    spec = catalog.resolve(name)
+    monkeypatch.setenv(mirror, "http://mirror")
+    monkeypatch.setenv(folder, str(tmp_path))
+    assert download.addresses(spec)[-1] == f"http://mirror/{spec.filename}"
+    assert download.cache_path(spec) == tmp_path / str(spec.filename)
+
+
 def test_a_missing_file_says_where_to_put_it(site: Site):
     site.files = {}
     with pytest.raises(DataError) as error:
@@ -318,16 +351,20 @@ def test_a_server_that_promises_more_than_it_has_is_not_believed(site: Site):
     assert SPEC.filename not in left_over()
 
 
-@pytest.mark.parametrize("base", ["http://127.0.0.1:9", "http://no-such-host.invalid", "not an address"])
+@pytest.mark.parametrize(
+    ("base", "why"),
+    [("http://127.0.0.1:9", "refused"), ("http://no-such-host.invalid", ""), ("not an address", "unknown url type")],
+    ids=["no server", "no host", "no address"],
+)
 def test_without_a_server_it_fails_in_seconds_and_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, why: str
 ):
     monkeypatch.setenv("GTP_FAST_D4RL_URL", base)
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     began = time.monotonic()
     with pytest.raises(DataError, match=re.escape(f"put the file at {tmp_path / str(SPEC.filename)}")) as error:
         download.fetch(SPEC)
-    assert base in str(error.value) and time.monotonic() - began < 10
+    assert base in str(error.value) and why in str(error.value) and time.monotonic() - began < 10
 
 
 def test_a_name_look_up_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -35,3 +35,8 @@ def test_a_healthy_run_passes(tmp_path: Path):
     guards.check_finite([[-1, -1]], ("a", "b"), [0], tmp_path, None)
     guards.check_tensors({"step": torch.tensor(3), "a": torch.ones(2, 2)}, 3, [0, 1], tmp_path, None)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_that_cannot_be_written_still_stops_the_run(tmp_path: Path):
+    with pytest.raises(DivergedError, match="q of seed 7 was not finite at step 3"):
+        guards.check_finite([[3]], ("q",), [7], tmp_path / "gone", None)
