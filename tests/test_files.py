@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from crash_states import Recording, record
 
 from gtp_fast.errors import CheckpointError, ForeignFileError
-from gtp_fast.files import open_file, parse_json, publish, read_bytes
+from gtp_fast.files import file_name, open_file, parse_json, publish, publish_directory, read_bytes
 from gtp_fast.locks import holder, locked
 from gtp_fast.runs import checkpoint
 from gtp_fast.runs.directory import RunDir
@@ -205,3 +206,40 @@ def test_no_more_is_read_than_was_asked_for(root):
 def test_json_that_cannot_be_read_is_a_value_error(content):
     with pytest.raises(ValueError):
         parse_json(content)
+
+
+def test_no_link_is_followed_unless_the_user_named_it(root, other):
+    (root / "file").symlink_to(other)
+    with pytest.raises(ForeignFileError):
+        read_bytes(root / "file", 8)
+
+
+def test_a_file_that_is_opened_to_be_written_is_empty(root):
+    (root / "file").write_bytes(b"old")
+    open_file(root / "file", "wb").close()
+    assert (root / "file").read_bytes() == b""
+
+
+def test_what_an_earlier_process_of_the_same_number_left_enters_no_directory(root):
+    left = root / f".partial-{os.getpid()}-whole"  # in a container every run may be process 1
+    left.mkdir()
+    (left / "old").write_text("half")
+    publish_directory(root / "whole", lambda directory: (directory / "new").write_text("x") and None)
+    assert [path.name for path in (root / "whole").iterdir()] == ["new"]
+
+
+def test_who_waits_for_a_lock_is_told_for_whom(root, caplog):
+    with locked(root / "LOCK", "the file"):
+        waiting = threading.Thread(target=lambda: locked(root / "LOCK", "the file", wait=True).__enter__(), daemon=True)
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+    waiting.join(30)
+    assert f"the file is in use by process {os.getpid()} on " in caplog.text and not waiting.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("a b/c", "a_b_c"), ("halfcheetah-v2.1", "halfcheetah-v2.1"), ("..", "_"), ("", "_")]
+)
+def test_a_text_becomes_a_file_name(text, name):
+    assert file_name(text) == name
