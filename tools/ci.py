@@ -1,4 +1,4 @@
-"""What a change must pass, within 90 minutes on any machine: every test, then format, lint and types, then a rehearsal.
+"""What a change must pass, within 90 minutes on any machine: `make test`, format, lint and types, then a rehearsal.
 
 A usual machine needs nine minutes. One was seen where a Python loop took 15 times as long as usual, importing torch two
 minutes and installing everything over an hour. So the machine is measured, a clock is kept, the tests run in the order
