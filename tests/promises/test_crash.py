@@ -47,7 +47,7 @@ EVALUATION = (  # and of an evaluation: its policy in a checkpoint while it is p
     *(f"fsync {BEST}", "rename ckpt/.partial-old-best", "rename ckpt/best"),
     *(f"remove ckpt/.partial-old-best/{file}" for file in FILES[1:]),
     "rmdir ckpt/.partial-old-best",
-    *(f"{what} {RESULT}" for what in ("open", "half", "fsync")),
+    *(f"{what} {RESULT}" for what in ("remove", "open", "half", "fsync")),
     *("rename eval/step-N.json", "fsync eval"),
 )
 # Some of them, and at which passage: the second is that of the second evaluation, once the first is finished.
