@@ -41,6 +41,11 @@ def test_everything_saved_comes_back(run):
     assert list(policy) == ["actor"] and meta["step"] == 10
 
 
+@pytest.mark.parametrize("name", [checkpoint.META, checkpoint.MANIFEST])
+def test_both_descriptions_say_the_format_in_which_they_are_written(run, name):
+    assert json.loads((_save(run, 10) / name).read_text())["format"] == checkpoint.FORMAT
+
+
 @pytest.mark.parametrize(("keep", "newest"), [(2, 30), (1, 20)], ids=["the last was saved", "one before it"])
 def test_only_the_newest_are_kept_and_the_best_and_what_was_just_saved_stay(run, keep, newest):
     checkpoint.save_best(run, {"actor": torch.zeros(1)}, {"step": 1})

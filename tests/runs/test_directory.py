@@ -100,3 +100,11 @@ def test_no_name_leads_out_of_the_runs_folder(name):
     root = Path("runs")
     path = new_run_path(root, name, "gtp", 0, "abcdef")
     assert path.parent.parent == root and "/" not in path.parent.name
+
+
+def test_a_runs_files_have_the_names_of_the_page():
+    run = RunDir(Path("run"))
+    names = ("checkpoints", "evaluations", "metrics", "log", "lock", "failure", "wandb_id")
+    found = [str(getattr(run, name)) for name in names] + [str(run.checkpoint(50)), str(run.evaluation(50))]
+    listed = ("ckpt", "eval", "metrics.jsonl", "train.log", "LOCK", "failure.json", "wandb-id")
+    assert found == [f"run/{name}" for name in (*listed, "ckpt/step-00000050", "eval/step-00000050.json")]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gtp_fast.training.signals import SIGNALS
+from gtp_fast.training.signals import SIGNALS, Interrupt
 
 LISTENING = """
 import hashlib, os, signal, time, weakref
@@ -127,3 +127,9 @@ def test_a_main_thread_that_does_not_react_holds_no_signal_up(body, number):
         assert process.wait(10) == 128 + number
         assert time.monotonic() - sent < 2.0
         assert _said(process) == f"stopped by {number.name} while busy\n"
+
+
+def test_the_handler_itself_leaves_with_the_signals_own_code_before_the_first_step():
+    with pytest.raises(SystemExit) as left:
+        Interrupt(lambda: "", lambda said: None).handle(signal.SIGTERM, None)
+    assert left.value.code == 128 + signal.SIGTERM
