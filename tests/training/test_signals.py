@@ -46,6 +46,14 @@ COLLECTING = """
     del thing
     time.sleep(60)
 """
+CLOSING = """
+    try:
+        print("hears", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.3)
+        print("closed", flush=True)
+"""
 IN_C = """
     print("hears", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000_000)
@@ -133,3 +141,9 @@ def test_the_handler_itself_leaves_with_the_signals_own_code_before_the_first_st
     with pytest.raises(SystemExit) as left:
         Interrupt(lambda: "", lambda said: None).handle(signal.SIGTERM, None)
     assert left.value.code == 128 + signal.SIGTERM
+
+
+def test_a_main_thread_that_reacts_within_a_second_may_close_what_it_opened():
+    with hearing(CLOSING) as process:
+        process.send_signal(signal.SIGTERM)
+        assert _said(process) == "closed\n"
