@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -79,11 +80,13 @@ def test_a_result_that_cannot_be_printed_leaves_the_exit_code(tmp_path: Path):
 @pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_no_run(tmp_path: Path):
     ours, theirs = os.openpty()
-    typed = words(tiny_settings(tmp_path, steps=600, save_every=0))  # they last longer than the way to the close
+    typed = words(tiny_settings(tmp_path, steps=600, save_every=0))
     process = subprocess.Popen([*TRAIN, *typed], stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     assert os.read(ours, 10).startswith(b"run ")
+    process.send_signal(signal.SIGSTOP)
     os.close(ours)
+    process.send_signal(signal.SIGCONT)
     assert process.wait(60) == 0
     assert "Input/output error" in _ended_well(tmp_path, 600)
 
