@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from run_cases import python, tiny, wait_for
+from run_cases import logged_steps, python, tiny, wait_for
 
 from gtp_fast import locks
 from gtp_fast.errors import BusyError
@@ -149,6 +149,13 @@ def test_with_flock_a_killed_holder_of_this_machine_is_followed_at_once(path):
     assert _seconds(lambda: _take(path)) < 0.5  # though no Times were given: nothing is watched
 
 
+def test_with_flock_a_holder_of_this_kernel_is_followed_at_once_whatever_its_host_was_called(path):
+    mark = replace(locks._own_mark(), host="the container before this one")
+    path.write_bytes(mark.to_bytes())
+    assert holder(path) is None
+    assert _seconds(lambda: _take(path)) < QUICK.watch
+
+
 def test_a_holder_on_another_node_is_told_until_it_was_seen_without_a_heartbeat_for_a_while(path, kind):
     with held(path, "node7", kind) as process:
         for _ in range(20):
@@ -221,8 +228,9 @@ def test_a_training_whose_run_was_taken_over_ends_with_the_exit_code_of_a_busy_r
             (tmp_path / "run/LOCK").write_bytes(other.to_bytes())
 
     with pytest.raises(BusyError, match="was taken over by process 7 on node7") as refused:
-        train(tiny(tmp_path, save_every=15), take_over)
+        train(tiny(tmp_path, save_every=0), take_over)
     assert refused.value.exit_code == 6 and checkpoint.steps(RunDir(tmp_path / "run")) == []
+    assert logged_steps(tmp_path / "run") == [10]
 
 
 def test_a_lock_file_of_an_earlier_version_is_taken_at_once(path):
