@@ -187,8 +187,9 @@ def publish_directory(path: Path, fill: Callable[[Path], None]) -> None:
 
 def _clear(path: Path) -> None:
     """Remove a directory that is needed no more, or leave it to the next claim where that fails."""
-    with suppress(OSError):
-        remove(path)
+    if os.path.lexists(path):
+        with suppress(OSError):
+            remove(path)
 
 
 def sync(path: Path) -> None:
