@@ -25,6 +25,7 @@ from gtp_fast.errors import BusyError
 from gtp_fast.files import descriptor_of, make_folder, parse_json, read_bytes
 
 BYTES = 2_048  # of a lock file: always as many, so that a reader finds no half of a mark
+SENTENCE = 400  # letters of what a lock file says for people, at most
 NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 _log = logging.getLogger(__name__)
 
@@ -87,12 +88,13 @@ def _read(path: Path) -> tuple[str, Mark | None]:
     """Return the sentence of a lock file, "" where nobody is named, and the mark, None where it cannot be read."""
     content = read_bytes(path, BYTES).decode(errors="replace")
     text, _, rest = content.partition("\n")
+    text = "".join(letter for letter in text if letter.isprintable())[:SENTENCE].strip()  # it may be anybody's
     try:
         mark = Mark(text, **parse_json(rest.encode()))
         known = isinstance(mark.host, str) and isinstance(mark.boot, str) and isinstance(mark.pid, int)
     except (ValueError, TypeError):  # of an earlier version, which wrote only the sentence
-        return text.strip(), None
-    return text.strip(), mark if known else None
+        return text, None
+    return text, mark if known else None
 
 
 class Claim:

@@ -248,6 +248,13 @@ def test_a_lock_file_with_anything_in_it_is_no_holder(path, content):
     _take(path)
 
 
+def test_what_a_lock_file_says_is_shown_without_control_characters(path, kind, caplog):
+    mark = replace(locks._own_mark(), host="node7", boot="another", text="process 7\x1b]0;x\x07 on node7")
+    path.write_bytes(mark.to_bytes())
+    _take(path)
+    assert "held by process 7]0;x on node7; watching" in caplog.text and "\x1b" not in caplog.text
+
+
 def test_a_lock_file_that_was_removed_ends_no_run(path):
     with locked(path, "the run", times=QUICK) as claim:
         path.unlink()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gtp_fast.config import flag
-from gtp_fast.files import open_file, read_lines
+from gtp_fast.files import make_folder, open_file, read_lines
 from gtp_fast.locks import holder
 from gtp_fast.runs import records
 from gtp_fast.runs.directory import RunDir
@@ -80,7 +80,7 @@ class Process(Protocol):
 
 def start(trial: Trial) -> Process:
     """Start a trial's command on this machine."""
-    trial.path.mkdir(parents=True, exist_ok=True)
+    make_folder(trial.path)
     return launch(trial.typed, trial.console)
 
 

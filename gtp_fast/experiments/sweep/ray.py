@@ -19,6 +19,7 @@ from typing import Any
 from gtp_fast.device import cores
 from gtp_fast.errors import UsageError
 from gtp_fast.experiments.trials import POLL_SECONDS, Process, Trial, launch, search_path, stop
+from gtp_fast.files import make_folder
 
 CONNECT_SECONDS = 5.0
 DIED = 1  # the code of a task whose worker or node was lost
@@ -66,7 +67,7 @@ def starter(jobs: int, gpus_per_trial: float) -> Iterator[Callable[[Trial], Proc
     task = ray.remote(max_retries=0)(_work)
 
     def start(trial: Trial) -> Process:
-        trial.path.mkdir(parents=True, exist_ok=True)
+        make_folder(trial.path)
         threads = int(trial.settings.get("threads") or 1) if cluster else 1
         placed = task.options(num_cpus=threads, num_gpus=gpus_per_trial, name=trial.name)
         return _Task(ray, placed.remote(trial.typed, str(trial.console.absolute()), os.getcwd(), search_path()))

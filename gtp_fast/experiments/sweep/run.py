@@ -9,7 +9,7 @@ from gtp_fast.experiments.sweep import ray
 from gtp_fast.experiments.sweep.plan import Plan, SweepConfig, plan, points, rows
 from gtp_fast.experiments.sweep.table import Table
 from gtp_fast.experiments.trials import DIVERGED, Outcome, run_trials, start
-from gtp_fast.files import publish_json
+from gtp_fast.files import make_folder, publish_json
 from gtp_fast.runs.records import read_progress
 
 
@@ -31,7 +31,7 @@ def sweep(planned: Plan, gpus_per_trial: float, table: Table) -> dict[str, Any]:
     Raises: InterruptedRunError after SIGINT or SIGTERM, once every trial that ran has saved.
     """
     asked, found = planned.asked, rows(planned)
-    asked.out.mkdir(parents=True, exist_ok=True)
+    make_folder(asked.out)
     about = {"seeds_per_trial": planned.seeds_per_trial, "jobs": planned.jobs, "ray": asked.ray}
     publish_json(asked.out / "sweep.json", about | {"trials": found, "report": None})
     trials = [one.trial for one in planned.trials]
