@@ -17,7 +17,8 @@ from gtp_fast.presets import settings_file
 
 WITH_MODULE = re.compile(r"(?!minari:)(?P<module>[A-Za-z_][\w.]*):(?:[\w-]+/)*[\w.-]+")  # a Gymnasium id
 CATALOGUED = ("gymnasium_robotics", "ogbench")  # installed packages, which entries of the catalogue import
-DEVICE = re.compile(r"(cpu|cuda|mps|xpu):\d+")  # an argument of this form names no module
+ARGUMENT = re.compile(r"(?P<module>[^\s:/\\]+):.*", re.DOTALL)  # one that may name a module
+NO_MODULE = re.compile(r"(cpu|cuda|mps|xpu):\d+|[-+.\d]+:.*", re.DOTALL)  # a device, a time, a range
 
 
 def module_of(env: str | None) -> tuple[str, ...]:
@@ -38,10 +39,9 @@ def refuse_imports(env: str | None, env_kwargs: object, place: Path, allowed: It
         if not _within(module, trusted):
             raise UsageError(f"{place} names the environment {env}, {_remedy(module)}")
     for text in _texts(environment_arguments(env_kwargs)):
-        module, colon, _ = text.partition(":")
-        is_module = colon and all(part.isidentifier() for part in module.split("."))
-        if is_module and not DEVICE.fullmatch(text) and not _within(module, trusted):
-            raise UsageError(f"{place} gives an environment the argument {shown(text)}, {_remedy(module)}")
+        match = None if NO_MODULE.fullmatch(text) else ARGUMENT.fullmatch(text)
+        if match and not _within(match["module"], trusted):
+            raise UsageError(f"{place} gives an environment the argument {shown(text)}, {_remedy(match['module'])}")
 
 
 def refuse_imports_of_files(
@@ -63,12 +63,14 @@ def refuse_imports_of_files(
 
 
 def _remedy(module: str) -> str:
-    return f"and a file may not decide what is imported; if you trust it, pass --allow-import {module}"
+    # The text is the file's: what a shell would read as more than a word is not to be copied.
+    typed = f"pass --allow-import {module}" if re.fullmatch(r"[\w.-]+", module) else "type it as --env-kwargs"
+    return f"and a file may not decide what is imported; if you trust it, {typed}"
 
 
 def _within(module: str, allowed: Iterable[str]) -> bool:
-    """Return whether a module is one of these, or inside one that is a package."""
-    return any(f"{module}.".startswith(f"{one}.") for one in allowed)
+    """Return whether a module is one of these, or inside one that is a package. `module:Name` stands for its module."""
+    return any(f"{module}.".startswith(f"{one.partition(':')[0]}.") for one in allowed)
 
 
 def _texts(value: object) -> Iterator[str]:

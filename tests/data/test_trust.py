@@ -38,10 +38,14 @@ def test_a_module_that_only_a_file_names_is_refused_with_the_flag_that_allows_it
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"env_id": "evil:X"}, {"a": [{"b": ["evil:0"]}]}, {"evil:X-v0": 1}, {"a": "evil:"}], ids=str
+    "kwargs",
+    [{"env_id": "evil:X"}, {"a": [{"b": ["evil:0"]}]}, {"evil:X-v0": 1}, {"a": "evil:"}, {"a": "evil-1:X"}],
+    ids=str,
 )
 def test_an_argument_that_names_a_module_is_refused_at_any_depth(kwargs):
-    with pytest.raises(UsageError, match=r"gives an environment the argument 'evil:.*pass --allow-import evil$"):
+    with pytest.raises(
+        UsageError, match=r"gives an environment the argument 'evil(-1)?:.*pass --allow-import evil(-1)?$"
+    ):
         refuse_imports("Hopper-v5", json.dumps(kwargs), FILE, [])
 
 
@@ -54,14 +58,21 @@ def test_a_module_of_this_package_is_no_exception():
     ("env", "kwargs", "allowed"),
     [
         ("my_env:X-v0", None, ["my_env"]),
+        ("my_env:X-v0", None, ["my_env:X-v0"]),
         ("my_env.sub:X-v0", None, ["other", "my_env"]),
         ("ogbench:cube-single-singletask-v0", None, []),
         ("gymnasium_robotics:FetchReach-v4", None, []),
         ("minari:x-v0", None, []),
-        ("Hopper-v5", {"device": "cuda:0", "at": "12:30", "said": "to b: c"}, []),
+        ("Hopper-v5", {"device": "cuda:0", "at": "12:30", "in": "0.5:-1", "said": "to b: c", "of": "a/b:c"}, []),
         ("Wraps-v0", {"env_id": "my_env:X-v0"}, ["my_env"]),
     ],
-    ids=["allowed", "inside", "ogbench", "robotics", "minari", "other texts", "argument"],
+    ids=["allowed", "as the id", "inside", "ogbench", "robotics", "minari", "other texts", "argument"],
 )
 def test_what_is_allowed_or_names_no_module_passes(env, kwargs, allowed):
     refuse_imports(env, json.dumps(kwargs or {}), FILE, allowed)
+
+
+def test_what_a_file_says_is_not_handed_to_a_shell():
+    with pytest.raises(UsageError, match=r"if you trust it, type it as --env-kwargs$") as error:
+        refuse_imports("Hopper-v5", json.dumps({"a": "$(reboot)\x1b[2J:x"}), FILE, [])
+    assert "\x1b" not in str(error.value) and "--allow-import" not in str(error.value)
