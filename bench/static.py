@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,6 +29,7 @@ from bench.tables import ROOT, Row, fill, grid
 from bench.training import ACTION_DIM, OBS_DIM, config, fused_step
 from gtp_fast.algorithms import networks
 from gtp_fast.algorithms.policy_config import of_run
+from gtp_fast.device import cores
 from gtp_fast.policy.cuda_sampler import CudaSampler, _Call
 
 README = ROOT / "kernels" / "README.md"
@@ -117,7 +117,7 @@ def loops(precision: str, capability: int, kernels: Sequence[str] = ()) -> list[
 def measure_loops(
     precisions: list[str],
     architectures: Sequence[int] = ARCHITECTURES,
-    processes: int = os.cpu_count() or 1,
+    processes: int = cores(),
     kernels: Sequence[str] = (),
 ) -> list[Row]:
     """Read the loops of every combination, on several cores; kernels: the names of some."""
@@ -129,7 +129,7 @@ def measure_loops(
 def measure(
     precisions: list[str],
     architectures: Sequence[int] = ARCHITECTURES,
-    processes: int = os.cpu_count() or 1,
+    processes: int = cores(),
     kind: str = "step",
 ) -> list[Row]:
     """Compile every combination, on several cores."""
@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.static", description=__doc__)
     parser.add_argument("--precision", nargs="+", default=["tf32", "bf16", "fp32"])
     parser.add_argument("--architecture", nargs="+", type=int, default=list(ARCHITECTURES))
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=int, default=cores())
     parser.add_argument("--launches", choices=KINDS, default=KINDS[0], help="which are compiled")
     parser.add_argument("--loops", action="store_true", help="print what the loops with products do instead")
     parser.add_argument("--json", action="store_true", help="print what was compiled, one JSON list")
