@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from run_cases import wait_for
 
 from gtp_fast.training.signals import SIGNALS, Interrupt
 
@@ -45,6 +47,13 @@ COLLECTING = """
     there = weakref.ref(thing, forgotten)
     del thing
     time.sleep(60)
+"""
+COMPILING = """
+    import subprocess, sys
+    grandchild = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True); input()"
+    print("hears", flush=True)
+    child = subprocess.Popen([sys.executable, "-c", grandchild], stdin=subprocess.PIPE)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000_000)
 """
 CLOSING = """
     try:
@@ -147,3 +156,16 @@ def test_a_main_thread_that_reacts_within_a_second_may_close_what_it_opened():
     with hearing(CLOSING) as process:
         process.send_signal(signal.SIGTERM)
         assert _said(process) == "closed\n"
+
+
+def test_no_child_outlives_a_run_whose_main_thread_does_not_react():
+    with hearing(COMPILING) as process:
+        grandchild = int(_said(process))  # as a compiler that a compiler started
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+        wait_for(lambda: _ended(grandchild), 5.0)
+
+
+def _ended(process: int) -> bool:
+    state = Path(f"/proc/{process}/stat")
+    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
