@@ -260,6 +260,7 @@ class Trial:
         code = 70
         try:
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             out = os.open(self.folder / "said", os.O_CREAT | os.O_WRONLY)
             for descriptor, file in enumerate((os.open(os.devnull, os.O_RDONLY), out, out)):
                 os.dup2(file, descriptor)
@@ -353,11 +354,17 @@ def _new(folder: str) -> Path:
 
 
 def _wait(trials: list[Trial], seconds: float) -> tuple[Trial, tuple[str, dict[str, Any]]]:
-    while True:
+    """Return the first trial that ends, and how; where this process is stopped, end them all."""
+    try:
+        while True:
+            for trial in trials:
+                if (ended := trial.outcome()) is not None:
+                    return trial, ended
+            time.sleep(seconds)
+    except BaseException:
         for trial in trials:
-            if (ended := trial.outcome()) is not None:
-                return trial, ended
-        time.sleep(seconds)
+            end_processes(trial.pid, str(trial.folder))
+        raise
 
 
 def table(ends: dict[Mutant, str], broken: list[str]) -> list[str]:
@@ -395,6 +402,7 @@ def main(typed: list[str]) -> int:
     if args.list:
         say("\n".join(str(mutant) for mutant in chosen))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended too
     _warm(args.root.resolve())
     ends, broken = run(args.root.resolve(), chosen, args.jobs, args.spare)
     say("\n" + "\n".join(table(ends, broken)))

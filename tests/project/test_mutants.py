@@ -132,6 +132,18 @@ def test_covered_mutants_are_noticed_hanging_ones_ended_others_reported_and_the_
 
 
 @pytest.mark.slow
+def test_a_tester_that_is_stopped_leaves_no_process(tmp_path: Path):
+    waits = OWN_TEST.replace("    assert", "    child.wait()\n    assert")
+    root, children = _checkout(tmp_path / "checkout", waits), tmp_path / "children"
+    words = [sys.executable, str(ROOT / "tools/mutants.py"), "--root", str(root), "--module", "runs/disk.py"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env={**os.environ, "CHILDREN": str(children)}) as tester:
+        child = wait_for(lambda: children.exists() and children.read_text().split())[0]
+        tester.terminate()
+        assert tester.wait(30) == 143
+    wait_for(lambda: not _alive(child), 5.0)
+
+
+@pytest.mark.slow
 def test_tests_that_fail_without_a_mutant_are_told_and_prove_nothing(tmp_path: Path):
     code, said = _run(_checkout(tmp_path / "checkout", "def test_always(): assert 0\n"), "--count", "1")
     assert code == 1 and "its tests fail without a mutant" in said and "SURVIVED" not in said

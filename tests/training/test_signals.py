@@ -50,7 +50,7 @@ COLLECTING = """
 """
 COMPILING = """
     import subprocess, sys
-    grandchild = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True); input()"
+    grandchild = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True); input()"
     print("hears", flush=True)
     child = subprocess.Popen([sys.executable, "-c", grandchild], stdin=subprocess.PIPE)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000_000)
