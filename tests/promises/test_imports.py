@@ -1,4 +1,4 @@
-"""Promise 11: no file decides what is imported, and a sweep's trials import what their parent would."""
+"""Promise 10: no file decides what is imported, and a sweep's trials import what their parent would."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_promise_11_a_module_that_a_file_names_is_refused_by_every_command_and_imported_where_it_is_allowed(
+def test_promise_10_a_module_that_a_file_names_is_refused_by_every_command_and_imported_where_it_is_allowed(
     typed, command: str
 ):
     before = sorted(Path().rglob("*"))
