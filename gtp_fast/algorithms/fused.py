@@ -24,6 +24,7 @@ from gtp_kernels.gradients import gtp_gradients
 from gtp_kernels.graph import launch_beside, waits
 from gtp_kernels.launch import (
     INTERPRETED,
+    LARGEST_OFFSET,
     Launch,
     Operands,
     Saved,
@@ -45,6 +46,7 @@ from gtp_fast.algorithms.networks import actor_layout, critic_layout
 from gtp_fast.algorithms.state import Net, TrainState
 from gtp_fast.config import TrainConfig, grid_steps, member_seeds, member_values
 from gtp_fast.data.replay import ReplayBuffer
+from gtp_fast.errors import UsageError
 from gtp_fast.profiling import phase
 from gtp_fast.rng import seed_keys
 
@@ -92,9 +94,30 @@ def make_step(cfg: TrainConfig, state: TrainState, buffer: ReplayBuffer, shapes:
     """Bind the launches of a train step to a state and a buffer.
 
     Args: cfg with device and precision resolved; shapes replaces those of `tuned_for`, for measurements and tests.
+    Raises: UsageError for sizes that the kernels cannot address.
     """
-    bind = Binding(cfg, state, buffer, shapes or tuned_for(cfg.hidden, cfg.batch_size, shared_memory(buffer.rows)))
+    shapes = shapes or tuned_for(cfg.hidden, cfg.batch_size, shared_memory(buffer.rows))
+    _check_sizes(cfg, buffer, shapes)
+    bind = Binding(cfg, state, buffer, shapes)
     return FusedStep(bind, bind.step())
+
+
+def _check_sizes(cfg: TrainConfig, buffer: ReplayBuffer, shapes: Tuning) -> None:
+    """Refuse the two sizes that would overflow 32 bits; every other offset has 64."""
+    columns = actor_saved(buffer.obs_dim, buffer.action_dim, cfg.hidden).width
+    rows = blocks(2 * cfg.batch_size, shapes.tile_rows) * shapes.tile_rows
+    if rows * columns >= LARGEST_OFFSET:
+        most = (LARGEST_OFFSET - 1) // columns // shapes.tile_rows * shapes.tile_rows // 2
+        raise UsageError(
+            f"--batch-size {cfg.batch_size}: the fused step keeps {2 * cfg.batch_size:,} rows of {columns:,} numbers "
+            f"for each seed, and its kernels address fewer than 2^31; pass --batch-size {most} or less, or --backend "
+            "compiled"
+        )
+    if buffer.size >= LARGEST_OFFSET:
+        raise UsageError(
+            f"the data set has {buffer.size:,} transitions, and the fused step draws among fewer than 2^31; pass "
+            "--backend compiled"
+        )
 
 
 class Binding:

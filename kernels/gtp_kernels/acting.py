@@ -52,7 +52,7 @@ def gtp_act(
     """
     tl.static_assert(G == 1 or G * R * H >= 1024, "a word of mail must have one reader")
     EDGE: tl.constexpr = "fp32" if PREC == "fp32" else "tf32"
-    tile, g, member = tl.program_id(0) // G, tl.program_id(0) % G, tl.program_id(1)
+    tile, g, member = tl.program_id(0) // G, tl.program_id(0) % G, mlp.wide(tl.program_id(1))
     tiles: tl.constexpr = (ROWS + R - 1) // R
     r = tile * R + tl.arange(0, R)
     live = r < ROWS

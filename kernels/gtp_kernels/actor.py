@@ -36,7 +36,7 @@ def gtp_teacher(
     target_ptr float32 (S, BATCH, A) receives them; hidden_ptr (S, BATCH, 2 H) is scratch. param_ptr, w1_ptr and w2_ptr
     are the EMA actor's; the other arguments are those of `gtp_actor`.
     """
-    b, member = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1)
+    b, member = tl.program_id(0) * BM + tl.arange(0, BM), mlp.wide(tl.program_id(1))
     live, column = b < BATCH, tl.arange(0, AP)[None, :]
     seed, step = tl.load(seed_ptr + member), tl.load(step_ptr) + offset
     source, a, z, _, u, s = _drawn(
@@ -72,7 +72,7 @@ def gtp_actor(
     its advantage weight. STABLE: weights over t of 1/(t - u) and min(INST_WEIGHT_CAP, 1 / c_out^2), else 1.
     """
     tiles: tl.constexpr = (BATCH + BM - 1) // BM
-    kind, member = tl.program_id(0) // tiles, tl.program_id(1)
+    kind, member = tl.program_id(0) // tiles, mlp.wide(tl.program_id(1))
     b = tl.program_id(0) % tiles * BM + tl.arange(0, BM)
     live = b < BATCH
     column = tl.arange(0, AP)[None, :]
@@ -97,7 +97,7 @@ def gtp_actor(
         target = tl.load(target_ptr + (member * BATCH + b)[:, None] * A + column, mask=inside, other=0.0)
 
     row = member * 2 * BATCH + kind * BATCH + b
-    acts, slopes = act_ptr + row.to(tl.int64) * COLUMNS, slope_ptr + row * 3 * H
+    acts, slopes = act_ptr + row * COLUMNS, slope_ptr + row * 3 * H
     param = param_ptr + member * param_stride
     w1, w2 = w1_ptr + member * hidden_stride, w2_ptr + member * hidden_stride
     f, slope_t, slope_s = _forward(

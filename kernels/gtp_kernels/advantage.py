@@ -27,7 +27,7 @@ def gtp_advantage(
     BATCH): what the critic regressed. metric_ptr (S, METRIC_STRIDE); each metric's constant is its column. With BC only
     the three losses are read and written.
     """
-    member = tl.program_id(0)
+    member = mlp.wide(tl.program_id(0))
     metric = metric_ptr + member * METRIC_STRIDE
     mean, std = 0.0, 1.0
     if not BC:

@@ -40,7 +40,7 @@ def gtp_chain(
     shared memory along the chain. FLOW: phi is the network itself, without EDM's scaling.
     """
     r = tl.program_id(0) * BM + tl.arange(0, BM)
-    member = tl.program_id(1)
+    member = mlp.wide(tl.program_id(1))
     live = r < ROWS
     column = tl.arange(0, AP)[None, :]
     if BATCH > 0:
@@ -118,7 +118,7 @@ def gtp_choose(
     action_ptr float32 (S, B CANDIDATES, A); q_ptr (S, 2, B CANDIDATES); gumbel_ptr (S, B CANDIDATES); chosen_ptr
     (S, B, A). Of equal values the first wins. NaN counts as the largest, as in torch.
     """
-    b, member = tl.program_id(0), tl.program_id(1)
+    b, member = tl.program_id(0), mlp.wide(tl.program_id(1))
     rows = observations * CANDIDATES
     i = tl.arange(0, PADDED)
     r, live = b * CANDIDATES + i, i < CANDIDATES

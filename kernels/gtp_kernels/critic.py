@@ -32,12 +32,12 @@ def gtp_critic_forward(
     for the way back. q_ptr (S, 2, BATCH) receives the values.
     """
     b = tl.program_id(0) * BM + tl.arange(0, BM)
-    head, member = tl.program_id(1), tl.program_id(2)
+    head, member = tl.program_id(1), mlp.wide(tl.program_id(2))
     row = 2 * member + head
     live = b < BATCH
     k = tl.arange(0, H)
     source = batch_ptr + (member * BATCH + b) * W
-    acts = act_ptr + (row * BATCH + b).to(tl.int64) * COLUMNS
+    acts = act_ptr + (row * BATCH + b) * COLUMNS
     slopes = slope_ptr + (row * BATCH + b) * 3 * H
     for first in tl.static_range(0, D + A, mlp.CHUNK):
         i = first + tl.arange(0, mlp.CHUNK)
@@ -73,11 +73,11 @@ def gtp_critic_backward(
     target_ptr (S, BATCH) y. The other pointers are those of `gtp_critic_forward`.
     """
     b = tl.program_id(0) * BM + tl.arange(0, BM)
-    head, member = tl.program_id(1), tl.program_id(2)
+    head, member = tl.program_id(1), mlp.wide(tl.program_id(2))
     row = 2 * member + head
     live = b < BATCH
     k = tl.arange(0, H)
-    acts = act_ptr + (row * BATCH + b).to(tl.int64) * COLUMNS
+    acts = act_ptr + (row * BATCH + b) * COLUMNS
     slopes = slope_ptr + (row * BATCH + b) * 3 * H
     y = _td_target(batch_ptr, next_q_ptr, gamma, member, b, live, BATCH, SAMPLES, D + A, W)
     tl.store(target_ptr + member * BATCH + b, y, mask=live & (head == 0))
@@ -124,12 +124,12 @@ def gtp_heads(
     (S, action_rows, A). hidden_ptr (S, 2, ROWS, 2 H) is scratch.
     """
     r = tl.program_id(0) * BM + tl.arange(0, BM)
-    head, member = tl.program_id(1), tl.program_id(2)
+    head, member = tl.program_id(1), mlp.wide(tl.program_id(2))
     live = r < ROWS
     column, k = tl.arange(0, AP)[None, :], tl.arange(0, H)
-    own = (member * obs_rows + r % WRAP // REPEAT) * W
-    drawn = (member * action_rows + r - FROM_BATCH)[:, None] * A + column
-    a = tl.load(action_ptr + drawn, mask=(live & (r >= FROM_BATCH))[:, None] & (column < A), other=0.0)
+    own = member * obs_rows * W + mlp.wide(r % WRAP // REPEAT) * W
+    drawn = action_ptr + member * action_rows * A + mlp.wide(r - FROM_BATCH)[:, None] * A + column
+    a = tl.load(drawn, mask=(live & (r >= FROM_BATCH))[:, None] & (column < A), other=0.0)
     if FROM_BATCH > 0:
         inside = (live & (r < FROM_BATCH))[:, None] & (column < A)
         a += tl.load(batch_action_ptr + own[:, None] + column, mask=inside, other=0.0)
@@ -140,7 +140,8 @@ def gtp_heads(
     z = tl.zeros((BM, H), tl.float32) + tl.load(b0 + k)[None, :]
     z = mlp.add_rows_of(z, obs_ptr + own, live, w0, D, PREC, INTERP)
     z = mlp.add_columns(z, a, w0 + D * H, A, PREC, INTERP)
-    w1, w2, kept = w1_ptr + hidden, w2_ptr + hidden, hidden_ptr + ((2 * member + head) * ROWS + r) * 2 * H
+    w1, w2 = w1_ptr + hidden, w2_ptr + hidden
+    kept = hidden_ptr + (2 * member + head) * ROWS * 2 * H + mlp.wide(r) * 2 * H
     z = mlp.hidden_layers(mlp.mish(z), w1, b1, w2, b2, kept, live, BK, STAGES, PREC, INTERP)
     q = tl.sum(mlp.mish(z) * tl.load(w3 + k)[None, :], axis=1) + tl.load(w3 + H)
     tl.store(q_ptr + (2 * member + head) * ROWS + r, q, mask=live)

@@ -27,7 +27,7 @@ def gtp_gradients(
     r is weight_ptr[member, r % PERIOD], else 1 and weight_ptr is None. square_ptr float32 (M, tiles) receives the
     squares.
     """
-    tile, member = tl.program_id(0), tl.program_id(1)
+    tile, member = tl.program_id(0), mlp.wide(tl.program_id(1))
     entry = table_ptr + tile * 7
     # Columns begin at multiples of 16 and tiles at multiples of TILE. The hints let the compiler copy 16 bytes at once.
     x_column, z_column = tl.multiple_of(tl.load(entry), 16), tl.multiple_of(tl.load(entry + 1), 16)
@@ -37,7 +37,7 @@ def gtp_gradients(
     j = tl.multiple_of(tl.load(entry + 6), TILE) + tl.arange(0, TILE)
     # Reads end at a multiple of 16 too, because a layer's columns are padded to it; writes end at the layer's size.
     read_i, read_j = i < (inputs + 15) // 16 * 16, j < (outputs + 15) // 16 * 16
-    acts = act_ptr + member.to(tl.int64) * ROWS * COLUMNS
+    acts = act_ptr + member * ROWS * COLUMNS
     acc = tl.zeros((TILE, TILE), tl.float32)
     for first in tl.range(0, ROWS, BR, num_stages=STAGES):
         r = first + tl.arange(0, BR)

@@ -14,6 +14,8 @@ from torch import Tensor
 TURN_BYTES = 32_768
 # Shared memory per hidden unit of a chain that keeps its first and last weights there: 100,352 bytes at width 256.
 KEEP_BYTES = 392
+# Numbers that `gtp_gradients` reaches from a member's first kept row, and rows that a draw chooses among: of 32 bits.
+LARGEST_OFFSET = 2**31
 # Read once, because Triton decides at decoration time whether a kernel is interpreted.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 Kernel = TypeVar("Kernel")

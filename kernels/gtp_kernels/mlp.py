@@ -34,6 +34,16 @@ CHUNK = tl.constexpr(32)  # columns of one load where a row has any number of th
 
 
 @triton.jit
+def wide(index):
+    """Return an index in 64 bits, because its product with a stride can reach 2^31.
+
+    Where it is one number for the whole block, it is multiplied before a row's own offset is added: that takes none of
+    a thread's registers.
+    """
+    return index.to(tl.int64)
+
+
+@triton.jit
 def larger(x, y):
     return tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
 

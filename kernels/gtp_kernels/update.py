@@ -34,7 +34,7 @@ def gtp_update(
     hidden weights, which begin at HIDDEN_WEIGHTS in a row; with PREC "fp32" there are none. norm_ptr receives the norm
     of member m at m * METRIC_STRIDE.
     """
-    row = tl.program_id(1)
+    row = mlp.wide(tl.program_id(1))
     member = row // HEADS
     p = tl.arange(0, PADDED)
     squares = tl.load(square_ptr + member * PARTIALS + p, mask=p < PARTIALS, other=0.0)
@@ -52,23 +52,23 @@ def gtp_update(
 
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < SIZE
-    at = row * SIZE + i
-    grad = tl.load(grad_ptr + at, mask=inside, other=0.0) * scale
-    exp_avg = tl.load(exp_avg_ptr + at, mask=inside, other=0.0)
+    first = row * SIZE
+    grad = tl.load(grad_ptr + first + i, mask=inside, other=0.0) * scale
+    exp_avg = tl.load(exp_avg_ptr + first + i, mask=inside, other=0.0)
     exp_avg = exp_avg + (grad - exp_avg) * (1.0 - BETA1)
-    exp_avg_sq = tl.load(exp_avg_sq_ptr + at, mask=inside, other=0.0) * BETA2 + grad * grad * (1.0 - BETA2)
+    exp_avg_sq = tl.load(exp_avg_sq_ptr + first + i, mask=inside, other=0.0) * BETA2 + grad * grad * (1.0 - BETA2)
     denominator = tl.sqrt(exp_avg_sq) * tl.rsqrt(correction2) + ADAM_EPS
-    param = tl.load(param_ptr + at, mask=inside, other=0.0) - (exp_avg / denominator) * (lr / correction1)
-    tl.store(exp_avg_ptr + at, exp_avg, mask=inside)
-    tl.store(exp_avg_sq_ptr + at, exp_avg_sq, mask=inside)
-    tl.store(param_ptr + at, param, mask=inside)
+    param = tl.load(param_ptr + first + i, mask=inside, other=0.0) - (exp_avg / denominator) * (lr / correction1)
+    tl.store(exp_avg_ptr + first + i, exp_avg, mask=inside)
+    tl.store(exp_avg_sq_ptr + first + i, exp_avg_sq, mask=inside)
+    tl.store(param_ptr + first + i, param, mask=inside)
     if PREC != "fp32":
         _copy_operands(hidden_weights_ptr, row, i - HIDDEN_WEIGHTS, param, H, PREC, INTERP)
     if ema_ptr is not None:
-        ema = tl.load(ema_ptr + at, mask=inside, other=0.0)
+        ema = tl.load(ema_ptr + first + i, mask=inside, other=0.0)
         due = (step >= START) & (step % EVERY == 0)
         ema = tl.where(due, ema + rate * (param - ema), ema)
-        tl.store(ema_ptr + at, ema, mask=inside)
+        tl.store(ema_ptr + first + i, ema, mask=inside)
         if PREC != "fp32":
             _copy_operands(ema_hidden_weights_ptr, row, i - HIDDEN_WEIGHTS, ema, H, PREC, INTERP)
     if (tl.program_id(0) == 0) & (row % HEADS == 0):
