@@ -245,9 +245,9 @@ def _train(arguments: argparse.Namespace) -> None:
 
     with Screen(sys.stderr, cfg.steps) as screen:
         result = train(cfg, screen.show, screen.alive_seconds)
-    run = RunDir(Path(result.run_dir))
-    if not (result.finished_before and (run.path / "report" / "README.md").exists()):
-        _draw(run)
+    report = Path(result.run_dir) / "report"
+    if not (result.finished_before and (report / "README.md").exists()):
+        _draw(report)
     if not arguments.json:
         screen.summarise(result)
         return
@@ -257,14 +257,14 @@ def _train(arguments: argparse.Namespace) -> None:
         print(f"warning: the result could not be printed ({lost}); {result.run_dir} holds it", file=sys.stderr)
 
 
-def _draw(run: RunDir) -> None:
+def _draw(report: Path) -> None:
     """Draw the report of a run that has ended: nothing that fails here takes the run's result away."""
     from gtp_fast.experiments.report import draw_report
 
     try:
-        draw_report([run.path], run.report)
+        draw_report([report.parent], RunDir(report.parent).report)
     except (GtpError, OSError) as error:
-        print(f"warning: the report is not drawn: {error}; `gtp-fast report {run.path}` draws it", file=sys.stderr)
+        print(f"warning: the report is not drawn: {error}; `gtp-fast report {report.parent}` draws it", file=sys.stderr)
 
 
 def _eval(arguments: argparse.Namespace) -> None:
