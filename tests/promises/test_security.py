@@ -26,7 +26,7 @@ evaluated = "--eval-every 10 --eval-episodes 2 --eval-workers 2"
 for typed in (
     f"train --env hopper-demo-v0 --run-dir {run} {small} --eval-every 0",
     f"train --env watched:Watched-v0 --dataset {demo} --run-dir {own} {small} {evaluated}",
-    f"eval {own} --episodes 1",
+    f"eval {own} --episodes 1 --allow-import watched",
     f"report {own}",
 ):
     try:
