@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: test processes share the cores
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more are processes, each of which imports torch
@@ -16,6 +17,11 @@ from hypothesis import HealthCheck, settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
     quick_interpreter.install()
+
+# nohup lets this process ignore SIGHUP, and what it starts too: runs to which tests send it would go on for ever. A
+# handler that does nothing keeps this process, and is not inherited.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # A fixture serves every example of its test: none keeps what an earlier example changed.
 REUSED = [HealthCheck.function_scoped_fixture]
