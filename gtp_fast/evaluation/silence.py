@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import mmap
+import os
 import signal
 import sys
 import tempfile
@@ -100,21 +101,33 @@ def ended_when_silent(env_id: str) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    over, silence = threading.Event(), Silence(lambda: _calls.value)
+    over, silence, owner = threading.Event(), Silence(lambda: _calls.value), os.getpid()
 
     def ring(number: int, frame: object) -> None:
         if not over.is_set():
             raise _SilentError
+
+    def end_later() -> None:
+        with suppress(ValueError, OSError, RuntimeError):  # no standard error to write to
+            faulthandler.dump_traceback_later(SILENT_SECONDS + 2 * LOOK_SECONDS, exit=True)
+
+    def stop(number: int, frame: object) -> None:
+        """Stop, as SIGTSTP asks, while no time runs: it would end a job that goes on after a night."""
+        faulthandler.cancel_dump_traceback_later()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if os.getpid() == owner:  # a fork has this handler too
+            end_later()
 
     def watch() -> None:
         while not over.wait(min(LOOK_SECONDS, SILENT_SECONDS)):
             if silence.look() >= SILENT_SECONDS:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
             else:
-                with suppress(ValueError, OSError, RuntimeError):  # no standard error to write to
-                    faulthandler.dump_traceback_later(SILENT_SECONDS + 2 * LOOK_SECONDS, exit=True)
+                end_later()
 
-    before, watcher = signal.signal(signal.SIGALRM, ring), threading.Thread(target=watch, daemon=True)
+    before = {number: signal.signal(number, act) for number, act in ((signal.SIGALRM, ring), (signal.SIGTSTP, stop))}
+    watcher = threading.Thread(target=watch, daemon=True)
+    end_later()  # not first in the thread: an environment may keep the lock before that has its turn
     watcher.start()
     try:
         yield
@@ -124,4 +137,5 @@ def ended_when_silent(env_id: str) -> Iterator[None]:
         over.set()
         watcher.join()
         faulthandler.cancel_dump_traceback_later()
-        signal.signal(signal.SIGALRM, before)
+        for number, act in before.items():
+            signal.signal(number, act)

@@ -18,7 +18,7 @@ import gymnasium
 import pytest
 from data_cases import columns, write
 from eval_cases import runs
-from run_cases import back_to, gtp_fast, started, tiny, tiny_settings, words
+from run_cases import back_to, gtp_fast, started, tiny, tiny_settings, wait_for, words
 
 import gtp_fast as package
 from gtp_fast.cli.main import main
@@ -223,6 +223,7 @@ def test_a_limit_ends_the_episodes_of_a_run_and_is_told_at_its_start(tmp_path: P
 
 
 HANGING = "eval_cases:gtp_fast_tests/Hanging-v0"
+LASTING = "eval_cases:gtp_fast_tests/Lasting-v0"
 
 
 def hanging(folder: Path, **changes: Any):
@@ -314,6 +315,26 @@ def test_a_command_that_evaluates_an_environment_that_hangs_exits_1(run: Path, t
     else:
         said = f"error: the evaluation failed: {HANGING} has answered no reset or step for 2 s; mend the environment\n"
         assert told == said
+
+
+@pytest.mark.slow
+def test_a_command_that_is_stopped_for_longer_than_that_goes_on(run: Path, tmp_path: Path):
+    signs = tmp_path / "signs"
+    signs.mkdir()
+    changed = read_yaml(run / "config.yaml") | {"env": LASTING, "env_kwargs": json.dumps({"folder": str(signs)})}
+    (run / "config.yaml").write_text(json.dumps(changed))
+    typed = ["eval", str(run), "--episodes", "1", "--workers", "1", "--allow-import", "eval_cases"]
+    process = started(typed, LOCKED, env=_importing_eval_cases())
+    wait_for(lambda: any(signs.iterdir()))
+    process.send_signal(signal.SIGTSTP)
+    wait_for(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    (signs / str(process.pid)).unlink()
+    time.sleep(3.0)
+    process.send_signal(signal.SIGCONT)
+    wait_for(lambda: any(signs.iterdir()))
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.kill()
 
 
 @pytest.mark.slow
