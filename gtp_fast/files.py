@@ -55,7 +55,7 @@ def descriptor_of(path: Path, flags: int, follow: bool = False) -> int:
     try:
         descriptor = os.open(path, flags | _AT_ONCE | (0 if follow else os.O_NOFOLLOW), 0o666)
     except OSError as error:
-        if error.errno in _REFUSED:
+        if error.errno in _REFUSED and not (follow and error.errno == errno.ELOOP):
             raise _foreign(path, _REFUSED[error.errno]) from None
         raise
     found = os.fstat(descriptor)

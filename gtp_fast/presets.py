@@ -195,8 +195,10 @@ def read_mapping(path: Path, follow: bool = True) -> tuple[dict[str, Any], dict[
         values = {} if node is None else loader.construct_document(node)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; check --config") from None
-    except ForeignFileError:
-        raise
+    except ForeignFileError as error:
+        if not follow:
+            raise
+        raise UsageError(f"{str(error).partition(';')[0]}; name a YAML file of settings") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); name a YAML file of settings") from None
     except Exception as error:  # PyYAML does not wrap its constructors' errors: !!bool x is a KeyError

@@ -18,10 +18,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
     quick_interpreter.install()
 
-# nohup lets this process ignore SIGHUP, and what it starts too: runs to which tests send it would go on for ever. A
-# handler that does nothing keeps this process, and is not inherited.
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, lambda *_: None)
+# Under nohup, or in the background of a script, this process ignores these signals, and what it starts does too: what
+# tests send them to would go on for ever. A handler that does nothing keeps this process, and is not inherited.
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 # A fixture serves every example of its test: none keeps what an earlier example changed.
 REUSED = [HealthCheck.function_scoped_fixture]

@@ -226,7 +226,7 @@ def test_a_value_of_nested_aliases_is_shown_in_few_letters(mine):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("", r"cannot be read \(Is a directory\)"),
+        ("", "is a directory, expected a file of its own; name a YAML file of settings$"),
         ("loop.yaml", r"loop\.yaml cannot be read \(Too many levels"),  # of any user, root too
         ("absent.yaml", r"absent\.yaml does not exist"),
     ],

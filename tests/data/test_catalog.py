@@ -17,6 +17,7 @@ from run_cases import python
 from gtp_fast.data import catalog
 from gtp_fast.data.catalog import resolve
 from gtp_fast.data.spec import Source, normalised_score
+from gtp_fast.data.trust import WITH_MODULE
 from gtp_fast.errors import UsageError
 
 GYM_ROWS = {f"{body}-{level}" for body in ("halfcheetah", "hopper", "walker2d") for level in ("m", "mr", "me")}
@@ -186,7 +187,7 @@ ANY_NAME = st.one_of(
     st.builds("{}{}".format, st.sampled_from(("minari:", "ogbench:", "visual-", "a.b:")), nearly_known()),
     st.from_regex(catalog._MINARI_ID),
     st.from_regex(catalog._OGBENCH_NAME, fullmatch=True),
-    st.from_regex(catalog._OWN_MODULE, fullmatch=True),
+    st.from_regex(WITH_MODULE, fullmatch=True),
 )
 
 
