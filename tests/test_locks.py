@@ -177,6 +177,14 @@ def test_of_two_that_find_a_dead_holder_one_is_named_and_the_other_sees_it(path,
         _take(path)
 
 
+def test_without_flock_the_earlier_of_two_that_saw_the_file_empty_ends_before_it_begins(path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", _missing)
+    other = replace(locks._own_mark(), text="process 7 on node7", host="node7", boot="boot of node7", pid=7)
+    monkeypatch.setattr(time, "sleep", lambda seconds: path.write_bytes(other.to_bytes()))  # it writes after us
+    with pytest.raises(BusyError, match="taken over by process 7 on node7"), locked(path, "the run", times=QUICK):
+        pytest.fail("two processes hold the lock")
+
+
 def test_a_process_that_stood_still_and_lost_its_lock_ends_and_leaves_the_other_alone(path, kind):
     with held(path, "node7", kind) as process:
         process.send_signal(signal.SIGSTOP)

@@ -44,7 +44,7 @@ TESTS = {
     "training/guards.py": ("training/test_guards.py",),
     "data/download.py": ("data/test_download.py",),
     "files.py": ("test_files.py", "runs/test_directory.py"),
-    "locks.py": ("test_locks.py",),
+    "locks.py": ("test_locks.py", "test_files.py"),
     "runs/disk.py": ("runs/test_disk.py",),
     "runs/directory.py": ("runs/test_directory.py",),
     "runs/checkpoint.py": ("runs/test_checkpoint.py", "runs/test_disk.py"),
