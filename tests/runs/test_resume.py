@@ -292,3 +292,13 @@ def test_the_environment_names_the_processor(run):
     assert found["cpu"] and found["gpu"] is None
     cpuinfo = Path("/proc/cpuinfo")
     assert "model name" not in (cpuinfo.read_text() if cpuinfo.exists() else "") or found["cpu"] in cpuinfo.read_text()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_that_goes_on_with_other_threads_says_that_bits_may_differ(tmp_path: Path, threads):
+    train(tiny(tmp_path, threads=1))
+    back_to(tmp_path / "run", 10)
+    events = []
+    train(tiny(tmp_path, threads=threads), events.append)
+    (notes,) = [event.notes for event in events if isinstance(event, Started)]
+    assert any("may not be equal bit for bit" in note for note in notes) == (threads == 2)
