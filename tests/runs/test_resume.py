@@ -302,3 +302,12 @@ def test_a_run_that_goes_on_with_other_threads_says_that_bits_may_differ(tmp_pat
     train(tiny(tmp_path, threads=threads), events.append)
     (notes,) = [event.notes for event in events if isinstance(event, Started)]
     assert any("may not be equal bit for bit" in note for note in notes) == (threads == 2)
+
+
+def test_environment_json_describes_the_machine_and_the_data(tmp_path: Path):
+    train(tiny(tmp_path))
+    described = json.loads((tmp_path / "run/environment.json").read_bytes())
+    machine = {"gtp_fast", "commit", "python", "torch", "numpy", "platform", "cpu", "gpu", "threads"}
+    data = {"data_source", "data_sha256", "data_return_mean", "data_return_std", "transitions", "references"}
+    assert described.keys() == machine | data
+    assert described["data_source"] == str(tmp_path / "data.hdf5")
