@@ -289,26 +289,31 @@ def test_promise_3_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(
     assert outcome(tmp_path / "stopped")[:2] == outcome(whole)[:2]
 
 
-SAVING = """
+def _sleeping(package: str, module: str, function: str) -> str:
+    """Return a program that is the command, except that this function says so and sleeps."""
+    return f"""
 import time
 from gtp_fast.cli.main import main
-from gtp_fast.runs import checkpoint
-def save(*_):
-    print("saves", flush=True)
+from gtp_fast.{package} import {module}
+def sleeping(*_):
+    print("sleeps", flush=True)
     time.sleep(60)
-checkpoint.save = save
+{module}.{function} = sleeping
 main()
 """
 
 
 @pytest.mark.slow
 def test_promise_3_a_second_signal_ends_at_once(settings, tmp_path):
-    process = started(["train", *words(settings("stubborn", steps=100_000, save_every=0))], program=SAVING)
+    process = started(
+        ["train", *words(settings("stubborn", steps=100_000, save_every=0))],
+        program=_sleeping("runs", "checkpoint", "save"),
+    )
     wait_for(
         lambda: (tmp_path / "stubborn/metrics.jsonl").exists() and (tmp_path / "stubborn/metrics.jsonl").read_text()
     )
     process.send_signal(signal.SIGTERM)
-    assert process.stdout is not None and process.stdout.readline() == "saves\n"
+    assert process.stdout is not None and process.stdout.readline() == "sleeps\n"
     time.sleep(0.4)  # two at the same moment are one
     process.send_signal(signal.SIGINT)
     signalled = time.monotonic()
@@ -367,23 +372,11 @@ def test_promise_3_a_signal_during_compilation_is_answered_and_harms_no_checkpoi
     assert (newest.step if newest else 0, refused) == (before, [])
 
 
-LOADING = """
-import time
-from gtp_fast.cli.main import main
-from gtp_fast.data import dataset
-def load(*_):
-    print("loads", flush=True)
-    time.sleep(60)
-dataset.load = load
-main()
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_promise_3_a_signal_while_data_are_loading_is_answered(settings, tmp_path, number):
-    process = started(["train", *words(settings("run"))], program=LOADING)
-    assert process.stdout is not None and process.stdout.readline() == "loads\n"
+    process = started(["train", *words(settings("run"))], program=_sleeping("data", "dataset", "load"))
+    assert process.stdout is not None and process.stdout.readline() == "sleeps\n"
     process.send_signal(number)
     signalled = time.monotonic()
     told = process.communicate()[1]

@@ -118,7 +118,7 @@ OTHER = {
     "a user's sentence about an allocation": lambda: RuntimeError("my_env can't allocate memory banks to bodies"),
     "a user's sentence that ends alike": lambda: RuntimeError("the simulator said: CUDA error: out of memory"),
     "shapes": lambda: made(lambda: torch.ones(2) @ torch.ones(3)),
-    "not implemented": lambda: NotImplementedError("CUDA error: not out of memory"),
+    "a missing operator": lambda: NotImplementedError("CUDA error: not out of memory"),
     "a file": lambda: OSError(errno.ENOENT, "No such file or directory"),
 }
 
