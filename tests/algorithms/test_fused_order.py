@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import family
 from fused_cases import fused_config, prepared
 from gtp_kernels import graph
 from gtp_kernels.launch import Launch, Tuning
@@ -75,7 +76,7 @@ def in_any_order(kind: str, start: int, steps: int, random: Random) -> str:
     return state.digest()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", family(KINDS, quick=["ema-at-every-step"]))
 @settings(max_examples=1)
 @given(random=st.randoms(use_true_random=False))
 def test_any_order_gives_the_bits_of_steps_in_a_row(kind, random):

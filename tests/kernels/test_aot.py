@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,17 @@ NETWORKS = {"gtp_teacher", "gtp_actor", "gtp_chain", "gtp_heads", "gtp_critic_fo
 KERNELS = NETWORKS | {"gtp_gradients", "gtp_advantage", "gtp_update", "gtp_record", "gtp_choose"}
 ORDERED = {"minimum", "maximum", "clamp", "min", "max", "argmin", "argmax", "sort", "topk"}
 TOLD = "propagate_nan=tl.PropagateNan.ALL"
-INSTALLED = pytest.param(None, id="installed")
-OLD = pytest.param(
-    OLDEST, id="oldest", marks=pytest.mark.skipif(not OLDEST.is_dir(), reason=f"no {OLDEST.name}; make lays it there")
-)
+EVERY = tuple(aot.SHARED_MEMORY)  # architecture
+LAID = pytest.mark.skipif(not OLDEST.is_dir(), reason=f"no {OLDEST.name}; make lays it there")
+INSTALLED, OLD = pytest.param(None, id="installed"), pytest.param(OLDEST, id="oldest", marks=LAID)
+# Triton, operands and architectures. The first is quick enough for `make test`.
+COMPILED = [
+    pytest.param(None, "tf32", (90,), id="tf32-sm90", marks=pytest.mark.slow),
+    pytest.param(None, "tf32", EVERY, id="tf32", marks=pytest.mark.long),
+    pytest.param(None, "bf16", EVERY, id="bf16", marks=pytest.mark.long),
+    pytest.param(OLDEST, "tf32", EVERY, id="oldest-tf32", marks=[pytest.mark.long, LAID]),
+    pytest.param(OLDEST, "bf16", EVERY, id="oldest-bf16", marks=[pytest.mark.long, LAID]),
+]
 # Spilled bytes a thread, stores and loads together, by Triton, operands, kernel and architecture: of a step, of 8 seeds
 # and of the launches that act. Everything else in TF32 and bf16 spills nothing.
 SPILLS = {
@@ -32,17 +40,16 @@ SPILLS = {
 COMPARES = {("chain.py", "argmax"), ("draws.py", "minimum")}
 
 
-# sm_89 has the instructions and the limits of sm_86; `make slow` compiles for it, too.
-ARCHITECTURES = {None: [80, 86, 90, 100], OLDEST: [80, 90]}
-
-
-@pytest.fixture(scope="module", params=[INSTALLED, OLD])
-def rows(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    """Compile the default configuration by the installed and the oldest Triton."""
-    rows = measured_apart(["tf32"], ARCHITECTURES[request.param], triton=request.param)
+@cache
+def default(triton: Path | None, precision: str, capabilities: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Compile the default configuration."""
+    rows = measured_apart([precision], capabilities, triton=triton)
     found = {(row["kernel"], row["capability"]) for row in rows}
-    assert found == {(kernel, capability) for kernel in KERNELS for capability in ARCHITECTURES[request.param]}
+    assert found == {(kernel, capability) for kernel in KERNELS for capability in capabilities}
     return rows
+
+
+compiled = pytest.mark.parametrize(("triton", "precision", "capabilities"), COMPILED)
 
 
 def beyond(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -55,34 +62,18 @@ def beyond(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["spilled"] > bound(row) or (row["stack"] and not bound(row))]
 
 
-@pytest.mark.slow
-def test_every_kernel_compiles_and_spills_no_more_than_is_known(rows):
-    assert beyond(rows) == []
+@compiled
+def test_every_kernel_compiles_and_spills_no_more_than_is_known(triton, precision, capabilities):
+    assert beyond(default(triton, precision, capabilities)) == []
 
 
-# The default's own tests are those of `rows`. Exact float32 has no tensor cores and keeps more in registers, so three
-# kernels spill, and to assemble them takes a minute.
-@pytest.mark.parametrize(
-    ("precision", "capability", "spilling"),
-    [
-        pytest.param("bf16", 90, set(), marks=pytest.mark.slow),
-        pytest.param("fp32", 80, {"gtp_teacher", "gtp_actor", "gtp_gradients"}, marks=pytest.mark.long),
-    ],
-)
-def test_every_kernel_compiles_in_the_other_precisions(precision: str, capability: int, spilling: set[str]):
-    rows = measured_apart([precision], [capability])
-    assert {(row["kernel"], row["precision"]) for row in rows} == {(kernel, precision) for kernel in KERNELS}
-    assert {row["kernel"] for row in beyond(rows)} == spilling
-    assert [row for row in rows if row["drops_nan"] or not row["fits"]] == []
-
-
+# Exact float32 has no tensor cores and keeps more in registers, so three kernels spill, and to assemble them takes a
+# minute.
 @pytest.mark.long
-@pytest.mark.parametrize("precision", ["tf32", "bf16"])
-@pytest.mark.parametrize("triton", [INSTALLED, OLD])
-def test_every_kernel_compiles_for_every_architecture_and_spills_no_more_than_is_known(triton, precision):
-    rows = measured_apart([precision], triton=triton)
-    assert {row["capability"] for row in rows} == set(aot.SHARED_MEMORY)
-    assert beyond(rows) == [] and [row for row in rows if row["drops_nan"] or not row["fits"]] == []
+def test_every_kernel_compiles_in_exact_float32():
+    rows = default(None, "fp32", (80,))
+    assert {row["kernel"] for row in beyond(rows)} == {"gtp_teacher", "gtp_actor", "gtp_gradients"}
+    assert [row for row in rows if row["drops_nan"] or not row["fits"]] == []
 
 
 @pytest.mark.long
@@ -93,8 +84,9 @@ def test_every_launch_that_acts_compiles(triton):
     assert beyond(rows) == [] and [row for row in rows if row["drops_nan"] or not row["fits"]] == []
 
 
-@pytest.mark.slow
-def test_no_instruction_makes_a_number_of_nan(rows):
+@compiled
+def test_no_instruction_makes_a_number_of_nan(triton, precision, capabilities):
+    rows = default(triton, precision, capabilities)
     assert {(row["kernel"], *row["drops_nan"]) for row in rows if row["drops_nan"]} == set()
 
 
@@ -116,21 +108,23 @@ def _compiled(path: Path) -> list[ast.Call]:
     return [call for kernel in kernels for call in ast.walk(kernel) if isinstance(call, ast.Call)]
 
 
-@pytest.mark.slow
-def test_every_block_finds_its_shared_memory_and_registers(rows):
+@compiled
+def test_every_block_finds_its_shared_memory_and_registers(triton, precision, capabilities):
+    rows = default(triton, precision, capabilities)
     assert [row for row in rows if row["shared"] > aot.SHARED_MEMORY[row["capability"]]] == []
     assert [row for row in rows if row["registers"] * 32 * row["warps"] > 65_536] == []
 
 
-@pytest.mark.slow
-def test_no_warp_repeats_the_work_of_another(rows):
+@compiled
+def test_no_warp_repeats_the_work_of_another(triton, precision, capabilities):
     # A block has 16 rows. Warps laid along the rows would all compute the same product.
+    rows = default(triton, precision, capabilities)
     networks = [row for row in rows if row["kernel"] in NETWORKS]
     assert networks and all(row["products"] > 0 for row in networks)
     assert [row for row in networks if row["warps_of_products"] != [[1, row["warps"]]]] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tiles_of_twice_as_many_rows_keep_the_order_of_a_rows_sums():
     # With 8 seeds a block of the critic has 32 rows. A warp has the same columns of them as of 16, so the same bits.
     rows = measured_apart(["tf32"], [90], 2, "seeds")
@@ -143,7 +137,7 @@ def test_tiles_of_twice_as_many_rows_keep_the_order_of_a_rows_sums():
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 @pytest.mark.parametrize("triton", [INSTALLED, OLD])
 def test_every_kernel_of_eight_seeds_compiles_for_every_architecture(triton, precision):
-    rows = measured_apart([precision], tuple(aot.SHARED_MEMORY), 2, "seeds", triton=triton)
+    rows = measured_apart([precision], EVERY, 2, "seeds", triton=triton)
     assert beyond(rows) == [] and [row for row in rows if not row["fits"]] == []
 
 
@@ -151,7 +145,7 @@ def test_every_kernel_of_eight_seeds_compiles_for_every_architecture(triton, pre
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp32"])
 @pytest.mark.parametrize("triton", [INSTALLED, OLD])
 def test_the_largest_width_finds_its_shared_memory_on_every_card(triton, precision):
-    rows = measured_apart([precision], tuple(aot.SHARED_MEMORY), 2, "wide", triton=triton)
+    rows = measured_apart([precision], EVERY, 2, "wide", triton=triton)
     assert rows and [row for row in rows if not row["fits"]] == []
 
 
