@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from capture_safety import problems_of
+from families import family
 from learn_cases import ACTION_DIM, ALGORITHMS, CASES, OBS_DIM, buffer_of, case, fresh, trained, transitions, went_alike
 from oracles import ORACLES
 from run_cases import multigoal
@@ -168,9 +169,9 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def _run(folder: Path, name: str, eval_every: int = 3) -> RunDir:
-    changes = {"algo": name.removesuffix("-bc"), "bc": False, "seeds": 2, "save_every": 3, "eval_every": eval_every}
-    return RunDir(Path(gtp_fast.train(**multigoal(folder, **(changes | RUNS[name]))).run_dir))
+def _run(folder: Path, name: str, **changes: Any) -> RunDir:
+    own = {"algo": name.removesuffix("-bc"), "bc": False, "seeds": 2, "save_every": 3} | RUNS[name]
+    return RunDir(Path(gtp_fast.train(**multigoal(folder, **(own | changes))).run_dir))
 
 
 @pytest.fixture(scope="module")
@@ -181,15 +182,23 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_is_evaluated_saved_resumed_bitwise_and_reported(name, whole, tmp_path: Path):
+def test_promise_2_a_run_resumed_from_a_checkpoint_ends_bitwise_equal(name, whole, tmp_path: Path):
     first, second = whole(name), RunDir(tmp_path / "cut")
     shutil.copytree(first.path, second.path)
     shutil.rmtree(second.checkpoint(6))
-    _run(second.path, name, eval_every=0)
+    _run(second.path, name)
     states = [(run.checkpoint(6) / checkpoint.STATE).read_bytes() for run in (first, second)]
     assert states[0] == states[1] and first.metrics.read_bytes() == second.metrics.read_bytes()
-    assert first.evaluation(3).exists() and first.evaluation(6).exists()
-    page = report.draw_report([first.path], tmp_path / "report")
+
+
+@pytest.mark.parametrize("name", family(RUNS, quick=["td3bc"]))
+def test_a_run_is_evaluated_and_reported_and_trains_as_without(name, whole, tmp_path: Path):
+    run = _run(tmp_path / "run", name, eval_every=3)
+    assert run.evaluation(3).exists() and run.evaluation(6).exists()
+    assert (run.checkpoint(6) / checkpoint.STATE).read_bytes() == (
+        whole(name).checkpoint(6) / checkpoint.STATE
+    ).read_bytes()
+    page = report.draw_report([run.path], tmp_path / "report")
     assert (page / "summary.json").exists() and (page / "README.md").exists()
 
 

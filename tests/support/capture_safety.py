@@ -7,12 +7,11 @@ step to step; run it on meta tensors, which stand for the accelerator, to catch 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 INDEXING = {"aten::index", "aten::index_put_", "aten::index_put", "aten::_index_put_impl_"}  # static unless by a mask
 HOST_DATA = {"aten::lift_fresh", "aten::lift_fresh_copy"}  # torch.tensor(...) of Python numbers
@@ -27,7 +26,7 @@ class CaptureCheck(TorchDispatchMode):
         self.problems: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        leaves = tree_leaves((args, kwargs or {}))
+        leaves = [*_leaves(args), *_leaves(list((kwargs or {}).values()))]
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         name = func._schema.name
         self._check(name, func, args, tensors)
@@ -39,7 +38,9 @@ class CaptureCheck(TorchDispatchMode):
             self.problems.append(f"host read: {name}")
         elif torch.Tag.dynamic_output_shape in func.tags and name not in INDEXING:
             self.problems.append(f"data-dependent shape: {name}")
-        elif name in INDEXING and any(t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1])):
+        elif name in INDEXING and any(
+            t.dtype in (torch.bool, torch.uint8) for t in _leaves(args[1]) if isinstance(t, Tensor)
+        ):
             self.problems.append(f"index by a mask: {name}")
         elif name in HOST_DATA:
             self.problems.append("data made on the host: torch.tensor inside the step")
@@ -49,8 +50,12 @@ class CaptureCheck(TorchDispatchMode):
             self.problems.append(f"torch's generator: {name}")
 
 
-def _tensors(tree: object) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def _leaves(tree: object) -> Iterator[object]:
+    if isinstance(tree, list | tuple):
+        for branch in tree:
+            yield from _leaves(branch)
+    else:
+        yield tree
 
 
 def _signature(leaf: object) -> object:

@@ -59,7 +59,7 @@ class Recorded:
         touched = {block: np.union1d(self.loaded(block), stored[block]) for block in blocks}
         for block in blocks:
             for other in blocks:
-                if other != block and len(np.intersect1d(stored[block], touched[other])):
+                if other != block and len(shared(stored[block], touched[other])):
                     found.append(f"{self.launch.name}: block {block} stores what block {other} touches")
         return found
 
@@ -87,9 +87,12 @@ def recorded(launch: Launch) -> Recorded:
 def conflict(first: Recorded, second: Recorded) -> bool:
     """Return whether one of two launches stores a byte that the other touches."""
     a, b = first.stored(), second.stored()
-    return bool(
-        len(np.intersect1d(a, b)) or len(np.intersect1d(a, second.loaded())) or len(np.intersect1d(first.loaded(), b))
-    )
+    return bool(len(shared(a, b)) or len(shared(a, second.loaded())) or len(shared(first.loaded(), b)))
+
+
+def shared(first: Bytes, second: Bytes) -> Bytes:
+    """Return the addresses that are in both."""
+    return np.intersect1d(first, second, assume_unique=True)
 
 
 def outside(addresses: Bytes, tensors: dict[str, Tensor]) -> Bytes:
