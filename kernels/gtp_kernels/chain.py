@@ -75,9 +75,8 @@ def gtp_chain(
         x_weight = mlp.thin_weight(w0, A, AP, H)
         weight, bias = mlp.last_layer(w3, A, AP, H)
     for i in tl.range(0, K):
-        if not KEEP:  # loaded in each step, they hold no shared memory from step to step
+        if not KEEP:  # each loaded where it is used, the two hold no shared memory beside the hidden layers
             x_weight = mlp.thin_weight(w0, A, AP, H)
-            weight, bias = mlp.last_layer(w3, A, AP, H)
         t, s = tl.load(grid_ptr + i), tl.load(grid_ptr + i + 1)
         variance = t * t + sigma_data * sigma_data
         c_in = tl.rsqrt(variance)
@@ -86,6 +85,8 @@ def gtp_chain(
         h = mlp.mish(mlp.edge_product(x, x_weight, fixed + share[None, :], PREC, INTERP))
         w1, w2 = w1_ptr + member * hidden_stride, w2_ptr + member * hidden_stride
         h = mlp.mish(mlp.hidden_layers(h, w1, b1, w2, b2, kept, live, BK, STAGES, PREC, INTERP))
+        if not KEEP:
+            weight, bias = mlp.last_layer(w3, A, AP, H)
         f = mlp.action_output(h, weight, bias, PREC, INTERP)
         denoised = f if FLOW else (sigma_data * sigma_data / variance) * a + (t * sigma_data * c_in) * f
         ratio = s / t

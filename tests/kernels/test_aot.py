@@ -32,9 +32,12 @@ COMPILED = [
 # Spilled bytes a thread, stores and loads together, by Triton, operands, kernel and architecture: of a step, of 8 seeds
 # and of the launches that act. Everything else in TF32 and bf16 spills nothing.
 SPILLS = {
+    ("3.6", "tf32"): {("gtp_chain", 100): 8},
     ("3.6", "fp32"): {("gtp_chain", 90): 32},
-    ("3.7", "tf32"): {("gtp_chain", 100): 16, ("gtp_heads", 80): 8, ("gtp_heads", 86): 8, ("gtp_heads", 89): 8},
+    ("3.7", "tf32"): {("gtp_act", 90): 16, ("gtp_chain", 100): 16}
+    | {("gtp_heads", 80): 8, ("gtp_heads", 86): 8, ("gtp_heads", 89): 8},
     ("3.7", "bf16"): {("gtp_chain", 90): 8, ("gtp_critic_forward", 90): 8},
+    ("3.7", "fp32"): {("gtp_act", 90): 16},
 }
 # argmax compares floats and has no option for NaN; `gtp_choose` gives it none. The other minimum is of integers.
 COMPARES = {("chain.py", "argmax"), ("draws.py", "minimum")}
