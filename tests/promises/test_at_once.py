@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from families import family
 from places import SUPPORT
 from run_cases import tiny_settings, wait_for
 
@@ -138,7 +139,9 @@ def test_a_process_that_waits_names_the_holder_once_and_goes_on_with_the_run_whe
     assert second.err.read_text().count("waiting for") == 1 and len(_runs(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number", family([signal.SIGINT, signal.SIGTERM], quick=[signal.SIGTERM]), ids=lambda number: number.name
+)
 def test_a_process_that_waits_ends_at_once_at_a_signal(commands, tmp_path, number):
     commands.start(LONG)
     _training(tmp_path)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from data_cases import columns, write
+from families import family
 from places import SUPPORT
 from run_cases import gtp_fast, started, tiny_settings, wait_for, words
 
@@ -29,7 +30,7 @@ from gtp_fast.runs.events import Event, Progress
 from gtp_fast.training.signals import SIGNALS
 from gtp_fast.training.train import train
 
-STEPS = 150
+STEPS = 90
 PARTIAL = "ckpt/.partial-step-N"
 FILES = ("state.safetensors", "policy.safetensors", "state.json", "MANIFEST.json")
 SAVE = (  # every point of a save, and of the removal of an older checkpoint; see run_server
@@ -50,11 +51,12 @@ EVALUATION = (  # and of an evaluation: its policy in a checkpoint while it is p
     *(f"{what} {RESULT}" for what in ("remove", "open", "half", "fsync")),
     *("rename eval/step-N.json", "fsync eval"),
 )
-# Some of them, and at which passage: the second is that of the second evaluation, once the first is finished.
-SOME = ((EVALUATION[1], 1), (f"half {BEST}/policy.safetensors", 1), (f"half {RESULT}", 1), ("rename ckpt/best", 2))
+# Two of them, and at which passage: the second is that of a later evaluation, once the first is finished.
+SOME = ((f"half {RESULT}", 1), ("rename ckpt/best", 2))
 # The averaged policy, which is evaluated, moves at every step, so that the members' best are of different steps.
-EVALUATES = {"env": "own_envs:Graded-v0", "eval_every": 50, "save_every": 50}
-EVALUATES |= {"ema_start": 1, "ema_every": 1, "ema_decay": 0.9}
+EVALUATES = {"env": "own_envs:Graded-v0", "eval_every": 30, "save_every": 30}
+EVALUATES |= {"ema_start": 1, "ema_every": 1, "ema_decay": 0.9, "seed": 1}
+pytestmark = pytest.mark.slow
 
 
 class Server:
@@ -107,22 +109,32 @@ def settings(tmp_path: Path) -> Settings:
     return _settings(tmp_path)
 
 
+def _whole(server: Server, folder: Path, **changes: Any) -> Path:
+    """Let a run come to its end, and write the points that it passes to a file beside it."""
+    faults = {"record": str(folder / "points")}
+    assert server.wait(server.start({**_settings(folder)("whole", **changes), "faults": faults})) == 0
+    return folder / "whole"
+
+
+def _points(run: Path) -> set[str]:
+    """Return the points that such a run has passed from its first save on."""
+    passed = run.with_name("points").read_text().splitlines()
+    return set(passed[passed.index(SAVE[0]) :])
+
+
 @pytest.fixture(scope="module")
 def whole(server, tmp_path_factory) -> Path:
     """A run that was never killed; nothing below changes it."""
-    folder = tmp_path_factory.mktemp("whole")
-    assert server.wait(server.start(_settings(folder)("whole"))) == 0
-    return folder / "whole"
+    return _whole(server, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")
 def evaluated(server, tmp_path_factory) -> Path:
     """A run that was evaluated and never killed; nothing below changes it."""
-    folder = tmp_path_factory.mktemp("evaluated")
-    assert server.wait(server.start(_settings(folder)("whole", **EVALUATES))) == 0
-    best = json.loads((folder / "whole/ckpt/best/state.json").read_text())
-    assert len(set(best["steps"])) == 2 and 50 in best["steps"]  # what was best before a kill still counts
-    return folder / "whole"
+    run = _whole(server, tmp_path_factory.mktemp("evaluated"), **EVALUATES)
+    best = json.loads((run / "ckpt/best/state.json").read_text())
+    assert len(set(best["steps"])) == 2 and 30 in best["steps"]  # what was best before a kill still counts
+    return run
 
 
 def outcome(run: Path) -> tuple[dict[str, bytes], bytes, dict[str, Any], list[str]]:
@@ -184,8 +196,7 @@ def _survived(server: Server, wanted: dict[str, Any], ways: list[Callable[..., b
     return survived
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("rounds", "kills"), [(1, 28), pytest.param(4, 200, marks=pytest.mark.crash)])
+@pytest.mark.parametrize(("rounds", "kills"), [(1, 24), pytest.param(4, 200, marks=pytest.mark.crash)])
 def test_promise_1_a_run_killed_at_any_instant_ends_bitwise_equal_to_one_never_killed(
     server, settings, whole, rounds, kills, day
 ):
@@ -195,7 +206,6 @@ def test_promise_1_a_run_killed_at_any_instant_ends_bitwise_equal_to_one_never_k
     assert _survived(server, settings("killed"), ways, whole, day) == kills
 
 
-@pytest.mark.slow
 def test_promise_1_a_kill_in_the_middle_of_an_evaluations_files_changes_no_policy_and_no_result(
     server, settings, evaluated
 ):
@@ -213,22 +223,14 @@ def test_promise_1_an_evaluated_run_killed_at_any_instant_has_the_policies_and_r
     assert _survived(server, settings("killed", **EVALUATES), ways, evaluated, day) == len(ways)
 
 
-def test_the_named_points_are_those_that_a_save_passes(server, settings, tmp_path):
-    faults = {"record": str(tmp_path / "points")}
-    assert server.wait(server.start({**settings("recorded"), "faults": faults})) == 0
-    passed = (tmp_path / "points").read_text().splitlines()
-    assert set(passed[passed.index(SAVE[0]) :]) == set(SAVE)
+def test_the_named_points_are_those_that_a_save_passes(whole):
+    assert _points(whole) == set(SAVE)
 
 
-@pytest.mark.slow
-def test_the_named_points_of_an_evaluation_are_those_that_its_files_pass(server, settings, tmp_path):
-    faults = {"record": str(tmp_path / "points")}
-    assert server.wait(server.start({**settings("recorded", **EVALUATES), "faults": faults})) == 0
-    passed = (tmp_path / "points").read_text().splitlines()
-    assert set(passed[passed.index(SAVE[0]) :]) - set(SAVE) == set(EVALUATION)
+def test_the_named_points_of_an_evaluation_are_those_that_its_files_pass(evaluated):
+    assert _points(evaluated) - set(SAVE) == set(EVALUATION)
 
 
-@pytest.mark.slow
 def test_a_writer_that_writes_in_place_loses_the_run_by_the_same_kills(server, settings, tmp_path):
     lost = 0
     for point in ("half ckpt/step-N/state.safetensors", "open ckpt/step-N/MANIFEST.json"):
@@ -240,13 +242,11 @@ def test_a_writer_that_writes_in_place_loses_the_run_by_the_same_kills(server, s
     assert lost == 2
 
 
-@pytest.mark.slow
 def test_a_run_of_another_seed_differs_so_the_comparison_can_fail(server, settings, whole, tmp_path):
     assert server.wait(server.start(settings("other", seed=5))) == 0
     assert outcome(whole)[0] != outcome(tmp_path / "other")[0]
 
 
-@pytest.mark.slow
 def test_promise_2_n_steps_a_kill_and_n_more_are_the_steps_of_a_run_never_killed(server, settings, whole, tmp_path):
     wanted = settings("halves", save_every=STEPS // 2)
     assert _killed_at(f"mkdir {PARTIAL}", 2)(server, wanted, random.Random(0), tmp_path / "met")
@@ -270,12 +270,13 @@ def test_promise_2_twice_n_steps_are_n_steps_a_kill_and_n_more(settings, tmp_pat
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [*SIGNALS], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", family(SIGNALS, quick=[signal.SIGTERM, signal.SIGUSR1]), ids=lambda number: number.name
+)
 def test_promise_3_a_signal_commits_a_checkpoint_and_the_run_continues_bitwise(
     server, settings, whole, tmp_path, number
 ):
-    wanted = settings("stopped", save_every=100)
+    wanted = settings("stopped", save_every=80)
     pid = server.start(wanted)
     metrics = tmp_path / "stopped/metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text())
@@ -303,7 +304,7 @@ main()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_promise_3_a_second_signal_ends_at_once(settings, tmp_path):
     process = started(
         ["train", *words(settings("stubborn", steps=100_000, save_every=0))],
@@ -321,7 +322,6 @@ def test_promise_3_a_second_signal_ends_at_once(settings, tmp_path):
     assert process.returncode == 130 and time.monotonic() - signalled < 1.0
 
 
-@pytest.mark.slow
 def test_promise_3_a_signal_to_the_whole_group_saves_while_the_evaluation_worker_starts(settings, tmp_path):
     write(tmp_path / "data.hdf5", columns(sizes=(11, 3)))
     typed = words(settings("group", env="Hopper-v5", steps=100_000, eval_every=10, save_every=10))
@@ -345,8 +345,7 @@ def _stopped_at(step: int) -> Callable[[Event], None]:
     return report
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("before", [0, 10], ids=["fresh", "resumed"])
+@pytest.mark.parametrize("before", family([0, 10], quick=[10]), ids=["fresh", "resumed"])
 def test_promise_3_a_signal_during_compilation_is_answered_and_harms_no_checkpoint(
     settings, tmp_path, monkeypatch, before
 ):
@@ -358,7 +357,7 @@ def test_promise_3_a_signal_during_compilation_is_answered_and_harms_no_checkpoi
     process = started(["train", *words(settings("cold", backend="compiled"))], env=cold)
     log, starts = tmp_path / "cold/train.log", f"start  at step {before}"
     wait_for(lambda: log.exists() and starts in log.read_text())
-    time.sleep(3.0)  # in the middle of it: a step takes half a minute to compile
+    time.sleep(2.0)  # in the middle of it: a step takes half a minute to compile
     process.send_signal(signal.SIGTERM)
     signalled = time.monotonic()
     told = process.communicate()[1]
@@ -372,8 +371,9 @@ def test_promise_3_a_signal_during_compilation_is_answered_and_harms_no_checkpoi
     assert (newest.step if newest else 0, refused) == (before, [])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", family([signal.SIGINT, signal.SIGHUP], quick=[signal.SIGINT]), ids=lambda number: number.name
+)
 def test_promise_3_a_signal_while_data_are_loading_is_answered(settings, tmp_path, number):
     process = started(["train", *words(settings("run"))], program=_sleeping("data", "dataset", "load"))
     assert process.stdout is not None and process.stdout.readline() == "sleeps\n"
@@ -385,7 +385,6 @@ def test_promise_3_a_signal_while_data_are_loading_is_answered(settings, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_promise_6_a_second_process_is_told_who_holds_the_run(server, settings, tmp_path, capfd):
     first = server.start(settings("shared", steps=100_000))
     _wait_for_a_checkpoint(tmp_path / "shared")
@@ -395,17 +394,17 @@ def test_promise_6_a_second_process_is_told_who_holds_the_run(server, settings, 
     server.wait(first)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_evaluations_that_a_kill_cut_off_are_made_after_the_resume(server, settings, tmp_path):
     write(tmp_path / "data.hdf5", columns(sizes=(11, 3)))  # of a hopper that falls soon
-    wanted = {"env": "Hopper-v5", "eval_every": 50, "save_every": 25}
+    wanted = {"env": "Hopper-v5", "eval_every": 30, "save_every": 15}
     assert server.wait(server.start(settings("whole", **wanted))) == 0
     pid = server.start(settings("killed", **wanted))
-    _wait_for_a_checkpoint(tmp_path / "killed", after=49)
+    _wait_for_a_checkpoint(tmp_path / "killed", after=29)
     os.kill(pid, signal.SIGKILL)
     server.wait(pid)
     assert server.wait(server.start(settings("killed", **wanted))) == 0
-    for step in (50, 100, 150):
+    for step in (30, 60, 90):
         a, b = (json.loads((tmp_path / run / f"eval/step-{step:08d}.json").read_text()) for run in ("whole", "killed"))
         assert a["returns"] == b["returns"] and a["scores"] == b["scores"]
     best = [(tmp_path / run / "ckpt/best/policy.safetensors").read_bytes() for run in ("whole", "killed")]

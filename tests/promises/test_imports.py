@@ -135,8 +135,8 @@ def test_the_command_that_is_typed_again_continues_its_run(typed, trained: Path)
     "command",
     [
         "report run",
-        pytest.param("latency run --seconds 0.001 --out out", marks=pytest.mark.slow),
-        pytest.param("export run --out policy.onnx", marks=pytest.mark.slow),
+        pytest.param("latency run --seconds 0.001 --out out", marks=pytest.mark.long),
+        pytest.param("export run --out policy.onnx", marks=pytest.mark.long),
     ],
 )
 def test_commands_that_build_no_environment_import_no_module_of_a_run(typed, command: str):

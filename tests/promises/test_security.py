@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,17 +13,19 @@ from places import ROOT
 from run_cases import python
 
 DEMO = ROOT / "gtp_fast/data/hopper-demo-v0.hdf5"
-# Importing `watched` comes first. Every command is typed in one process; the runs start workers, and those fork.
+# Importing `watched` comes first. Every command is typed in one process; the runs start workers, and those fork. The
+# last worker is given an environment that does what must be told.
 A_DAY = """
 import watched, sys
 import numpy as np
 import gtp_fast
 from gtp_fast.cli.main import main
-run, own, demo = sys.argv[1:]
-small = "--steps 20 --hidden 16 --backend eager --threads 1"
-evaluated = "--eval-every 10 --eval-episodes 2 --eval-workers 2"
+from gtp_fast.data.catalog import resolve
+from gtp_fast.evaluation.worker import Worker
+own, demo = sys.argv[1:]
+small = "--steps 4 --hidden 16 --backend eager --threads 1"
+evaluated = "--eval-every 2 --eval-episodes 2 --eval-workers 2"
 for typed in (
-    f"train --env hopper-demo-v0 --run-dir {run} {small} --eval-every 0",
     f"train --env watched:Watched-v0 --dataset {demo} --run-dir {own} {small} {evaluated}",
     f"eval {own} --episodes 1 --allow-import watched",
     f"report {own}",
@@ -33,13 +34,7 @@ for typed in (
         main(typed.split())
     except SystemExit as left:
         assert not left.code, left
-gtp_fast.load_policy(run).act(np.zeros(11, np.float32))
-"""
-ONE_CHECK = """
-import watched
-from gtp_fast.data.catalog import resolve
-from gtp_fast.errors import UsageError
-from gtp_fast.evaluation.worker import Worker
+gtp_fast.load_policy(own).act(np.zeros(11, np.float32))
 worker = Worker()
 worker.check(resolve("watched:Misbehaving-v0"), 11, 3, 1, None)
 worker.close()
@@ -47,59 +42,55 @@ worker.close()
 
 
 class Told(NamedTuple):
-    """What processes told of themselves: their command lines, what is forbidden, the files that each wrote."""
+    """What processes told of themselves: who evaluates, what is forbidden, the files that each wrote."""
 
-    began: dict[int, str]
-    forbidden: list[str]
+    folder: Path
+    typed: int
+    workers: list[int]
+    forbidden: list[tuple[int, str, str]]
     written: dict[int, list[str]]
 
-    @property
-    def worker(self) -> int:
-        """The process that evaluates; it is not the one that trains."""
-        (found,) = [process for process, words in self.began.items() if "gtp_fast.evaluation.serve" in words]
-        return found
 
-
-@pytest.fixture
-def told(tmp_path: Path, monkeypatch) -> Callable[..., Told]:
-    """Return what runs a program that watches itself and its workers, and what they told."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv("TOLD", str(tmp_path / "told"))
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # Python's own files, beside what it imports
-    monkeypatch.chdir(tmp_path)
-
-    def run(program: str, *words: str) -> Told:
-        python(program, *words)
-        lines = [json.loads(line) for line in (tmp_path / "told").read_text().splitlines()]
-        written: dict[int, list[str]] = {}
-        for process, what, detail in lines:
-            if what == "wrote":
-                written.setdefault(process, []).append(detail)
-        forbidden = [f"{process} {what} {detail}" for process, what, detail in lines if what not in ("began", "wrote")]
-        return Told({process: detail for process, what, detail in lines if what == "began"}, forbidden, written)
-
-    return run
+@pytest.fixture(scope="module")
+def told(tmp_path_factory) -> Told:
+    """Run the program, which watches itself and its workers, and return what they told."""
+    folder = tmp_path_factory.mktemp("day")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setenv("TOLD", str(folder / "told"))
+        patch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # Python's own files, beside what it imports
+        patch.chdir(folder)
+        python(A_DAY, str(folder / "own"), str(DEMO))
+    lines = [json.loads(line) for line in (folder / "told").read_text().splitlines()]
+    began = {process: detail for process, what, detail in lines if what == "began"}
+    workers = [process for process, words in began.items() if "gtp_fast.evaluation.serve" in words]
+    (typed,) = began.keys() - set(workers)
+    written: dict[int, list[str]] = {}
+    for process, what, detail in lines:
+        if what == "wrote":
+            written.setdefault(process, []).append(detail)
+    forbidden = [(process, what, detail) for process, what, detail in lines if what not in ("began", "wrote")]
+    return Told(folder, typed, workers, forbidden, written)
 
 
 @pytest.mark.slow
-def test_training_scoring_and_reporting_open_no_socket_unpickle_nothing_and_write_only_where_named(
-    told, tmp_path: Path
-):
-    found = told(A_DAY, str(tmp_path / "run"), str(tmp_path / "own"), str(DEMO))
-    assert found.forbidden == []
-    (typed,) = found.began.keys() - {found.worker}
-    elsewhere = [path for path in found.written[typed] if not path.startswith((str(tmp_path), "/dev/", "/proc/"))]
-    assert elsewhere == [] and len(found.written[typed]) > 20
+def test_training_scoring_and_reporting_open_no_socket_unpickle_nothing_and_write_only_where_named(told):
+    assert [one for one in told.forbidden if one[0] != told.workers[1]] == []
+    elsewhere = [
+        path for path in told.written[told.typed] if not path.startswith((str(told.folder), "/dev/", "/proc/"))
+    ]
+    assert elsewhere == [] and len(told.written[told.typed]) > 20
     # A worker opens a temporary file that never has a name, and nothing else.
-    written = {path for process in found.written.keys() - {typed} for path in found.written[process]}
-    assert written <= {str(tmp_path), "/dev/null"}
+    own = {told.typed, told.workers[1]}
+    written = {path for process in told.written.keys() - own for path in told.written[process]}
+    assert written <= {str(told.folder), "/dev/null"}
 
 
-def test_what_an_environment_does_in_the_worker_is_told(told, tmp_path: Path):
-    found = told(ONE_CHECK)
-    assert {line.split()[1] for line in found.forbidden} == {"socket.bind", "pickle.find_class"}
-    assert {int(line.split()[0]) for line in found.forbidden} == {found.worker}
-    assert found.written[found.worker] == [str(tmp_path / "told.written")]
+@pytest.mark.slow
+def test_what_an_environment_does_in_the_worker_is_told(told):
+    assert {what for _, what, _ in told.forbidden} == {"socket.bind", "pickle.find_class"}
+    assert {process for process, _, _ in told.forbidden} == {told.workers[1]}
+    assert told.written[told.workers[1]] == [str(told.folder / "told.written")]
 
 
 def test_every_dependency_is_pinned():

@@ -1,8 +1,9 @@
-"""Seeded damage to every kind of file that the project reads; a process of its own, as a library in C may die of it.
+"""Seeded damage to every kind of file that the project reads; a process for each, as a library in C may die of it.
 
-`python fuzz.py KIND FIRST COUNT FOLDER` makes inputs FIRST .. FIRST + COUNT - 1 and prints one JSON object: how many
-were refused by a typed error, how many read in spite of it, and every other outcome. A kind is the files, and what
-reads the damaged one as the product does; it imports torch only if it reads with it, as that takes longer than most.
+`python fuzz.py FIRST FOLDER KIND=COUNT ...` makes inputs FIRST .. FIRST + COUNT - 1 of each kind, and prints one JSON
+object for each: how many were refused by a typed error, how many read in spite of it, and every other outcome, or the
+input that the process died of. A kind is the files, and what reads the damaged one as the product does; it imports
+torch only if it reads with it, as that takes longer than most. Several kinds are forked from a process that did.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import zipfile
@@ -214,14 +216,19 @@ def checked(folder: Path) -> Kind:
     return list(places), read
 
 
-def _run(folder: Path, eval_every: int = 0) -> Any:
+def _run(folder: Path) -> Any:
+    """Return settings and a run with them, evaluated at its end: a copy of one that the kinds beside it share."""
     from run_cases import tiny
 
     from gtp_fast.runs.directory import RunDir
     from gtp_fast.training.train import train
 
-    cfg = tiny(folder, eval_every=eval_every)
-    train(cfg)
+    shared, evaluated = folder.parent / "shared", {"eval_every": 30, "eval_max_steps": 20}
+    if not shared.exists():
+        shared.mkdir()
+        train(tiny(shared, **evaluated))
+    shutil.copytree(shared, folder, dirs_exist_ok=True)
+    cfg = tiny(folder, **evaluated)
     return cfg, RunDir(Path(str(cfg.run_dir)))
 
 
@@ -303,7 +310,7 @@ def described(folder: Path) -> Kind:
     from gtp_fast.runs import metrics, records
     from gtp_fast.training.train import train
 
-    cfg, run = _run(folder, eval_every=30)
+    cfg, run = _run(folder)
     names = [run.path / "environment.json", run.path / "config.yaml", run.metrics, run.log, *run.evaluations.iterdir()]
 
     def read(_: Path) -> None:
@@ -320,7 +327,7 @@ def report(folder: Path) -> Kind:
     """What a report reads of a run, to its page and its picture."""
     from gtp_fast.experiments import report as product
 
-    run = _run(folder, eval_every=10)[1].path
+    run = _run(folder)[1].path
     names = ("environment.json", "metrics.jsonl", "config.yaml")
     files = [*(run / name for name in names), *sorted(run.glob("eval/step-*.json"))]
     return files, lambda _: product.draw_report([run], folder / "report")
@@ -328,12 +335,9 @@ def report(folder: Path) -> Kind:
 
 def evaluated(folder: Path) -> Kind:
     """A run's settings, with which its policy is scored."""
-    from run_cases import multigoal
-
-    import gtp_fast
     from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
 
-    run = Path(gtp_fast.train(**multigoal(folder / "run")).run_dir)
+    run = _run(folder)[1].path
     return [run / "config.yaml"], lambda _: eval_run(run, EvalConfig(episodes=1, workers=1))
 
 
@@ -404,5 +408,25 @@ def main(kind: str, first: int, count: int, folder: Path) -> None:
     sys.stdout.write(json.dumps({**counts, "other": other, "ran": ran}) + "\n")
 
 
+LATE = ("gtp_fast.evaluation.evaluate", "gtp_fast.experiments.figures", "gtp_fast.training.train", "gymnasium")
+
+
+def forked(kind: str, first: int, count: int, folder: Path) -> None:
+    """Do so in a process of its own; print what input it died of, if it did."""
+    if (child := os.fork()) == 0:
+        main(kind, first, count, folder)
+        sys.stdout.flush()
+        os._exit(0)
+    if status := os.waitpid(child, 0)[1]:
+        now = folder / "now"
+        died = now.read_text() if now.exists() else "the start"
+        sys.stdout.write(json.dumps({"died": f"{os.waitstatus_to_exitcode(status)} at {died}"}) + "\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    counts = dict(word.split("=") for word in sys.argv[3:])
+    for module in LATE if len(counts) > 1 else ():
+        importlib.import_module(module)
+    for name, wanted in counts.items():
+        forked(name, int(sys.argv[1]), int(wanted), Path(sys.argv[2]) / name)

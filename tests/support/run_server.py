@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from run_cases import multigoal
+from run_cases import tiny
 from torch import Tensor
 
 from gtp_fast import files
@@ -157,7 +157,7 @@ def serve(child: Callable[[dict[str, Any]], int]) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:  # what is compiled or loaded late is so before the forks
-        train(run_settings(multigoal(Path(folder) / "run", steps=2)))
+        train(tiny(Path(folder), steps=2))
     serve(child)
 
 
