@@ -18,11 +18,12 @@ import gymnasium
 import pytest
 from data_cases import columns, write
 from eval_cases import runs
-from run_cases import back_to, gtp_fast, started, tiny, tiny_settings, wait_for, words
+from run_cases import back_to, started, tiny, tiny_settings, wait_for, words
 
 import gtp_fast as package
 from gtp_fast.cli.main import main
 from gtp_fast.cli.screen import Screen
+from gtp_fast.data.catalog import run_settings
 from gtp_fast.errors import UsageError
 from gtp_fast.evaluation import silence
 from gtp_fast.evaluation.evaluate import EvalConfig, eval_run
@@ -72,10 +73,15 @@ def test_training_goes_on_to_its_end_with_a_warning_of_one_line_for_each(failed)
     assert records.finished(RunDir(folder / "run"), 30)
 
 
-def test_the_closing_lines_say_how_many_failed(failed):
-    screen = io.StringIO()
-    Screen(screen, 30).summarise(failed[1])
-    assert "3 evaluations failed; report/README.md says why\n" in screen.getvalue()
+def test_a_line_says_of_each_that_it_failed_and_the_closing_lines_how_many(failed):
+    shown = io.StringIO()
+    with Screen(shown, 30) as screen:
+        for event in failed[2]:
+            screen.show(event)
+    screen.summarise(failed[1])
+    said = shown.getvalue()
+    assert "Traceback" not in said and said.count("warning: the evaluation of step") == 3
+    assert "3 evaluations failed; report/README.md says why\n" in said
 
 
 def test_the_traceback_is_in_the_log_and_the_mark_in_the_evaluations_place(failed):
@@ -184,7 +190,10 @@ def test_a_damaged_mark_is_named(run: Path):
             '{"where": "reset"}',
             r"Breaking-v0: OSError: no port \(eval_cases.py:\d+\); mend the environment",
         ),
-        ("Returning", '{"way": "four"}', r"its step\(\) returned a tuple of 4, expected five things"),
+        pytest.param(
+            *("Returning", '{"way": "four"}', r"its step\(\) returned a tuple of 4, expected five things"),
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["init", "reset", "old step"],
 )
@@ -208,7 +217,7 @@ def test_a_worker_that_cannot_be_started_is_told_before_there_is_a_run(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_limit_ends_the_episodes_of_a_run_and_is_told_at_its_start(tmp_path: Path):
+def test_a_limit_ends_the_episodes_of_a_run_and_is_told_at_its_start(tmp_path: Path, monkeypatch):
     events: list[Any] = []
     endless = settings(tmp_path, env="eval_cases:gtp_fast_tests/Endless-v0", eval_every=30)
     result = train(endless, events.append)
@@ -219,7 +228,17 @@ def test_a_limit_ends_the_episodes_of_a_run_and_is_told_at_its_start(tmp_path: P
     assert "1 of 1 episodes had not ended after 10,000 steps" in warned
     asked = EvalConfig(eval_max_steps=12, allow_import=["eval_cases"])
     assert eval_run(tmp_path / "run", asked).result.lengths_SE.tolist() == [[12]]
-    assert "10,000" in eval_run(tmp_path / "run", replace(asked, eval_max_steps=None)).notes[0]
+    monkeypatch.setattr("gtp_fast.evaluation.environments.LONGEST", 50)
+    told = eval_run(tmp_path / "run", replace(asked, eval_max_steps=None)).notes[0]
+    assert "an episode of an evaluation ends after 50 steps" in told
+
+
+def trained_for(place: Path, env: str, **kwargs: Any) -> Path:
+    """Return a run that was not evaluated, whose settings name an environment with these arguments."""
+    run = Path(train(settings(place, eval_every=0)).run_dir)
+    changed = read_yaml(run / "config.yaml") | {"env": env, "env_kwargs": json.dumps(kwargs)}
+    (run / "config.yaml").write_text(json.dumps(changed))
+    return run
 
 
 HANGING = "eval_cases:gtp_fast_tests/Hanging-v0"
@@ -240,7 +259,7 @@ def test_an_evaluation_that_hangs_ends_no_run_and_the_run_says_what_it_waits_for
     def report(event: Any) -> None:
         events.append(event)
         if isinstance(event, Started):  # the environment was tried
-            monkeypatch.setattr(silence, "SILENT_SECONDS", 2.0)
+            monkeypatch.setattr(silence, "SILENT_SECONDS", 1.0)
         if isinstance(event, Warned):  # one has failed
             monkeypatch.setattr(silence, "SILENT_SECONDS", 60.0)
             (tmp_path / "hung").unlink()
@@ -248,7 +267,7 @@ def test_an_evaluation_that_hangs_ends_no_run_and_the_run_says_what_it_waits_for
     result = train(cfg, report, silence_seconds=0.2)
     (warned,) = [event.message for event in events if isinstance(event, Warned)]
     assert re.fullmatch(
-        rf"the evaluation of step 15 failed: {HANGING} has answered no reset or step for 2 s, and its worker was "
+        rf"the evaluation of step 15 failed: {HANGING} has answered no reset or step for 1 s, and its worker was "
         "ended; mend the environment, or pass --eval-every 0 to train without it; training goes on",
         warned,
     )
@@ -274,8 +293,7 @@ def test_a_signal_while_a_run_waits_for_an_environment_that_hangs_is_answered(tm
     assert process.wait(10) == 143 and time.monotonic() - signalled < 2.0
     assert not runs(worker)
     (tmp_path / "hung").unlink()
-    done = gtp_fast("train", *words(typed), "--json", env=_importing_eval_cases())
-    assert json.loads(done.stdout.splitlines()[-1])["return_last"] == [8.0]
+    assert train(run_settings(typed)).return_last == [8.0]
 
 
 SHOWING = """
@@ -300,12 +318,17 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "locked"), [("1", False), ("1", True), ("2", True)])
-def test_a_command_that_evaluates_an_environment_that_hangs_exits_1(run: Path, tmp_path: Path, workers, locked):
+@pytest.mark.parametrize(
+    ("workers", "locked"),
+    [
+        ("1", True),
+        pytest.param("1", False, marks=pytest.mark.long),
+        pytest.param("2", True, marks=pytest.mark.long),
+    ],
+)
+def test_a_command_that_evaluates_an_environment_that_hangs_exits_1(tmp_path: Path, workers, locked):
     (tmp_path / "hung").touch()
-    kwargs = {"file": str(tmp_path / "hung"), "locked": locked}
-    changed = read_yaml(run / "config.yaml") | {"env": HANGING, "env_kwargs": json.dumps(kwargs)}
-    (run / "config.yaml").write_text(json.dumps(changed))
+    run = trained_for(tmp_path, HANGING, file=str(tmp_path / "hung"), locked=locked)
     typed = ["eval", str(run), "--episodes", "7", "--workers", workers, "--allow-import", "eval_cases"]
     done = started(typed, LOCKED, env=_importing_eval_cases())
     told = done.communicate(timeout=60)[1]
@@ -317,12 +340,11 @@ def test_a_command_that_evaluates_an_environment_that_hangs_exits_1(run: Path, t
         assert told == said
 
 
-@pytest.mark.slow
-def test_a_command_that_is_stopped_for_longer_than_that_goes_on(run: Path, tmp_path: Path):
+@pytest.mark.long
+def test_a_command_that_is_stopped_for_longer_than_that_goes_on(tmp_path: Path):
     signs = tmp_path / "signs"
     signs.mkdir()
-    changed = read_yaml(run / "config.yaml") | {"env": LASTING, "env_kwargs": json.dumps({"folder": str(signs)})}
-    (run / "config.yaml").write_text(json.dumps(changed))
+    run = trained_for(tmp_path, LASTING, folder=str(signs))
     typed = ["eval", str(run), "--episodes", "1", "--workers", "1", "--allow-import", "eval_cases"]
     process = started(typed, LOCKED, env=_importing_eval_cases())
     wait_for(lambda: any(signs.iterdir()))
@@ -337,15 +359,9 @@ def test_a_command_that_is_stopped_for_longer_than_that_goes_on(run: Path, tmp_p
     process.kill()
 
 
-@pytest.mark.slow
-def test_the_command_exits_0_and_its_json_counts_the_failures(tmp_path: Path):
-    settings(tmp_path)
-    typed = tiny_settings(tmp_path, env=UNLICENSED, eval_every=10, seeds=1)
-    flags = [word for name, value in typed.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    done = gtp_fast("train", *flags, "--json", env=_importing_eval_cases())
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["evaluations_failed"] == 3
-    assert "Traceback" not in done.stderr and done.stderr.count("warning: the evaluation of step") == 3
+def test_the_command_that_is_typed_again_ends_well_and_its_json_counts_the_failures(run: Path, tmp_path: Path, capsys):
+    main(["train", *words(tiny_settings(tmp_path, env=UNLICENSED, eval_every=10, seeds=1)), "--json"])
+    assert json.loads(capsys.readouterr().out)["evaluations_failed"] == 3
 
 
 def _importing_eval_cases() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_cases import columns, write
 from eval_cases import config, spec
+from families import family
 from run_cases import SMALLER_THAN_A_STATE, files_up_to, tiny
 
 from gtp_fast.config import TrainConfig
@@ -31,10 +32,8 @@ SMALLER_THAN_A_POLICY = 3_000  # and larger than an evaluation
 
 
 def settings(folder: Path, **changes: Any):
-    """Settings of 30 steps, evaluated at 10, 20 and 30 by a hopper that falls soon."""
-    if not (folder / "data.hdf5").exists():
-        write(folder / "data.hdf5", columns(sizes=(11, 3)))
-    return tiny(folder, **{"env": "Hopper-v5", "eval_every": 10} | changes)
+    """Settings of 30 steps, evaluated at 10, 20 and 30 in short episodes, whose schedules depend on the last step."""
+    return tiny(folder, **{"env": "own_envs:Graded-v0", "eval_every": 10, "lr_schedule": "cosine"} | changes)
 
 
 def allow(limit_bytes: int) -> None:
@@ -50,11 +49,17 @@ def outcome(run: Path) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> list[Any]:
-    """What a run without trouble leaves."""
+def finished(tmp_path_factory) -> Path:
+    """A folder with data and a run without trouble; nothing below changes it."""
     folder = tmp_path_factory.mktemp("whole")
     train(settings(folder))
-    found = outcome(folder / "run")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(finished) -> list[Any]:
+    """What it leaves."""
+    found = outcome(finished / "run")
     assert [step for step, _ in found[0]] == [10, 20, 30] and len(found) == 4
     return found
 
@@ -79,7 +84,7 @@ def test_an_evaluation_that_the_disk_refuses_is_written_when_there_is_room(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [10, SMALLER_THAN_A_POLICY], ids=["all", "best policies"])
+@pytest.mark.parametrize("limit", family([10, SMALLER_THAN_A_POLICY], quick=[10]), ids=["all", "best policies"])
 def test_evaluations_refused_to_the_end_are_exit_7_and_the_same_command_makes_them_alone(tmp_path: Path, whole, limit):
     def report(event: Any) -> None:
         if isinstance(event, Alive) and event.doing.startswith("waiting for the evaluation"):
@@ -131,10 +136,10 @@ def test_a_damaged_last_checkpoint_that_cannot_be_replaced_is_no_success(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_kill_while_a_run_goes_back_to_be_extended_loses_no_evaluation(tmp_path: Path, monkeypatch):
-    run, cosine = RunDir(tmp_path / "run"), {"lr_schedule": "cosine"}
-    train(settings(tmp_path, **cosine))
-    before, last = outcome(run.path), checkpoint.load(run.checkpoint(30))
+def test_a_kill_while_a_run_goes_back_to_be_extended_loses_no_evaluation(finished, whole, tmp_path: Path, monkeypatch):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    run = RunDir(tmp_path / "run")
+    last = checkpoint.load(run.checkpoint(30))
     policy, _ = checkpoint.load_policy(last.path)
     checkpoint.save(run, 30, last.tensors, policy, last.meta, {})  # as if its evaluations had ended before it
 
@@ -143,9 +148,9 @@ def test_a_kill_while_a_run_goes_back_to_be_extended_loses_no_evaluation(tmp_pat
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "describe", killed)
-        train(settings(tmp_path, steps=60, resume=str(run.checkpoint(10)), **cosine))
-    train(settings(tmp_path, **cosine))
-    assert outcome(run.path)[:3] == before[:3] and [step for step, _ in before[0]] == [10, 20, 30]
+        train(settings(tmp_path, steps=60, resume=str(run.checkpoint(10))))
+    train(settings(tmp_path))
+    assert outcome(run.path)[:3] == whole[:3]
 
 
 class CallersError(Exception):
@@ -166,7 +171,7 @@ def _raised(cfg: Any, at: Any) -> None:
     ("at", "saved"),
     [
         (lambda event: isinstance(event, Progress) and event.step == 20, [20]),
-        (lambda event: isinstance(event, Evaluated), [10, 20, 30]),
+        pytest.param(lambda event: isinstance(event, Evaluated), [10, 20, 30], marks=pytest.mark.long),
     ],
     ids=["an interval", "an evaluation"],
 )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import mmap
+import multiprocessing
+import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from run_cases import python
 from triton.runtime.errors import OutOfResources
 
 from gtp_fast.config import TrainConfig
@@ -71,18 +73,29 @@ def test_memory_that_a_real_allocator_refuses_ends_with_8_and_the_flags_that_hel
     assert str(found).startswith("memory ran out (") and "lower --seeds (1), --hidden (256)" in str(found)
 
 
-def test_a_file_that_cannot_be_mapped_ends_with_8(tmp_path: Path):
-    code = (
-        "import resource, sys, torch; from gtp_fast.training.memory import memory_errors\n"
-        "from gtp_fast.config import TrainConfig\n"
-        "open(sys.argv[1], 'wb').truncate(1 << 42)\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))\n"
-        "@memory_errors\n"
-        "def run(cfg): torch.from_file(sys.argv[1], size=1 << 39, dtype=torch.float64)\n"
-        "try: run(TrainConfig(env='any'))\n"
-        "except Exception as error: print(error, file=sys.stderr); sys.exit(error.exit_code)"
-    )
-    assert "memory ran out (unable to mmap" in python(code, str(tmp_path / "large"), ends_with=8).stderr
+@memory_errors
+def _map_more_than_allowed(cfg: TrainConfig, file: Path) -> None:
+    with file.open("wb") as made:
+        made.truncate(1 << 42)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 30), resource.RLIM_INFINITY))
+    torch.from_file(str(file), size=1 << 39, dtype=torch.float64)
+
+
+def _ends_with_its_code(file: Path) -> None:
+    try:
+        _map_more_than_allowed(TrainConfig(env="any"), file)
+    except OutOfMemoryError as error:
+        sys.stderr.write(str(error))
+        sys.exit(error.exit_code)
+
+
+def test_a_file_that_cannot_be_mapped_ends_with_8(tmp_path: Path, capfd):
+    process = multiprocessing.get_context("fork").Process(target=_ends_with_its_code, args=(tmp_path / "large",))
+    process.start()
+    process.join()
+    told = capfd.readouterr().err
+    assert process.exitcode == 8 and "memory ran out (unable to mmap" in told, told
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ TIDYING = "print('tidies up', flush=True)\ntime.sleep(60)\n"
 WORKING = """
     interrupt.started = True
     print("hears", flush=True)
-    until = time.process_time() + 2.5
+    until = time.process_time() + 2.2
     while time.process_time() < until:
         pass
     print("saved", interrupt.signal, flush=True)
@@ -88,8 +88,16 @@ def _said(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
-@pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL], ids=["ignored", "heard"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "before"),
+    [
+        (signal.SIGINT, signal.SIG_IGN),
+        (signal.SIGTERM, signal.SIG_DFL),
+        pytest.param(signal.SIGINT, signal.SIG_DFL, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, signal.SIG_IGN, marks=pytest.mark.long),
+    ],
+    ids=lambda value: value.name,
+)
 def test_a_second_signal_ends_a_process_that_tidies_up_after_the_first(number, before):
     given = lambda: [signal.signal(each, before) for each in (signal.SIGINT, signal.SIGTERM)]  # noqa: E731
     with hearing(SAVING + TIDYING, given) as process:
@@ -134,9 +142,16 @@ def test_nohup_keeps_its_word():
         assert _said(process) == "saved\n"
 
 
-@pytest.mark.parametrize("body", [COLLECTING, IN_C], ids=["in-a-callback-that-drops-exceptions", "in-a-c-function"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_main_thread_that_does_not_react_holds_no_signal_up(body, number):
+@pytest.mark.parametrize(
+    ("number", "body"),
+    [
+        pytest.param(signal.SIGINT, COLLECTING, id="SIGINT in a callback that drops exceptions"),
+        pytest.param(signal.SIGTERM, IN_C, id="SIGTERM in a C function"),
+        pytest.param(signal.SIGTERM, COLLECTING, id="SIGTERM in such a callback", marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, IN_C, id="SIGINT in a C function", marks=pytest.mark.long),
+    ],
+)
+def test_a_main_thread_that_does_not_react_holds_no_signal_up(number, body):
     with hearing(body) as process:
         time.sleep(0.2)  # for it to be where it does not react
         process.send_signal(number)
