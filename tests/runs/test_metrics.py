@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,19 @@ def test_the_log_loses_intervals_after_the_checkpoint_and_keeps_all_else(tmp_pat
     assert path.read_text() == "".join(f"{line}\n" for line in kept)
 
 
-def test_the_log_holds_the_start_its_notes_and_evaluations(tmp_path: Path):
-    train(tiny(tmp_path, eval_every=30))
-    log = (tmp_path / "run/train.log").read_text().splitlines()
+EVALUATED = {"eval_every": 10, "eval_max_steps": 20, "tensorboard": True}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory) -> Path:
+    """A folder with data and a run; nothing below changes it."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    train(tiny(folder, **EVALUATED))
+    return folder
+
+
+def test_the_log_holds_the_start_its_notes_and_evaluations(evaluated: Path):
+    log = (evaluated / "run/train.log").read_text().splitlines()
     assert log[0].startswith("start  at step 0 on ") and log[1].startswith("note   left out 3 of 60 rows")
     assert log[-1].startswith("evaluated step 30 score ") and len(log[-1].split()) == 6
 
@@ -66,13 +77,13 @@ def test_a_resumed_runs_log_names_its_start_and_each_step_once(tmp_path: Path):
     assert [line for line in log if line.startswith("note   continuing from ")]
 
 
-def test_tensorboard_shows_each_point_once_after_a_resume(tmp_path: Path):
+def test_tensorboard_shows_each_point_once_after_a_resume(evaluated: Path, tmp_path: Path):
     from tensorboard.backend.event_processing import event_accumulator as reader  # takes a second
 
-    train(tiny(tmp_path, eval_every=10, tensorboard=True))
+    shutil.copytree(evaluated, tmp_path, dirs_exist_ok=True)
     back_to(tmp_path / "run", 10)
     (tmp_path / "run/eval/step-00000030.json").unlink()  # one evaluation is made again, one is not
-    train(tiny(tmp_path, eval_every=10, tensorboard=True))
+    train(tiny(tmp_path, **EVALUATED))
     points = reader.EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     found = {name: [point.step for point in points.Scalars(name)] for name in points.Tags()["scalars"]}
     assert {"actor_loss/member0", "score/member1"} <= set(found)

@@ -23,7 +23,7 @@ from gtp_fast.training.train import train
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A run of 30 steps, saved at 10, 20 and 30, evaluated at 30; nothing below changes it."""
-    return Path(train(tiny(tmp_path_factory.mktemp("trained"), eval_every=30)).run_dir)
+    return Path(train(tiny(tmp_path_factory.mktemp("trained"), eval_every=30, eval_max_steps=20)).run_dir)
 
 
 @pytest.fixture

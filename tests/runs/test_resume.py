@@ -7,6 +7,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,17 +26,22 @@ from gtp_fast.runs.resume import Command, open_run, starting_point
 from gtp_fast.training.train import train
 
 
+def quick(folder: Path, **changes: Any) -> TrainConfig:
+    """Return the tiny settings with 6 steps in place of 30."""
+    return tiny(folder, **{"steps": 6, "log_every": 2, "save_every": 2} | changes)
+
+
 @pytest.fixture
 def cfg(tmp_path: Path, monkeypatch) -> TrainConfig:
     """Settings without --run-dir: the run goes below runs/ of a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    return tiny(tmp_path, run_dir=None)
+    return quick(tmp_path, run_dir=None)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    """A finished run with the tiny settings, saved at 10, 20 and 30."""
-    train(tiny(tmp_path))
+    """A finished run with the tiny settings, saved at 2, 4 and 6."""
+    train(quick(tmp_path))
     return RunDir(tmp_path / "run")
 
 
@@ -60,9 +66,9 @@ def _finished_long_ago(cfg: TrainConfig) -> RunDir:
 
 
 def test_auto_continues_the_unfinished_run_of_the_same_settings(cfg):
-    run = back_to(Path(train(cfg).run_dir), 10)
+    run = back_to(Path(train(cfg).run_dir), 2)
     assert run.path.parent == Path("runs/HalfCheetah-v5")
-    assert Path(train(cfg).run_dir) == run.path and checkpoint.steps(run) == [10, 20, 30]
+    assert Path(train(cfg).run_dir) == run.path and checkpoint.steps(run) == [2, 4, 6]
 
 
 def test_never_follows_a_finished_run_by_a_new_one(cfg):
@@ -78,21 +84,21 @@ def _files(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("typed", ["alike", "with --run-dir", "with --resume RUN", "with --resume CHECKPOINT"])
 def test_a_finished_run_is_told_with_its_own_figures_and_nothing_is_trained_or_written(cfg, typed):
-    cfg, events = replace(cfg, eval_every=20 if typed == "alike" else 0), []
+    cfg, events = replace(cfg, eval_every=4 if typed == "alike" else 0, eval_max_steps=20), []
     first = train(cfg)
     run = RunDir(Path(first.run_dir))
     named = {
         "alike": {},
         "with --run-dir": {"run_dir": first.run_dir},
         "with --resume RUN": {"resume": first.run_dir},
-        "with --resume CHECKPOINT": {"resume": str(run.checkpoint(30))},
+        "with --resume CHECKPOINT": {"resume": str(run.checkpoint(6))},
     }
     before = _files(Path("runs"))
     again = train(replace(cfg, **named[typed]), events.append)
     before.setdefault("HalfCheetah-v5/.LOCK", _files(Path("runs")).get("HalfCheetah-v5/.LOCK", (0, 0)))
     assert _files(Path("runs")) == before
     told = [event.message for event in events if isinstance(event, Noted)]
-    assert len(told) == len(events) and f"{run.path} is finished, with 30 steps: nothing is left to train" in told
+    assert len(told) == len(events) and f"{run.path} is finished, with 6 steps: nothing is left to train" in told
     assert again.finished_before and again.seconds > 0 and again.steps_per_second > 0
     unlike = {"seconds", "steps_per_second", "finished_before"}
     assert asdict(again) | dict.fromkeys(unlike) == asdict(first) | dict.fromkeys(unlike)
@@ -100,40 +106,40 @@ def test_a_finished_run_is_told_with_its_own_figures_and_nothing_is_trained_or_w
 
 def test_a_finished_run_of_a_foreign_last_checkpoint_is_refused(cfg):
     run, other = _finished_long_ago(cfg), Path(train(replace(cfg, eta=3.0)).run_dir)
-    shutil.rmtree(run.checkpoint(30))
-    shutil.copytree(RunDir(other).checkpoint(30), run.checkpoint(30))
+    shutil.rmtree(run.checkpoint(6))
+    shutil.copytree(RunDir(other).checkpoint(6), run.checkpoint(6))
     with pytest.raises(CheckpointError, match="is of a run with other settings"):
         train(cfg)
 
 
 def test_a_run_whose_last_evaluation_was_cut_off_is_continued(cfg):
     done = _finished_long_ago(cfg)
-    last = checkpoint.load(done.checkpoint(30))
-    policy, _ = checkpoint.load_policy(done.checkpoint(30))
-    checkpoint.save(done, 30, last.tensors, policy, last.meta, {30: policy})
+    last = checkpoint.load(done.checkpoint(6))
+    policy, _ = checkpoint.load_policy(done.checkpoint(6))
+    checkpoint.save(done, 6, last.tensors, policy, last.meta, {6: policy})
     assert _place(cfg) == done.path
 
 
 def test_a_run_whose_last_checkpoint_is_damaged_is_continued(cfg):
     done = _finished_long_ago(cfg)
-    (done.checkpoint(30) / checkpoint.STATE).write_bytes(b"short")
+    (done.checkpoint(6) / checkpoint.STATE).write_bytes(b"short")
     assert _place(cfg) == done.path
 
 
 def test_an_unfinished_run_on_other_data_is_left_alone(cfg, tmp_path):
     unfinished = _finished_long_ago(cfg)
-    back_to(unfinished.path, 10)
+    back_to(unfinished.path, 2)
     other = write(tmp_path / "other.hdf5", columns(episodes=4, length=20))
     assert _place(cfg) == unfinished.path
     assert _place(replace(cfg, dataset=str(other))) != unfinished.path
 
 
 def test_an_unfinished_run_with_the_former_ema_of_stable_is_named(cfg):
-    former = back_to(Path(train(replace(cfg, **resume.FORMER_STABLE)).run_dir), 10)
+    former = back_to(Path(train(replace(cfg, **resume.FORMER_STABLE)).run_dir), 2)
     with open_run(_command(cfg)) as opened:
         assert opened.run.path != former.path
         assert any(f"--resume {former.path}" in note for note in opened.notes)
-    back_to(Path(train(cfg).run_dir), 10)  # the next command continues this run and needs no such note
+    back_to(Path(train(cfg).run_dir), 2)  # the next command continues this run and needs no such note
     with open_run(_command(cfg)) as opened:
         assert not any(str(former.path) in note for note in opened.notes)
 
@@ -153,24 +159,24 @@ def test_never_refuses_a_directory_with_anything_in_it(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.tex").write_text("two years")
     with pytest.raises(UsageError, match="is not empty; choose another --run-dir"):
-        train(tiny(tmp_path, resume="never"))
+        train(quick(tmp_path, resume="never"))
 
 
 def test_a_run_to_resume_and_another_directory_contradict_each_other(run, tmp_path: Path):
     with pytest.raises(UsageError, match="leave out --run-dir"):
-        train(tiny(tmp_path, resume=str(run.path), run_dir=str(tmp_path / "else")))
+        train(quick(tmp_path, resume=str(run.path), run_dir=str(tmp_path / "else")))
 
 
 def test_a_checkpoint_of_other_settings_is_refused_though_its_shapes_fit(run, tmp_path: Path):
-    train(tiny(tmp_path, eta=3.0, run_dir=str(tmp_path / "other")))
-    back_to(run.path, 10)
-    shutil.copytree(tmp_path / "other/ckpt/step-00000020", run.checkpoint(20))
+    train(quick(tmp_path, eta=3.0, run_dir=str(tmp_path / "other")))
+    back_to(run.path, 2)
+    shutil.copytree(tmp_path / "other/ckpt/step-00000004", run.checkpoint(4))
     with pytest.raises(CheckpointError, match="is of a run with other settings"):
-        train(tiny(tmp_path))
+        train(quick(tmp_path))
 
 
 def test_the_best_policy_outlives_a_kill_before_the_first_checkpoint(tmp_path: Path):
-    cfg = tiny(tmp_path)
+    cfg = quick(tmp_path)
     run = RunDir(tmp_path / "run")
     checkpoint.save_best(run, {"actor": torch.ones(2, 3)}, {"step": 5, "figures": [7.0, 8.0], "steps": [5, 5]})
     start = starting_point(run, device.resolve(cfg)[0], _data(cfg))
@@ -188,11 +194,11 @@ def _stop_at(step: int):
 
 
 def test_a_run_that_goes_back_behind_damaged_checkpoints_keeps_what_it_saves(run, tmp_path: Path):
-    for step in (20, 30):
+    for step in (4, 6):
         (run.checkpoint(step) / checkpoint.STATE).write_bytes(b"short")
     with suppress(KeyboardInterrupt):
-        train(tiny(tmp_path, save_every=7, log_every=5, keep=1), _stop_at(15))
-    assert checkpoint.load(run.checkpoint(14)).step == 14
+        train(quick(tmp_path, save_every=3, log_every=4, keep=1), _stop_at(4))
+    assert checkpoint.load(run.checkpoint(3)).step == 3
 
 
 def test_means_are_right_when_the_log_interval_changes_on_the_way(tmp_path: Path):
@@ -200,64 +206,64 @@ def test_means_are_right_when_the_log_interval_changes_on_the_way(tmp_path: Path
         rows = map(json.loads, (tmp_path / run / "metrics.jsonl").read_text().splitlines())
         return {row["step"]: row["actor_loss"] for row in rows}
 
-    train(tiny(tmp_path, log_every=1, run_dir=str(tmp_path / "each")))
-    train(tiny(tmp_path, log_every=7))
-    back_to(tmp_path / "run", 10)
-    train(tiny(tmp_path, log_every=10))
+    train(quick(tmp_path, log_every=1, run_dir=str(tmp_path / "each")))
+    train(quick(tmp_path, log_every=3))
+    back_to(tmp_path / "run", 4)
+    train(quick(tmp_path, log_every=2))
     each, coarse = lines("each"), lines("run")
-    assert list(coarse) == [7, 20, 30]
-    # Sums of 13 float32 losses, taken on the device there and in float64 here.
-    assert coarse[20][0] == pytest.approx(sum(each[step][0] for step in range(8, 21)) / 13, rel=1e-5)
+    assert list(coarse) == [3, 6]
+    # Sums of 3 float32 losses, taken on the device there and in float64 here.
+    assert coarse[6][0] == pytest.approx(sum(each[step][0] for step in (4, 5, 6)) / 3, rel=1e-5)
 
 
 def test_a_failure_that_was_overcome_is_no_longer_told(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/failure.json").write_text("{}")
-    train(tiny(tmp_path))
+    train(quick(tmp_path))
     assert not (tmp_path / "run/failure.json").exists()
 
 
 def test_going_back_to_an_older_checkpoint_leaves_no_gap_and_no_step_twice(tmp_path: Path):
-    cfg = tiny(tmp_path, log_every=5)
+    cfg = quick(tmp_path, log_every=1)
     train(cfg)
     whole, run = (tmp_path / "run/metrics.jsonl").read_bytes(), RunDir(tmp_path / "run")
     with suppress(KeyboardInterrupt):
-        train(replace(cfg, resume=str(run.checkpoint(10))), _stop_at(15))
-    assert checkpoint.steps(run) == [10]
+        train(replace(cfg, resume=str(run.checkpoint(2))), _stop_at(3))
+    assert checkpoint.steps(run) == [2]
     train(cfg)
-    assert run.metrics.read_bytes() == whole and checkpoint.steps(run) == [10, 20, 30]
+    assert run.metrics.read_bytes() == whole and checkpoint.steps(run) == [2, 4, 6]
 
 
 def test_going_back_says_which_checkpoints_it_removes(run, tmp_path: Path):
     events: list = []
-    train(tiny(tmp_path, resume=str(run.checkpoint(10))), events.append)
+    train(quick(tmp_path, resume=str(run.checkpoint(2))), events.append)
     started = next(event for event in events if isinstance(event, Started))
-    assert "removing later checkpoints, of steps 20, 30" in started.notes
+    assert "removing later checkpoints, of steps 4, 6" in started.notes
 
 
 def test_older_checkpoints_that_a_kill_left_go_when_the_run_is_found_again(tmp_path: Path):
-    train(tiny(tmp_path, keep=3))
-    assert checkpoint.steps(RunDir(tmp_path / "run")) == [10, 20, 30]
-    train(tiny(tmp_path, keep=1))  # as if the last save had been killed before it removed them
-    assert checkpoint.steps(RunDir(tmp_path / "run")) == [30]
+    train(quick(tmp_path, keep=3))
+    assert checkpoint.steps(RunDir(tmp_path / "run")) == [2, 4, 6]
+    train(quick(tmp_path, keep=1))  # as if the last save had been killed before it removed them
+    assert checkpoint.steps(RunDir(tmp_path / "run")) == [6]
 
 
 def test_a_named_checkpoint_that_is_the_last_removes_nothing(run, tmp_path: Path):
-    train(tiny(tmp_path, resume=str(run.checkpoint(30))))
-    assert checkpoint.steps(run) == [10, 20, 30]
+    train(quick(tmp_path, resume=str(run.checkpoint(6))))
+    assert checkpoint.steps(run) == [2, 4, 6]
 
 
 def test_a_named_checkpoint_that_is_damaged_removes_nothing(run, tmp_path: Path):
-    (run.checkpoint(10) / checkpoint.STATE).write_bytes(b"short")
+    (run.checkpoint(2) / checkpoint.STATE).write_bytes(b"short")
     with pytest.raises(CheckpointError):
-        train(tiny(tmp_path, resume=str(run.checkpoint(10))))
-    assert checkpoint.steps(run) == [10, 20, 30]
+        train(quick(tmp_path, resume=str(run.checkpoint(2))))
+    assert checkpoint.steps(run) == [2, 4, 6]
 
 
 def test_a_run_that_is_named_continues_without_its_settings_being_typed(run):
-    back_to(run.path, 10)
+    back_to(run.path, 2)
     result = train(run_settings({"resume": str(run.path)}))
-    assert Path(result.run_dir) == run.path and checkpoint.steps(run) == [10, 20, 30]
+    assert Path(result.run_dir) == run.path and checkpoint.steps(run) == [2, 4, 6]
 
 
 @pytest.mark.parametrize("program", [None, "#!/bin/sh\necho fatal: dubious ownership >&2\nexit 128\n", "no program"])
@@ -272,19 +278,19 @@ def test_a_checkout_whose_commit_git_does_not_tell_has_none(tmp_path: Path, monk
 
 
 def test_a_run_on_other_data_under_the_same_directory_is_refused(run, tmp_path: Path):
-    back_to(run.path, 10)
+    back_to(run.path, 2)
     other = write(tmp_path / "other.hdf5", columns(episodes=4, length=20))
     with pytest.raises(UsageError, match=r"was trained on other data than .*other.hdf5; choose another --run-dir"):
-        train(tiny(tmp_path, dataset=str(other)))
-    assert checkpoint.steps(run) == [10]
+        train(quick(tmp_path, dataset=str(other)))
+    assert checkpoint.steps(run) == [2]
 
 
 def test_a_checkpoint_of_other_data_is_refused_though_its_run_does_not_name_its_data(run, tmp_path: Path):
     run.environment.unlink()  # as where a kill came before it was written
-    back_to(run.path, 10)
+    back_to(run.path, 2)
     other = write(tmp_path / "other.hdf5", columns(episodes=4, length=20))
     with pytest.raises(CheckpointError, match=r"was trained on other data than .*other.hdf5; pass its data set, or"):
-        train(tiny(tmp_path, dataset=str(other)))
+        train(quick(tmp_path, dataset=str(other)))
 
 
 def test_the_environment_names_the_processor(run):
@@ -296,16 +302,16 @@ def test_the_environment_names_the_processor(run):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_run_that_goes_on_with_other_threads_says_that_bits_may_differ(tmp_path: Path, threads):
-    train(tiny(tmp_path, threads=1))
-    back_to(tmp_path / "run", 10)
+    train(quick(tmp_path, threads=1))
+    back_to(tmp_path / "run", 2)
     events = []
-    train(tiny(tmp_path, threads=threads), events.append)
+    train(quick(tmp_path, threads=threads), events.append)
     (notes,) = [event.notes for event in events if isinstance(event, Started)]
     assert any("may not be equal bit for bit" in note for note in notes) == (threads == 2)
 
 
 def test_environment_json_describes_the_machine_and_the_data(tmp_path: Path):
-    train(tiny(tmp_path))
+    train(quick(tmp_path))
     described = json.loads((tmp_path / "run/environment.json").read_bytes())
     machine = {"gtp_fast", "commit", "python", "torch", "numpy", "platform", "cpu", "gpu", "threads"}
     data = {"data_source", "data_sha256", "data_return_mean", "data_return_std", "transitions", "references"}
