@@ -14,6 +14,7 @@ from gtp_fast.cli.main import main
 from gtp_fast.errors import UsageError
 from gtp_fast.experiments import latency
 from gtp_fast.experiments.latency import LatencyConfig, latency_run
+from gtp_fast.policy import export
 from gtp_fast.policy.policy import load_policy
 from gtp_fast.training.train import train
 
@@ -30,13 +31,16 @@ def points(found: dict) -> set[tuple]:
     return {(row["backend"], row["batch"], row["candidates"], row["sampling_steps"]) for row in found["rows"]}
 
 
-def test_every_backend_batch_candidate_and_step_is_timed_and_written(run: Path):
+@pytest.mark.parametrize("onnx", [False, pytest.param(True, marks=pytest.mark.long)], ids=["no onnx", "onnx"])
+def test_every_backend_batch_candidate_and_step_is_timed_and_written(run: Path, monkeypatch, onnx: bool):
+    if not onnx:
+        monkeypatch.setitem(export.FORMATS, "onnx", (".onnx", ("no_such_package",)))
     found = latency_run(run, QUICK)
     few = {(b, 1, c, k) for b in ("numpy", "torch") for c in (1, 50) for k in range(1, 11)}
     many = {(b, MANY, 1, k) for b in ("numpy", "torch") for k in range(1, 11)}
     most = {(b, MANY, 50, k) for b in ("numpy", "torch") for k in (1, 2, 5, 10)}
     files = {("onnx", batch, candidates, 2) for batch in (1, MANY) for candidates in (1, 50)}  # in its own K
-    assert points(found) == few | many | most | files
+    assert points(found) == few | many | most | (files if onnx else set())
     assert all(0 < row["p20_us"] <= row["median_us"] <= row["p80_us"] and row["calls"] >= 3 for row in found["rows"])
     assert len(found["fits"]) == 8
     assert Path(found["picture"]) == run / "report/latency.png"
@@ -46,16 +50,19 @@ def test_every_backend_batch_candidate_and_step_is_timed_and_written(run: Path):
 
 def test_behaviour_cloning_has_no_candidates_to_time(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(latency, "BATCHES", (1,))
+    monkeypatch.setitem(export.FORMATS, "onnx", (".onnx", ("no_such_package",)))
     cloned = train(tiny(tmp_path, steps=10, bc=True)).run_dir
     assert {row["candidates"] for row in latency_run(Path(cloned), QUICK)["rows"]} == {1}
 
 
 def test_the_command_prints_one_object_and_writes_where_asked(run: Path, tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(latency, "BATCHES", (1,))
-    monkeypatch.setattr(latency, "CANDIDATES", (1,))
+    monkeypatch.setattr(latency, "BATCHES", (3,))
+    monkeypatch.setattr(latency, "CANDIDATES", (2,))
     main(["latency", str(run), "--seconds", "1e-6", "--device", "cpu", "--seed", "1", "--out", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["seed"] == 1 and found["picture"] == str(tmp_path / "latency.png")
+    ways = {("numpy", 3, 2, k) for k in range(1, 11)} | {("torch", 3, 2, k) for k in range(1, 11)}
+    assert points(found) == ways | {("onnx", 3, 2, 2)}
     assert (tmp_path / "latency.json").exists()
 
 

@@ -21,8 +21,9 @@ from data_cases import columns, write
 from places import ROOT, SUPPORT
 from run_cases import gtp_fast, logged_steps, started, wait_for
 
+from gtp_fast import train
 from gtp_fast.cli.main import main
-from gtp_fast.errors import UsageError
+from gtp_fast.errors import DivergedError, UsageError
 from gtp_fast.experiments.sweep import plan, run
 from gtp_fast.experiments.sweep.plan import SweepConfig
 from gtp_fast.experiments.sweep.table import Table, lines
@@ -234,6 +235,10 @@ def test_a_low_screen_shows_what_runs_and_counts_the_rest():
 def test_a_trial_that_diverged_is_a_result_that_the_report_names(tmp_path: Path):
     steps = TINY | {"bc": True, "steps": 60, "log_every": 10, "grad_norm": 0}
     planned, share = run.prepare(config(tmp_path, grid={"lr": (1e6, 1e-4)}, set=steps, jobs=2))
+    bad, good = (one.trial for one in planned.trials)  # trained here: how their processes end, test_trials.py asks
+    with pytest.raises(DivergedError):
+        train(**bad.settings, run_dir=str(bad.path))
+    train(**good.settings, run_dir=str(good.path))
     found = run.sweep(planned, share, Table(io.StringIO()))
     assert [row["state"] for row in found["trials"]] == ["diverged", "complete"] and found["exit_code"] == 4
     assert "Left out: hopper-demo-v0 lr=1e+06 seed 0 (diverged at step" in (tmp_path / "report/README.md").read_text()
@@ -251,7 +256,7 @@ GRID = ("--grid", "lr=1e-3,1e-4", "--grid", "sampling_steps=2,5", "--jobs", "2")
 LONGER = {"steps": 120, "log_every": 20, "save_every": 60}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_four_trials_one_is_killed_and_all_end_complete_and_typed_again_nothing_runs(tmp_path: Path):
     process = started(words(tmp_path, *GRID, "--json", **LONGER))
     os.kill(wait_for(lambda: training(tmp_path))[0], signal.SIGKILL)
@@ -294,10 +299,12 @@ def _signalled(pid: int) -> set[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("more", "stop", "code"), [([], signal.SIGTERM, 143), (["--ray"], signal.SIGINT, 130)], ids=["here", "ray"]
+    ("more", "stop", "code"),
+    [([], signal.SIGTERM, 143), pytest.param(["--ray"], signal.SIGINT, 130, marks=pytest.mark.long)],
+    ids=["here", "ray"],
 )
-def test_an_interrupted_sweep_saves_what_it_trains_and_continues_when_it_is_typed_again(
-    tmp_path: Path, more: list[str], stop: signal.Signals, code: int
+def test_an_interrupted_sweep_saves_what_it_trains_and_continues_when_it_is_typed_again_until_nothing_is_left(
+    tmp_path: Path, capsys, more: list[str], stop: signal.Signals, code: int
 ):
     more = ["--grid", "lr=1e-3,1e-4", "--jobs", "2", *more]
     typed = words(tmp_path, *more, **LONGER | {"save_every": 10_000})
@@ -311,9 +318,16 @@ def test_an_interrupted_sweep_saves_what_it_trains_and_continues_when_it_is_type
     assert process.returncode == code and "have saved what they had" in err, err
     assert len(list(tmp_path.glob("*/*/ckpt/step-*"))) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    again = gtp_fast(*typed, "--json")
-    assert again.returncode == 0 and "2 trials (2 begun)" in again.stderr, again.stderr
-    assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in json.loads(again.stdout)["trials"])
+    main([*typed, "--json"])
+    again = capsys.readouterr()
+    assert "2 trials (2 begun)" in again.err
+    found = json.loads(again.out)
+    assert found["complete"] == 2 and [row["state"] for row in found["trials"]] == ["complete"] * 2
+    assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in found["trials"])
+    assert len(json.loads((tmp_path / "report/summary.json").read_text())["settings"]) == 2
+    main(typed)
+    last = capsys.readouterr()
+    assert "2 trials (2 complete)" in last.err and "started" not in last.err and "2 of 2 complete" in last.out
 
 
 @pytest.mark.slow
@@ -333,7 +347,7 @@ HOSTILE = ("json", "torch", "numpy", "random", "gtp_fast", "gymnasium", "yaml")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--ray"]], ids=["here", "ray"])
+@pytest.mark.parametrize("more", [[], pytest.param(["--ray"], marks=pytest.mark.long)], ids=["here", "ray"])
 def test_files_of_the_working_directory_shadow_no_module_of_a_trial(tmp_path: Path, more: list[str]):
     for name in HOSTILE:
         text = f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r}); raise SystemExit('shadowed')"
@@ -358,7 +372,7 @@ def test_files_of_the_working_directory_shadow_no_module_of_a_trial(tmp_path: Pa
     assert (row["state"], row["figure"]) == ("complete", 4.0)  # scored by the module that the sweep found too
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trial_finds_a_module_in_the_folder_where_its_sweep_does(tmp_path: Path):
     write(tmp_path / "mine.hdf5", columns(sizes=(3, 1)))
     shutil.copy(SUPPORT / "own_envs.py", tmp_path / "envs_of_mine.py")

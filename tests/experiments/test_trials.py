@@ -1,4 +1,4 @@
-"""Trials: complete ones are skipped, dead ones tried again, diverged ones a result; test_sweep.py kills processes."""
+"""Trials: complete ones are skipped, killed ones tried again, diverged ones a result; test_sweep.py stops sweeps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gtp_fast.experiments.trials import Trial, run_trials
+from gtp_fast.experiments.trials import Standing, Trial, run_trials
 
 _WORDS = ["train", "--algo", "gtp", "--no-bc", "--graph", "--eta", "0.5"]
 TINY = {
@@ -31,18 +31,23 @@ def test_a_trial_is_the_public_command_with_every_setting_as_typed():
     assert words == [*_WORDS, "--run-dir", "run", "--resume", "auto"]
 
 
-def test_a_diverged_trial_is_a_result_a_wrong_one_fails_with_its_words_and_others_end(tmp_path: Path):
+def test_a_killed_trial_is_tried_again_a_diverged_one_a_result_and_a_wrong_one_fails_with_its_words(tmp_path: Path):
     said: list[str] = []
     several = [
         trial(tmp_path, "good"),
         trial(tmp_path, "diverging", steps=400, lr=1e6, grad_norm=0.0, log_every=10),
         trial(tmp_path, "wrong", seeds=0),
     ]
-    found = run_trials([*several, several[0]], 2, said.append)
+
+    def kill(standings: list[Standing]) -> None:
+        if standings[0].process is not None and standings[0].tries == 1:
+            standings[0].process.kill()
+
+    found = run_trials([*several, several[0]], 2, said.append, kill)
     assert [outcome.kind for outcome in found] == ["done", "diverged", "failed", "done"]
     assert found[1].text.startswith("diverged at step ") and found[1].exit_code == 4
     assert "--seeds 0 is outside" in found[2].text and found[2].exit_code == 2
-    assert sum("good: started" in line for line in said) == 1
+    assert sum("good: started" in line for line in said) == 2 and "good: died with code -9; trying again" in said
     again: list[str] = []
     assert run_trials(several[:2], 2, again.append) == found[:2]
     assert not [line for line in again if "started" in line]
