@@ -9,7 +9,8 @@ from typing import get_args
 import gymnasium
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from families import family
+from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
 from run_cases import python
@@ -105,9 +106,8 @@ def test_an_ogbench_task_is_scored_by_its_success():
     assert (spec.score, spec.ref_random, spec.ref_expert, spec.eval_episodes) == ("success", 0.0, 1.0, 50)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*precision lowered", "ignore:.*DISPLAY")
-@pytest.mark.parametrize("stem", catalog.OGBENCH_SIZES)
+@pytest.mark.parametrize("stem", family(catalog.OGBENCH_SIZES, quick=["cube-double", "puzzle-3x3"]))
 def test_the_sizes_of_ogbenchs_environments_are_theirs(stem: str):
     env = gymnasium.make(f"ogbench:{stem}-singletask-v0")
     assert (env.observation_space.shape, env.action_space.shape) == tuple((n,) for n in catalog.OGBENCH_SIZES[stem])
@@ -203,7 +203,6 @@ def claims(name: str) -> list[str]:
 
 
 @given(ANY_NAME)
-@settings(max_examples=300)
 def test_any_text_is_an_entry_or_a_usage_error(name: str):
     try:
         spec = resolve(name)
@@ -215,7 +214,6 @@ def test_any_text_is_an_entry_or_a_usage_error(name: str):
 
 
 @given(ANY_NAME)
-@settings(max_examples=300)
 def test_no_name_is_claimed_by_two_sources(name: str):
     found = claims(name)
     # A prefix says whose a name is, though it could be that of a module of one's own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -18,8 +19,9 @@ from pathlib import Path
 import pytest
 from data_cases import columns, write
 from data_server import Site, certificate, serving
-from run_cases import gtp_fast, wait_for
+from run_cases import wait_for
 
+from gtp_fast.cli.main import main
 from gtp_fast.data import catalog, dataset, download
 from gtp_fast.errors import DataError, DiskError
 
@@ -145,19 +147,16 @@ def test_a_part_of_no_known_version_is_begun_again(site: Site, content: bytes):
     assert download.fetch(SPEC).read_bytes() == content[::-1]
 
 
-# Kills the process at the n-th time that it opens, renames or removes something beside the part.
-KILLED = """
-import os, signal, sys
-left = [int(sys.argv[1])]
-def hook(event, args):
-    if event in ("open", "os.remove", "os.rename") and str(args[0]).startswith(os.environ["D4RL_DATASET_DIR"]):
-        left[0] -= 1
-        if left[0] < 0:
+def fetch_killed(opened: int) -> None:
+    """Kill this process at the n-th time that it opens, renames or removes something beside the part."""
+    folder, left = os.environ["D4RL_DATASET_DIR"], iter(range(opened))
+
+    def hook(event: str, args: tuple[object, ...]) -> None:
+        if event in ("open", "os.remove", "os.rename") and str(args[0]).startswith(folder) and next(left, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
-from gtp_fast.data import catalog, download
-sys.addaudithook(hook)
-download.fetch(catalog.resolve("halfcheetah-medium-v2"))
-"""
+
+    sys.addaudithook(hook)
+    download.fetch(SPEC)
 
 
 def test_a_kill_at_any_point_mixes_no_two_versions_of_a_file(site: Site, content: bytes):
@@ -168,13 +167,15 @@ def test_a_kill_at_any_point_mixes_no_two_versions_of_a_file(site: Site, content
     while True:
         for path, held in before.items():
             path.write_bytes(held)
-        done = subprocess.run([sys.executable, "-c", KILLED, str(deaths)], check=False)
-        if done.returncode != -signal.SIGKILL:
+        process = multiprocessing.get_context("fork").Process(target=fetch_killed, args=(deaths,))
+        process.start()
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
             break
         deaths += 1
         assert download.fetch(SPEC).read_bytes() == content[::-1], f"killed at point {deaths}"
         download.cache_path(SPEC).unlink()
-    assert done.returncode == 0 and deaths >= 8 and not old.exists()
+    assert process.exitcode == 0 and deaths >= 8 and not old.exists()
 
 
 def test_more_than_the_published_size_is_not_written(site: Site, content: bytes, monkeypatch: pytest.MonkeyPatch):
@@ -411,26 +412,24 @@ def test_a_second_process_waits_and_then_finds_the_file(site: Site, content: byt
     assert download.cache_path(SPEC).read_bytes() == content
 
 
-def _train(tmp_path: Path) -> subprocess.CompletedProcess[str]:
+def _train(tmp_path: Path) -> None:
     small = ["--steps", "4", "--hidden", "16", "--batch-size", "8", "--eval-every", "0", "--threads", "1"]
-    return gtp_fast("train", "--env", SPEC.name, "--run-dir", str(tmp_path / "run"), *small)
+    main(["train", "--env", SPEC.name, "--run-dir", str(tmp_path / "run"), *small])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cuts", [[], [500_000]], ids=["whole", "cut off half-way"])
 def test_training_by_name_fetches_the_file_first(site: Site, content: bytes, tmp_path: Path, cuts: list[int]):
     site.cut_at = list(cuts)
-    done = _train(tmp_path)
-    assert done.returncode == 0, done.stderr
+    _train(tmp_path)
     assert download.cache_path(SPEC).read_bytes() == content and len(site.asked) == 1 + len(cuts)
     site.files.clear()
     assert len(dataset.load(SPEC).obs_ND) == 20 * 499  # from the cache, with nothing on the server
 
 
-@pytest.mark.slow
-def test_training_with_neither_file_nor_network_says_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_training_with_neither_file_nor_network_says_where_to_put_it(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("GTP_FAST_D4RL_URL", "http://127.0.0.1:9")  # nobody answers there
-    done = _train(tmp_path)
-    assert done.returncode == 3 and str(tmp_path / "cache" / str(SPEC.filename)) in done.stderr
+    with pytest.raises(SystemExit) as ended:
+        _train(tmp_path)
+    assert ended.value.code == 3 and str(tmp_path / "cache" / str(SPEC.filename)) in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from families import family
 from learn_cases import ACTION_DIM, OBS_DIM, transitions
 from run_cases import back_to, tiny
 
@@ -122,7 +123,8 @@ def test_a_run_that_went_on_equals_one_that_never_stopped_to_the_bit(tmp_path: P
     assert load_policy(part).config == load_policy(whole).config
 
 
-@pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", family(["pt2", "onnx"], quick=["pt2"]))
 def test_an_exported_file_takes_raw_observations(tmp_path: Path, format: str):
     run = Path(train(tiny(tmp_path, steps=4, normalise_obs=True, candidates=2, select="argmax")).run_dir)
     found = export.export_run(run, export.ExportConfig(format=format, seed=1))

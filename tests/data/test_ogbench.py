@@ -14,6 +14,7 @@ import ogbench
 import ogbench_cases
 import pytest
 from data_cases import loads_within_three_times_its_arrays, put, refusal
+from families import family
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ogbench_cases import columns, spoiled, write
@@ -45,8 +46,7 @@ def is_the_packages_own(name: str, path: Path) -> None:
 
 
 @needs_real
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["", *(f"-task{i}" for i in range(1, 6))])
+@pytest.mark.parametrize("task", family(["", *(f"-task{i}" for i in range(1, 6))], quick=["", "-task4"]))
 def test_real_trajectories_are_paired_and_rewarded_as_the_package_does(tmp_path: Path, task: str):
     shutil.copy(ogbench_cases.REAL, tmp_path / "real.npz")
     is_the_packages_own(f"cube-single-play-singletask{task}-v0", tmp_path / "real.npz")
@@ -75,7 +75,11 @@ def test_the_goals_are_the_packages(stem: str):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "qpos", "buttons"),
-    [("puzzle-3x3-play", 30, 9), ("scene-play", 25, 2), ("pointmaze-medium-navigate", 2, 0)],
+    [
+        pytest.param("puzzle-3x3-play", 30, 9, marks=pytest.mark.long),
+        ("scene-play", 25, 2),
+        ("pointmaze-medium-navigate", 2, 0),
+    ],
 )
 def test_other_families_are_rewarded_by_the_package_itself(tmp_path: Path, name: str, qpos: int, buttons: int):
     spec, values = resolve(f"{name}-singletask-v0"), columns()

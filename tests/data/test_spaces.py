@@ -11,6 +11,7 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
+from families import family
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple, flatdim
 from gymnasium.vector.utils import concatenate, create_empty_array
 from hypothesis import given, settings
@@ -124,8 +125,9 @@ def test_what_an_environment_gives_is_what_its_data_hold(cache: Path, env_id: st
     env.close()
 
 
-@pytest.mark.parametrize("normalise", [False, True], ids=["raw", "normalised"])
-@pytest.mark.parametrize("env_id", [REACHING, pytest.param(MAZE, marks=pytest.mark.slow)], ids=["toy", "PointMaze"])
+@pytest.mark.slow
+@pytest.mark.parametrize("normalise", family([False, True], quick=[True]), ids=["raw", "normalised"])
+@pytest.mark.parametrize("env_id", family([REACHING, MAZE], quick=[REACHING]), ids=["toy", "PointMaze"])
 def test_a_policy_is_trained_scored_and_used_on_goals(cache: Path, env_id: str, normalise: bool):
     collect(env_id, "toy/goals-v0")
     about = cache / "minari/toy/goals-v0/data/metadata.json"

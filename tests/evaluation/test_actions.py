@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from data_cases import columns, write
 from eval_cases import config, spec, tensors
+from families import family
 
 import gtp_fast
 from gtp_fast.data.units import Actions
@@ -50,7 +51,12 @@ def test_a_policys_action_reaches_the_environment_in_its_units(bounds, acts, act
 
 @pytest.mark.parametrize(
     ("recorded", "bounds", "units"),
-    [(0.6, WIDE, "environment"), (1.5, WIDE, "auto"), (0.2, QUARTER, "auto"), (0.8, POSITIVE, "auto")],
+    [
+        pytest.param(0.6, WIDE, "environment", marks=pytest.mark.long),
+        (1.5, WIDE, "auto"),
+        pytest.param(0.2, QUARTER, "auto", marks=pytest.mark.long),
+        (0.8, POSITIVE, "auto"),
+    ],
 )
 def test_a_clone_plays_the_numbers_that_were_recorded(tmp_path: Path, recorded, bounds, units):
     low, high = bounds
@@ -89,10 +95,10 @@ def test_a_policy_that_does_not_know_its_units_says_so():
             policy.to_environment(np.zeros(1, np.float32))
 
 
-@pytest.mark.parametrize("units", ["scaled", "environment"])
+@pytest.mark.parametrize("units", family(["scaled", "environment"], quick=["scaled"]))
 def test_the_exported_file_tells_what_its_actions_stand_for(units):
     onnxruntime = pytest.importorskip("onnxruntime")
-    policy = _policy(action_units=units, action_low=(-0.25,), action_high=(0.5,)).member(0)
+    policy = _policy(action_units=units, action_low=(-0.25,), action_high=(0.5,), sampling_steps=1).member(0)
     data = onnx_bytes(policy, {"policy": policy.config.to_json()})
     about = json.loads(onnxruntime.InferenceSession(data).get_modelmeta().custom_metadata_map["gtp_fast.policy"])
     inputs = drawn(policy, 5)

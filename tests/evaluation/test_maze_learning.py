@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from families import family
 from places import SHARED
 
 from gtp_fast.data.catalog import run_settings
 from gtp_fast.training.train import train
 
 CASES = {  # file, settings, success that is asked for (an untrained policy succeeds in none of 10)
-    "PointMaze_UMaze-v3": ("pointmaze_umaze.hdf5", {"steps": 800, "hidden": 64, "batch_size": 128}, 0.5),
+    "PointMaze_UMaze-v3": ("pointmaze_umaze.hdf5", {"steps": 500, "hidden": 64, "batch_size": 128}, 0.5),
     # GTP, which the other case trains, takes several times as long here.
     "antmaze-umaze-v0": (
         "antmaze_umaze.hdf5",
@@ -20,7 +21,7 @@ CASES = {  # file, settings, success that is asked for (an untrained policy succ
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", family(CASES, quick=["PointMaze_UMaze-v3"]))
 def test_a_clone_of_the_real_controller_finds_the_goal(name, tmp_path):
     file, settings, asked = CASES[name]
     if not (SHARED / file).exists():

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from eval_cases import config, group, runs, spec, tensors, untrained
+from families import family
 from run_cases import wait_for
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -134,7 +135,7 @@ def _evaluate_a_locked_one(folder: Path, workers: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not end a process with its parent")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", family([1, 2], quick=[2]))
 def test_processes_that_keep_pythons_lock_end_with_their_killed_parent_too(tmp_path: Path, workers: int):
     parent = multiprocessing.get_context("fork").Process(target=_evaluate_a_locked_one, args=(tmp_path, workers))
     parent.start()

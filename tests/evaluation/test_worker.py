@@ -8,8 +8,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -20,7 +22,7 @@ from eval_cases import config, group, runs, spec, tensors
 from run_cases import wait_for
 
 from gtp_fast.data import catalog
-from gtp_fast.data.spec import EvalEnv
+from gtp_fast.data.spec import DataSpec, EvalEnv
 from gtp_fast.errors import DataError, UsageError
 from gtp_fast.evaluation import silence
 from gtp_fast.evaluation.environments import with_limit
@@ -28,6 +30,7 @@ from gtp_fast.evaluation.evaluate import evaluate_policy
 from gtp_fast.evaluation.worker import Evaluator, Failed, Worker
 from gtp_fast.policy.policy import Policy
 
+_long = partial(pytest.param, marks=pytest.mark.long)
 HOPPER = catalog.resolve("Hopper-v5")
 
 
@@ -44,14 +47,47 @@ def _kill(evaluator):
     os.kill(evaluator._worker.process.pid, signal.SIGKILL)
 
 
+@pytest.fixture(scope="module")
+def kept() -> Iterator[list[Worker]]:
+    """The worker that the test before left: to start one, which imports torch, takes two seconds of CPU time."""
+    workers: list[Worker] = []
+    yield workers
+    for worker in workers:
+        worker.close()
+
+
+@pytest.fixture
+def worker(kept: list[Worker]) -> Worker:
+    """A worker that runs."""
+    if not kept or kept[0].ended():
+        kept[:] = [Worker()]
+    return kept[0]
+
+
+@pytest.fixture
+def started(kept: list[Worker], worker: Worker) -> Iterator[Callable[..., Evaluator]]:
+    """Return a function that makes an evaluator, for a test that has one; its worker runs, as training's does."""
+    made: list[Evaluator] = []
+
+    def make(case: DataSpec, episodes: int = 1, workers: int = 1, obs_dim: int = 4) -> Evaluator:
+        made.append(Evaluator(config(obs_dim), case, episodes, 0, workers, worker))
+        return made[0]
+
+    yield make
+    (evaluator,) = made
+    if evaluator.pending() or evaluator._worker is None:
+        evaluator.close()
+    kept[:] = [evaluator._worker] if evaluator._worker else []
+
+
 @pytest.mark.slow
 def test_the_worker_gives_what_a_rollout_here_gives_and_submitting_does_not_wait():
     snapshot = tensors(config(11))
     with closing(Evaluator(config(11), HOPPER, episodes=2, seed=0)) as evaluator:
-        started = time.monotonic()
+        began = time.monotonic()
         for step in (10, 20, 30):
             evaluator.submit(step, snapshot)
-        assert time.monotonic() - started < 1.0 and list(evaluator.pending()) == [10, 20, 30]
+        assert time.monotonic() - began < 1.0 and list(evaluator.pending()) == [10, 20, 30]
         results = _all(evaluator)
     here = evaluate_policy(Policy(config(11), snapshot), HOPPER, 2, seed=0, step=10)
     assert [result.step for result, _ in results] == [10, 20, 30]
@@ -69,26 +105,26 @@ def test_a_killed_worker_is_started_again_once_and_an_episode_that_diverges_ther
 
 
 @pytest.mark.slow
-def test_an_evaluation_whose_worker_dies_twice_has_failed_and_the_next_has_a_new_worker():
-    with closing(Evaluator(config(), spec("Failing", way="kill"), episodes=7, seed=0)) as evaluator:
-        evaluator.submit(10, tensors(config()))
-        [(failed, _)] = _all(evaluator)
-        assert failed == Failed(10, failed.reason) and "its worker died 2 times (exit code -9)" in failed.reason
-        evaluator._asked["episodes"] = 6  # the seventh kills
-        evaluator.submit(20, tensors(config()))
-        [(result, _)] = _all(evaluator)
-        assert result.step == 20 and result.returns_SE.shape == (2, 6)
+def test_an_evaluation_whose_worker_dies_twice_has_failed_and_the_next_has_a_new_worker(started):
+    evaluator = started(spec("Failing", way="kill"), episodes=7)
+    evaluator.submit(10, tensors(config()))
+    [(failed, _)] = _all(evaluator)
+    assert failed == Failed(10, failed.reason) and "its worker died 2 times (exit code -9)" in failed.reason
+    evaluator._asked["episodes"] = 6  # the seventh kills
+    evaluator.submit(20, tensors(config()))
+    [(result, _)] = _all(evaluator)
+    assert result.step == 20 and result.returns_SE.shape == (2, 6)
 
 
 @pytest.mark.slow
-def test_a_worker_that_died_between_evaluations_costs_none_of_them():
-    with closing(Evaluator(config(), spec("Small"), episodes=1, seed=0)) as evaluator:
-        evaluator.submit(10, tensors(config()))
-        _all(evaluator)
-        evaluator._worker.process.kill()
-        evaluator._worker.process.wait()
-        evaluator.submit(20, tensors(config()))
-        assert [result.step for result, _ in _all(evaluator)] == [20] and evaluator._tries == 0
+def test_a_worker_that_died_between_evaluations_costs_none_of_them(started):
+    evaluator = started(spec("Small"))
+    evaluator.submit(10, tensors(config()))
+    _all(evaluator)
+    evaluator._worker.process.kill()
+    evaluator._worker.process.wait()
+    evaluator.submit(20, tensors(config()))
+    assert [result.step for result, _ in _all(evaluator)] == [20] and evaluator._tries == 0
 
 
 @pytest.mark.slow
@@ -107,11 +143,11 @@ def test_a_damaged_line_of_the_worker_is_a_failure_and_the_next_evaluation_is_ma
 
 
 @pytest.mark.slow
-def test_what_fails_in_the_worker_is_told_in_one_line_with_its_traceback_beside_it_and_evaluations_go_on():
-    with closing(Evaluator(config(), spec("Failing", way="raise"), episodes=7, seed=0)) as evaluator:
-        for step in (10, 20):
-            evaluator.submit(step, tensors(config()))
-        found = [failed for failed, _ in _all(evaluator)]
+def test_what_fails_in_the_worker_is_told_in_one_line_with_its_traceback_beside_it_and_evaluations_go_on(started):
+    evaluator = started(spec("Failing", way="raise"), episodes=7)
+    for step in (10, 20):
+        evaluator.submit(step, tensors(config()))
+    found = [failed for failed, _ in _all(evaluator)]
     assert [failed.step for failed in found] == [10, 20]
     line = r"eval_cases:gtp_fast_tests/Failing-v0: ZeroDivisionError: the robot fell apart \(eval_cases\.py:\d+\)"
     assert all(re.fullmatch(line, failed.reason) for failed in found)
@@ -170,14 +206,13 @@ def test_a_worker_that_cannot_be_started_is_a_failure_of_each_evaluation(monkeyp
 
 
 @pytest.mark.slow
-def test_the_worker_that_tries_the_environment_makes_the_evaluations_too():
-    with closing(Worker()) as worker:
-        (note,) = worker.check(spec("Small"), 4, 3, 1, None)
-        assert "sets no time limit: an episode of an evaluation ends after 10,000 steps; --eval-max-steps N" in note
-        with closing(Evaluator(config(), spec("Small"), 1, 0, worker=worker)) as evaluator:
-            evaluator.submit(10, tensors(config()))
-            assert [result.returns_SE.tolist() for result, _ in _all(evaluator)] == [[[8.0], [8.0]]]
-            assert evaluator._worker is worker
+def test_the_worker_that_tries_the_environment_makes_the_evaluations_too(worker, started):
+    (note,) = worker.check(spec("Small"), 4, 3, 1, None)
+    assert "sets no time limit: an episode of an evaluation ends after 10,000 steps; --eval-max-steps N" in note
+    evaluator = started(spec("Small"))
+    evaluator.submit(10, tensors(config()))
+    assert [result.returns_SE.tolist() for result, _ in _all(evaluator)] == [[[8.0], [8.0]]]
+    assert evaluator._worker is worker
 
 
 @pytest.mark.slow
@@ -195,25 +230,24 @@ def test_the_worker_that_tries_the_environment_makes_the_evaluations_too():
     ],
     ids=["size", "init", "reset", "step", "exit", "kill", "nan", "old step"],
 )
-def test_what_the_first_evaluation_would_meet_is_refused_before_training(case, words, kind):
-    with closing(Worker()) as worker, pytest.raises(kind, match=words) as error:
+def test_what_the_first_evaluation_would_meet_is_refused_before_training(worker, case, words, kind):
+    with pytest.raises(kind, match=words) as error:
         worker.check(case, 4 if kind is UsageError else 5, 3, 1, None)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
-def test_an_environment_that_only_this_process_knows_is_refused_with_what_to_type():
+def test_an_environment_that_only_this_process_knows_is_refused_with_what_to_type(worker):
     gymnasium.register("Mine-v0", "eval_cases:Small")
     gymnasium.register("Main-v0", "__main__:Small")
-    with closing(Worker()) as worker:
-        for name, words in (("Mine", "pass --env eval_cases:Mine-v0"), ("Main", "a module, as my_envs.py")):
-            case = replace(spec("Small"), eval_env=EvalEnv(f"{name}-v0"))
-            with pytest.raises(UsageError, match=rf"{name}-v0 is registered in this process alone.*{words}"):
-                worker.check(case, 4, 3, 1, None)
+    for name, words in (("Mine", "pass --env eval_cases:Mine-v0"), ("Main", "a module, as my_envs.py")):
+        case = replace(spec("Small"), eval_env=EvalEnv(f"{name}-v0"))
+        with pytest.raises(UsageError, match=rf"{name}-v0 is registered in this process alone.*{words}"):
+            worker.check(case, 4, 3, 1, None)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("where", "locked"), [("init", False), ("reset", False), ("first step", True)])
+@pytest.mark.parametrize(("where", "locked"), [_long("init", False), _long("reset", False), ("first step", True)])
 def test_an_environment_that_hangs_is_told_and_refused_before_training(tmp_path: Path, monkeypatch, where, locked):
     monkeypatch.setattr(silence, "SILENT_SECONDS", 3.0)
     said: list[str] = []
@@ -227,30 +261,30 @@ def test_an_environment_that_hangs_is_told_and_refused_before_training(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "locked"), [(1, False), (1, True), (3, True)])
+@pytest.mark.parametrize(("workers", "locked"), [_long(1, False), _long(1, True), (3, True)])
 def test_an_evaluation_that_hangs_has_failed_and_the_next_has_a_new_worker(
-    tmp_path: Path, monkeypatch, workers, locked
+    tmp_path: Path, monkeypatch, started, workers, locked
 ):
     hung = tmp_path / "hung"
     hung.touch()
-    case = spec("Hanging", file=str(hung), locked=locked)
-    with closing(Evaluator(config(), case, 11, 0, workers)) as evaluator:
-        evaluator.submit(10, tensors(config()))
-        wait_for(lambda: evaluator.poll() or evaluator._worker.silence.count >= 26)  # 6 built, 5 resets, 15 steps
-        stepping = [pid for pid in group(evaluator._worker.process.pid) if runs(pid)]
-        monkeypatch.setattr(silence, "SILENT_SECONDS", 1.0)
-        [(failed, _)] = _all(evaluator)
-        assert re.fullmatch(
-            r"eval_cases:gtp_fast_tests/Hanging-v0 has answered no reset or step for 1 s, and its worker was ended; "
-            r"mend the environment, or pass --eval-every 0 to train without it",
-            failed.reason,
-        )
-        assert len(stepping) >= workers
-        monkeypatch.setattr(silence, "SILENT_SECONDS", 60.0)
-        wait_for(lambda: not any(map(runs, stepping)), seconds=5)
-        hung.unlink()
-        evaluator.submit(20, tensors(config()))
-        assert [result.step for result, _ in _all(evaluator)] == [20]
+    evaluator = started(spec("Hanging", file=str(hung), locked=locked), 11, workers)
+    evaluator.submit(10, tensors(config()))
+    heard = evaluator._worker.silence
+    wait_for(lambda: evaluator.poll() or heard.count - heard.first >= 26)  # 6 built, 5 resets, 15 steps
+    stepping = [pid for pid in group(evaluator._worker.process.pid) if runs(pid)]
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 1.0)
+    [(failed, _)] = _all(evaluator)
+    assert re.fullmatch(
+        r"eval_cases:gtp_fast_tests/Hanging-v0 has answered no reset or step for 1 s, and its worker was ended; "
+        r"mend the environment, or pass --eval-every 0 to train without it",
+        failed.reason,
+    )
+    assert len(stepping) >= workers
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 60.0)
+    wait_for(lambda: not any(map(runs, stepping)), seconds=5)
+    hung.unlink()
+    evaluator.submit(20, tensors(config()))
+    assert [result.step for result, _ in _all(evaluator)] == [20]
 
 
 @pytest.mark.slow
@@ -267,15 +301,14 @@ def test_an_environment_that_hangs_again_and_again_is_waited_for_twice(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_long_evaluation_whose_environment_answers_is_waited_for(tmp_path: Path, monkeypatch):
-    case = with_limit(spec("Lasting", folder=str(tmp_path)), 150)
-    with closing(Evaluator(config(), case, 1, 0)) as evaluator:
-        evaluator.submit(10, tensors(config()))
-        wait_for(lambda: evaluator.poll() or list(tmp_path.iterdir()))
-        monkeypatch.setattr(silence, "SILENT_SECONDS", 1.0)
-        started = time.monotonic()
-        [(result, _)] = _all(evaluator)
-        assert result.lengths_SE.tolist() == [[150], [150]] and time.monotonic() - started > 2.0
+def test_a_long_evaluation_whose_environment_answers_is_waited_for(tmp_path: Path, monkeypatch, started):
+    evaluator = started(with_limit(spec("Lasting", folder=str(tmp_path)), 110))
+    evaluator.submit(10, tensors(config()))
+    wait_for(lambda: evaluator.poll() or list(tmp_path.iterdir()))
+    monkeypatch.setattr(silence, "SILENT_SECONDS", 1.0)
+    began = time.monotonic()
+    [(result, _)] = _all(evaluator)
+    assert result.lengths_SE.tolist() == [[110], [110]] and time.monotonic() - began > 2.0
 
 
 def test_a_process_that_was_stopped_meanwhile_has_not_been_silent(monkeypatch):
@@ -286,15 +319,15 @@ def test_a_process_that_was_stopped_meanwhile_has_not_been_silent(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_whose_helper_keeps_its_pipe_open_is_started_again(tmp_path: Path):
+def test_a_killed_worker_whose_helper_keeps_its_pipe_open_is_started_again(tmp_path: Path, started):
     """A simulator's helper is a fork of the worker, and holds what the worker held."""
-    with closing(Evaluator(config(), spec("Helped", folder=str(tmp_path)), episodes=1, seed=0)) as evaluator:
-        evaluator.submit(10, tensors(config()))
-        wait_for(lambda: evaluator.poll() or list(tmp_path.iterdir()))
-        helper = int(next(tmp_path.iterdir()).name)
-        _kill(evaluator)
-        [(result, _)] = _all(evaluator)
-        assert result.step == 10 and not runs(helper)
+    evaluator = started(spec("Helped", folder=str(tmp_path)))
+    evaluator.submit(10, tensors(config()))
+    wait_for(lambda: evaluator.poll() or list(tmp_path.iterdir()))
+    helper = int(next(tmp_path.iterdir()).name)
+    _kill(evaluator)
+    [(result, _)] = _all(evaluator)
+    assert result.step == 10 and not runs(helper)
 
 
 def test_a_module_that_trains_as_the_worker_imports_it_is_refused(monkeypatch):
