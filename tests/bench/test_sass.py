@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from families import family
 
 from bench import sass
 from bench.sass import Control, Work
@@ -168,23 +170,25 @@ def test_a_launch_without_products_is_not_simulated():
 
 
 @pytest.fixture(scope="module")
-def hidden_layers() -> dict[int, dict[str, object]]:
-    """Compile the heads for two architectures."""
-    rows = measured_apart(["tf32"], [80, 90], 1, ["gtp_heads"], by="measure_loops")
-    return {row["capability"]: row for row in rows if row["phase"] == "critic"}
+def hidden_layer(request) -> dict[str, Any]:
+    """Compile the heads for an architecture."""
+    rows = measured_apart(["tf32"], [request.param], 1, ["gtp_heads"], by="measure_loops")
+    (row,) = (row for row in rows if row["phase"] == "critic")
+    return row
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-def test_a_turn_of_a_hidden_layer_waits_with_the_next_turns_copies_under_way(hidden_layers, capability):
-    waits = Counter(hidden_layers[capability]["waits"])
+@pytest.mark.parametrize("hidden_layer", family([80, 90], quick=[90]), indirect=True)
+def test_a_turn_of_a_hidden_layer_waits_with_the_next_turns_copies_under_way(hidden_layer):
+    waits = Counter(hidden_layer["waits"])
     # A turn commits two groups, of its input and of its weight. Only behind a layer is nothing under way.
     assert waits[2] >= 2 and set(waits) <= {0, 2} and waits[0] <= 2
 
 
 @pytest.mark.slow
-def test_eight_warps_add_up_four_products_side_by_side(hidden_layers):
+@pytest.mark.parametrize("hidden_layer", [90], indirect=True)
+def test_eight_warps_add_up_four_products_side_by_side(hidden_layer):
     # Each has 32 of the 256 columns. Nothing is computed twice: two layers, and 48 rows of the first layer's input.
-    row = hidden_layers[90]
     needed = 16 * 256 * (2 * 256 + 2 * 32)
-    assert row["warps"] == 8 and row["turns"] * row["products"] * 8 * 16 * 8 * 8 == needed
+    assert hidden_layer["warps"] == 8
+    assert hidden_layer["turns"] * hidden_layer["products"] * 8 * 16 * 8 * 8 == needed

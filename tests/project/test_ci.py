@@ -106,7 +106,7 @@ def test_what_an_earlier_call_kept_is_not_taken_for_the_tests_of_this_one(folder
 
 def test_a_step_that_does_not_end_is_stopped_with_its_children_in_time_for_the_last_lines(folder, monkeypatch, capfd):
     (folder / "hangs-test").touch()
-    _machine(folder, monkeypatch, slowness=15.0, minutes=ci.STOP_S / 60 - 0.05)
+    _machine(folder, monkeypatch, slowness=15.0, minutes=ci.STOP_S / 60 - 0.03)
     began = time.monotonic()
     assert ci.main() == 1
     assert time.monotonic() - began < 60
