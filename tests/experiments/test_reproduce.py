@@ -24,7 +24,16 @@ from gtp_fast.experiments import figures, paper, report
 from gtp_fast.experiments.reproduce import items, page, run, scores
 from gtp_fast.experiments.reproduce.run import ReproduceConfig, plan, reproduce
 
-TINY = ("hidden=16", "batch_size=8", "eval_episodes=1", "backend=eager", "device=cpu", "candidates=1", "select=none")
+TINY = (
+    "hidden=16",
+    "batch_size=8",
+    "eval_episodes=1",
+    "eval_max_steps=20",
+    "backend=eager",
+    "device=cpu",
+    "candidates=1",
+    "select=none",
+)
 SCORED = tuple(name for name in items.NAMES if name != "table9")
 
 

@@ -143,7 +143,7 @@ def test_a_test_that_fails_still_fails_the_run_and_others_that_skip_are_not_left
 
 @pytest.mark.slow
 def test_a_test_that_hangs_fails_and_costs_no_other_test(tmp_path, monkeypatch):
-    monkeypatch.setattr(ci, "TEST_S", 2)
+    monkeypatch.setattr(ci, "TEST_S", 3)
     monkeypatch.delenv("TEST_FLAGS", raising=False)  # which make passes on
     flags = ci.test_flags(time.time() + 600).split()
     code, said = _pytest(tmp_path, "-n", "2", *flags, test_it="def test_hangs(): __import__('time').sleep(600)\n")
