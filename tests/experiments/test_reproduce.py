@@ -115,6 +115,7 @@ def test_a_killed_parent_is_followed_by_one_that_ends_with_the_report_and_trains
     assert len(runs) == 2 and all(logged_steps(run) == list(range(20, 201, 20)) for run in runs)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_a_row_that_says_so_and_takes_nothing_with_it(tmp_path: Path, monkeypatch):
     rows = (items.Row("good", items.GTP), items.Row("bad", items.GTP | {"lr": 1e6, "grad_norm": 0.0, "log_every": 5}))
     monkeypatch.setattr(items, "find", lambda name, budget: items.Item(name, "Table 3: toy", rows=rows))
