@@ -138,9 +138,9 @@ def draw_report(paths: Sequence[Path], out: Path, notes: Sequence[str] = ()) -> 
     Args: notes are sentences below the table.
     Raises: UsageError when a path is no run, or `out` cannot be written.
     """
-    from gtp_fast.experiments import figures
-
     runs = [member for path in paths for member in members_apart(read_run(path))]
+    from gtp_fast.experiments import figures  # once the runs are there: it takes half a second
+
     groups = group(runs)
     rows = [summarise(env, name, members) for (env, name), members in groups.items()]
     summary: dict[str, Any] = {"settings": rows}

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from families import family
 
 from bench import sass
 from bench.sass import Control, Work
@@ -177,15 +176,15 @@ def hidden_layer(request) -> dict[str, Any]:
     return row
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("hidden_layer", family([80, 90], quick=[90]), indirect=True)
+@pytest.mark.long
+@pytest.mark.parametrize("hidden_layer", [80, 90], indirect=True)
 def test_a_turn_of_a_hidden_layer_waits_with_the_next_turns_copies_under_way(hidden_layer):
     waits = Counter(hidden_layer["waits"])
     # A turn commits two groups, of its input and of its weight. Only behind a layer is nothing under way.
     assert waits[2] >= 2 and set(waits) <= {0, 2} and waits[0] <= 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("hidden_layer", [90], indirect=True)
 def test_eight_warps_add_up_four_products_side_by_side(hidden_layer):
     # Each has 32 of the 256 columns. Nothing is computed twice: two layers, and 48 rows of the first layer's input.

@@ -20,7 +20,7 @@ CASES = {  # file, settings, success that is asked for (an untrained policy succ
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", family(CASES, quick=["PointMaze_UMaze-v3"]))
 def test_a_clone_of_the_real_controller_finds_the_goal(name, tmp_path):
     file, settings, asked = CASES[name]

@@ -102,7 +102,7 @@ def test_an_episode_that_diverges_in_a_process_is_marked():
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whether a process runs")
 @pytest.mark.parametrize(
     ("evaluate", "workers"),
-    [(_evaluate_here, 3), (_evaluate_beside, 3), (_evaluate_beside, 1)],
+    [(_evaluate_here, 3), (_evaluate_beside, 3), pytest.param(_evaluate_beside, 1, marks=pytest.mark.long)],
     ids=["evaluation", "worker of a training", "worker of a training that steps by itself"],
 )
 def test_processes_in_the_middle_of_rollouts_end_with_their_killed_parent(tmp_path: Path, evaluate, workers: int):

@@ -297,37 +297,45 @@ def _signalled(pid: int) -> set[int]:
     return {number for number in signal.Signals if waiting >> (number - 1) & 1} - {signal.SIGSTOP}
 
 
+TWO = ["--grid", "lr=1e-3,1e-4", "--jobs", "2"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("more", "stop", "code"),
-    [([], signal.SIGTERM, 143), pytest.param(["--ray"], signal.SIGINT, 130, marks=pytest.mark.long)],
-    ids=["here", "ray"],
+    ("more", "count", "stop", "code"),
+    [
+        ([], 1, signal.SIGTERM, 143),
+        pytest.param(TWO, 2, signal.SIGTERM, 143, marks=pytest.mark.long),
+        pytest.param([*TWO, "--ray"], 2, signal.SIGINT, 130, marks=pytest.mark.long),
+    ],
+    ids=["one", "two", "ray"],
 )
 def test_an_interrupted_sweep_saves_what_it_trains_and_continues_when_it_is_typed_again_until_nothing_is_left(
-    tmp_path: Path, capsys, more: list[str], stop: signal.Signals, code: int
+    tmp_path: Path, capsys, more: list[str], count: int, stop: signal.Signals, code: int
 ):
-    more = ["--grid", "lr=1e-3,1e-4", "--jobs", "2", *more]
     typed = words(tmp_path, *more, **LONGER | {"save_every": 10_000})
     process = started(typed)
-    pids = wait_for(lambda: len(found := _held(tmp_path)) == 2 and found)
+    pids = wait_for(lambda: len(found := _held(tmp_path)) == count and found)
     process.send_signal(stop)
     wait_for(lambda: all(map(_signalled, pids)))
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == code and "have saved what they had" in err, err
-    assert len(list(tmp_path.glob("*/*/ckpt/step-*"))) == 2
+    assert len(list(tmp_path.glob("*/*/ckpt/step-*"))) == count
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     main([*typed, "--json"])
     again = capsys.readouterr()
-    assert "2 trials (2 begun)" in again.err
+    assert f"({count} begun)" in again.err
     found = json.loads(again.out)
-    assert found["complete"] == 2 and [row["state"] for row in found["trials"]] == ["complete"] * 2
+    assert found["complete"] == count and [row["state"] for row in found["trials"]] == ["complete"] * count
     assert all(logged_steps(Path(row["run"])) == list(range(20, 121, 20)) for row in found["trials"])
-    assert len(json.loads((tmp_path / "report/summary.json").read_text())["settings"]) == 2
+    assert len(json.loads((tmp_path / "report/summary.json").read_text())["settings"]) == count
     main(typed)
     last = capsys.readouterr()
-    assert "2 trials (2 complete)" in last.err and "started" not in last.err and "2 of 2 complete" in last.out
+    assert (
+        f"({count} complete)" in last.err and "started" not in last.err and f"{count} of {count} complete" in last.out
+    )
 
 
 @pytest.mark.slow

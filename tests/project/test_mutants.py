@@ -116,7 +116,7 @@ def _alive(pid: str) -> bool:
     return Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_covered_mutants_are_noticed_hanging_ones_ended_others_reported_and_the_checkout_is_untouched(tmp_path: Path):
     root = _checkout(tmp_path / "checkout", OWN_TEST)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}

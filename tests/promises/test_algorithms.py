@@ -96,7 +96,7 @@ def test_behaviour_cloning_has_neither_critic_nor_value_and_is_eta_zero_bit_for_
 @pytest.mark.parametrize(
     ("name", "knob", "guided", "cloning", "steps", "least"),
     [
-        ("fql", "alpha", 0.1, 1000.0, 300, 0.7),
+        pytest.param("fql", "alpha", 0.1, 1000.0, 300, 0.7, marks=pytest.mark.long),
         ("iql", "eta", 10.0, 0.0, 150, 0.4),
         ("td3bc", "alpha", 10.0, 0.0, 150, 0.7),
     ],

@@ -54,7 +54,7 @@ def _agree(name: str, instead: dict | None = None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", family(TRACED, quick=["fql", "td3bc"]))
+@pytest.mark.parametrize("name", family(TRACED, quick=["td3bc"]))
 def test_the_graph_of_a_step_agrees_with_eager(name, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     _agree(name)

@@ -83,7 +83,7 @@ def test_an_environment_that_prints_is_scored_where_nobody_reads(tmp_path: Path)
     assert [result.step for result in results] == [10, 20, 30]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_result_that_cannot_be_printed_leaves_the_exit_code(tmp_path: Path):
     loop.train(tiny(tmp_path))  # the command finds a finished run, and a report
     (tmp_path / "run/report").mkdir()
@@ -107,7 +107,7 @@ def test_a_terminal_that_is_closed_ends_no_run(tmp_path: Path):
     assert "Input/output error" in _ended_well(tmp_path, 100)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_diverged_run_that_nobody_can_read_ends_with_4(tmp_path: Path):
     done = _in_a_shell(tmp_path, "2>&1 | head -1", "--lr", "1e30", "--grad-norm", "0")
     assert done.stdout.splitlines()[-1] == "4", done.stderr

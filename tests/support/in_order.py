@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 
@@ -33,15 +34,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--begin-until", type=float, metavar="EPOCH", help="skip the tests not begun by then")
 
 
-def worth(item: pytest.Item) -> tuple[int, bool]:
-    """Return what to sort by: the kind, and within it the slow tests first, so that none of them is left at the end."""
-    rank = 0 if item.name.startswith("test_promise_") else RANKS.get(item.path.parent.name, len(WORTH))
-    return rank, item.get_closest_marker("slow") is None
+def worth(item: pytest.Item) -> int:
+    """Return the rank of what a test shows; 0 is run first."""
+    return 0 if item.name.startswith("test_promise_") else RANKS.get(item.path.parent.name, len(WORTH))
 
 
 @pytest.hookimpl(trylast=True)  # once what `-m` and `-k` leave out is gone: it would shift the cut between the piles
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=worth)
+    slow = {item for item in items if item.get_closest_marker("slow")}
+    files: dict[Path, int] = {}
+    for item in items:
+        files.setdefault(item.path, len(files))
+    dear = {item.path for item in slow}
+    # Of one rank the files with slow tests come first, and in each of them those: none is left at the end. A file is
+    # not cut in two, because its fixtures would be made twice.
+    items.sort(key=lambda item: (worth(item), item.path not in dear, files[item.path], item not in slow))
     items[:] = dealt(items, getattr(config, "workerinput", {"workercount": 1})["workercount"])
 
 
