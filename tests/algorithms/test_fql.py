@@ -107,6 +107,7 @@ def test_candidates_are_judged_by_the_target_heads(tmp_path: Path):
     assert np.allclose(several.act(obs, z), actions[int(q.argmax())], atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_behaviour_flow_learns_all_four_goals(tmp_path: Path):
     changes = {"algo": "fql", "bc": True, "steps": 1200, "batch_size": 256, "hidden": 64, "layers": 3, "lr": 3e-3}
     run = gtp_fast.train(**multigoal(tmp_path / "run", **changes, log_every=500, save_every=0))

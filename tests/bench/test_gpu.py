@@ -175,7 +175,7 @@ def test_outcomes_of_the_marked_tests_are_counted(tmp_path):
     assert found["failures"] == ["test_fails: assert 1 == 2"] and found["skip_reasons"] == ["no such card"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_file_of_tests_that_takes_too_long_fails_with_what_had_run(tmp_path):
     file = tmp_path / "test_it.py"
     file.write_text(MARKED + "def test_waits(): time.sleep(600)\n")
@@ -184,6 +184,7 @@ def test_a_file_of_tests_that_takes_too_long_fails_with_what_had_run(tmp_path):
     assert found["failures"][0].startswith("stopped after 6 s: nothing ended after test_skips")
 
 
+@pytest.mark.long
 def test_a_file_without_a_test_is_an_error(tmp_path):
     (tmp_path / "test_it.py").write_text("def test_unmarked(): pass\n")
     with pytest.raises(RuntimeError, match="collected no test"):
@@ -218,6 +219,7 @@ def test_a_row_that_was_not_reached_keeps_its_former_figures_and_a_failure_does_
     assert second.parts["floor"]["rows"] == [{"what": "gap", "us": 2.0}, former, broken]
 
 
+@pytest.mark.long
 def test_what_the_measuring_processes_share_asks_the_driver_and_not_cuda_for_a_gpu():
     code = """
 from argparse import Namespace

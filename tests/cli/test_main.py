@@ -50,9 +50,8 @@ def test_json_of_train_is_one_object_with_the_promised_fields(tmp_path: Path, ca
     typed = ["--env", "HalfCheetah-v5", "--dataset", str(data), "--run-dir", str(tmp_path / "run"), "--threads", "1"]
     small = ["--steps", "6", "--hidden", "16", "--batch-size", "8", "--seeds", "2", "--eval-episodes", "1"]
     small += ["--eval-max-steps", "50"]
-    done = gtp_fast("train", *typed, *small, "--json")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    main(["train", *typed, *small, "--json"])
+    result = json.loads(capsys.readouterr().out)
     promised = "run_dir env dataset algo seeds steps steps_per_second seconds device backend graph precision score_last"
     assert set(promised.split()) | {"score_best", "return_last", "checkpoint"} <= set(result)
     assert len(result["score_last"]) == len(result["score_best"]) == len(result["seeds"]) == 2

@@ -43,6 +43,7 @@ def file(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the largest memory of a process")
 @pytest.mark.parametrize(
     ("successors", "load", "all_in_all"), [(True, 2.0, 3.0), pytest.param(False, 3.0, 3.0, marks=pytest.mark.long)]

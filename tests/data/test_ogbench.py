@@ -72,7 +72,7 @@ def test_the_goals_are_the_packages(stem: str):
     env.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "qpos", "buttons"),
     [

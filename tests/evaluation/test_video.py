@@ -87,7 +87,7 @@ def test_an_environment_without_pictures_is_named(tmp_path: Path):
         record_video(untrained(2, 2), catalog.resolve("multigoal-v0"), tmp_path / "film.gif")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eval_of_a_mujoco_run_writes_a_video(tmp_path: Path):
     environ = {"MUJOCO_GL": "egl", **os.environ}
     settings = tiny(tmp_path, steps=10, seeds=1, env="hopper-demo-v0", dataset=None, eval_max_steps=5)

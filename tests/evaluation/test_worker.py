@@ -172,7 +172,7 @@ def test_policies_that_wait_are_bounded_by_their_bytes_too_but_one_may_wait_what
         assert list(evaluator.pending()) == [10]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_pipe_that_breaks_in_the_middle_of_a_request_costs_no_evaluation():
     large = {"actor": tensors(config())["actor"], "unused": torch.zeros(20_000_000)}  # a pipe holds 64 KiB
     with closing(Evaluator(config(), spec("Small"), episodes=1, seed=0)) as evaluator:
@@ -324,7 +324,7 @@ def test_a_process_that_was_stopped_meanwhile_has_not_been_silent(monkeypatch):
     assert [heard.look() for _ in range(3)] == [2.0, 7.0, 8.0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_worker_whose_helper_keeps_its_pipe_open_is_started_again(tmp_path: Path, started):
     """A simulator's helper is a fork of the worker, and holds what the worker held."""
     evaluator = started(spec("Helped", folder=str(tmp_path)))

@@ -56,7 +56,7 @@ def exported(runs) -> Callable[[str], dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", family(CASES, quick=["gtp", "td3bc"]))
+@pytest.mark.parametrize("name", family(CASES, quick=["gtp"]))
 def test_an_onnx_file_acts_as_the_policy_for_any_number_of_observations(runs, exported, name):
     found = exported(name)
     policy = load_policy(runs[name], seed=1, device="cpu", sampling_steps=OTHER_STEPS.get(name))
@@ -70,7 +70,7 @@ def test_an_onnx_file_acts_as_the_policy_for_any_number_of_observations(runs, ex
         np.testing.assert_allclose(action, expected, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_softmax_takes_its_numbers_as_an_input_and_torch_export_agrees(runs, tmp_path, capsys):
     out = tmp_path / "p.pt2"
     asked = ["export", str(runs["gtp"]), "--format", "pt2", "--candidates", "3", "--sampling-steps", "4"]

@@ -141,7 +141,7 @@ def test_a_test_that_fails_still_fails_the_run_and_others_that_skip_are_not_left
     assert _kept(tmp_path) == {"counts": {"failed": 1, "passed": 8, "skipped": 1}, "left_out": {}}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_test_that_hangs_fails_and_costs_no_other_test(tmp_path, monkeypatch):
     monkeypatch.setattr(ci, "TEST_S", 3)
     monkeypatch.delenv("TEST_FLAGS", raising=False)  # which make passes on

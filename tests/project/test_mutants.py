@@ -131,7 +131,7 @@ def test_covered_mutants_are_noticed_hanging_ones_ended_others_reported_and_the_
     wait_for(lambda: not any(map(_alive, children)), 5.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tester_that_is_stopped_leaves_no_process(tmp_path: Path):
     waits = OWN_TEST.replace("    assert", "    child.wait()\n    assert")
     root, children = _checkout(tmp_path / "checkout", waits), tmp_path / "children"

@@ -59,7 +59,11 @@ CAPTURED: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
 }
 
 
-@pytest.mark.parametrize("name", CAPTURED)
+NOT_SHARED = ["gtp-meanflow", "gtp-shortcut", "gtp-heun", "gtp-max-q-backup", "gtp-denoiser", "gtp-flow"]
+NOT_SHARED += ["gtp-cosine-two-samples", "cac-cosine", "cac-bc", "dql-max-q-backup", "iql-bc", "td3bc-plain"]
+
+
+@pytest.mark.parametrize("name", family(CAPTURED, quick=[*ALGORITHMS, *NOT_SHARED]))
 def test_promise_9_the_step_stays_on_the_device(name):
     cfg = case(CAPTURED[name][0], **CAPTURED[name][1])
     module, state = algorithms.of(cfg), fresh(cfg)

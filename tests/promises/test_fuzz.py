@@ -13,7 +13,7 @@ import pytest
 from places import SUPPORT
 
 # Inputs of each kind, in the default suite and in `make crash`: 10,350 there. A report is drawn for half a second.
-INPUTS = {"hdf5": (60, 1_800), "pixels": (20, 600), "npz": (40, 1_200), "minari": (40, 1_200), "shards": (15, 450)}
+INPUTS = {"hdf5": (30, 1_800), "pixels": (10, 600), "npz": (20, 1_200), "minari": (20, 1_200), "shards": (15, 450)}
 INPUTS |= {"checked": (20, 1_200), "altered": (30, 900), "foreign": (30, 900), "settings": (20, 600)}
 INPUTS |= {"sweep": (20, 600), "described": (3, 300), "report": (3, 300), "evaluated": (10, 300)}
 pytestmark = pytest.mark.slow

@@ -85,7 +85,7 @@ def test_the_commands_fetch_describe_and_check_a_file(site: Site, capsys):
     assert by_name["transitions"] == by_file["transitions"] == 2000 and by_name["sha256"] == by_file["sha256"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")
 def test_training_by_name_fetches_the_file_first_and_is_scored_in_the_environment(site: Site, tmp_path: Path, capfd):
     main(["train", "--env", SPEC.name, "--run-dir", str(tmp_path / "run"), "--eval-every", "4", *SMALL])

@@ -160,6 +160,7 @@ def test_pictures_are_no_work_for_the_fused_step(settings, monkeypatch):
     assert device.resolve(settings("auto", backend="auto"), images=True)[0].backend != "fused"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format", family(["onnx", "pt2"], quick=["pt2"]))
 def test_an_exported_policy_of_pictures_acts_as_the_policy(learned, tmp_path, format):
     found = export.export_run(learned, export.ExportConfig(format=format, out=tmp_path / f"p.{format}"))

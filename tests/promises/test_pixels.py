@@ -111,8 +111,8 @@ def _agree(changes: dict) -> None:
         assert (ours - theirs).norm() <= 1e-4 * ours.norm(), key
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", family(["gtp", "gtp-meanflow", "fql", "cac", "dql", "td3bc"], quick=["td3bc"]))
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["gtp", "gtp-meanflow", "fql", "cac", "dql"])
 def test_the_graph_of_a_step_agrees_with_eager(name, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     _agree(OWN[name])
@@ -138,7 +138,8 @@ def test_the_step_of_bc_learns_what_a_picture_says():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads memory as Linux tells it")
-@pytest.mark.parametrize("name", family(["gtp", "fql"], quick=[]))
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["gtp", "fql"])
 def test_the_memory_of_an_encoder_is_estimated_to_a_half(name):
     (share,) = peak_memory.shares([("images", OWN[name])])
     assert 0.5 < share < 1.5

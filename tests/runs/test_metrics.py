@@ -130,6 +130,7 @@ def test_wandb_continues_one_run_and_loses_no_step_after_a_resume(tmp_path: Path
     wait_for(lambda: [_wandb_history(part / f"run-{own}.wandb") for part in parts] == logged)
 
 
+@pytest.mark.long
 def test_wandb_without_a_key_is_refused_before_the_first_step_with_the_remedy(tmp_path: Path, offline, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("HOME", str(tmp_path))  # no key in a file either
