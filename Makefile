@@ -48,7 +48,7 @@ bench: $(STAMP)
 	PYTHONPATH=.:kernels $(BIN)/python -m bench.static --precision tf32
 
 slow: $(STAMP)
-	$(BIN)/pytest -q -m "long and not gpu"
+	$(BIN)/pytest -q -m "long and not gpu" -n 2 --dist worksteal
 
 # Kills, damage and properties are drawn by the seed of the day; make crash DAY=20261127 draws those of that day again.
 crash: $(STAMP)

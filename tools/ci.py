@@ -1,6 +1,6 @@
 """What a change must pass, within 90 minutes on any machine: `make test`, format, lint and types, then a rehearsal.
 
-A usual machine needs 28 minutes (2026-11-27). One was seen where a Python loop took 15 times as long as usual,
+A usual machine needs ten minutes (2026-11-27). One was seen where a Python loop took 15 times as long as usual,
 importing torch two minutes and installing everything over an hour. So the machine is measured, a clock is kept, the
 tests run in the order of their worth (`tests/support/in_order.py`), and what no time is left for is left out and named
 in the last lines. A machine that is not slow may leave nothing out. Needs nothing but Python's own library: it runs

@@ -102,6 +102,7 @@ def test_its_policy_acts_with_one_and_with_fifty_candidates(trained: Path, candi
     assert (near < 1e-6).all()  # each action is one of its own candidates
 
 
+@pytest.mark.long
 def test_cloning_the_four_goals_lowers_the_loss():
     settings = {"env": "multigoal-v0", "algo": "cac", "bc": True, "device": "cpu", "hidden": 64, "ema_start": 0}
     cfg = run_settings(settings)

@@ -53,7 +53,7 @@ def test_a_policys_action_reaches_the_environment_in_its_units(bounds, acts, act
     ("recorded", "bounds", "units"),
     [
         pytest.param(0.6, WIDE, "environment", marks=pytest.mark.long),
-        (1.5, WIDE, "auto"),
+        pytest.param(1.5, WIDE, "auto", marks=pytest.mark.long),
         pytest.param(0.2, QUARTER, "auto", marks=pytest.mark.long),
         (0.8, POSITIVE, "auto"),
     ],

@@ -104,7 +104,7 @@ def test_a_killed_worker_is_started_again_once_and_an_episode_that_diverges_ther
         assert result.step == 10 and result.lengths_SE.tolist() == [[8, 3], [8, 3]] and "episode 1" in result.notes[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_evaluation_whose_worker_dies_twice_has_failed_and_the_next_has_a_new_worker(started):
     evaluator = started(spec("Failing", way="kill"), episodes=7)
     evaluator.submit(10, tensors(config()))
@@ -306,7 +306,7 @@ def test_an_environment_that_hangs_again_and_again_is_waited_for_twice(tmp_path:
     ] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_long_evaluation_whose_environment_answers_is_waited_for(tmp_path: Path, monkeypatch, started):
     evaluator = started(with_limit(spec("Lasting", folder=str(tmp_path)), 110))
     evaluator.submit(10, tensors(config()))

@@ -58,10 +58,11 @@ def test_behaviour_cloning_has_no_candidates_to_time(tmp_path: Path, monkeypatch
 def test_the_command_prints_one_object_and_writes_where_asked(run: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(latency, "BATCHES", (3,))
     monkeypatch.setattr(latency, "CANDIDATES", (2,))
+    monkeypatch.setattr(latency, "STEPS", (1, 2))
     main(["latency", str(run), "--seconds", "1e-6", "--device", "cpu", "--seed", "1", "--out", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["seed"] == 1 and found["picture"] == str(tmp_path / "latency.png")
-    ways = {("numpy", 3, 2, k) for k in range(1, 11)} | {("torch", 3, 2, k) for k in range(1, 11)}
+    ways = {(way, 3, 2, k) for way in ("numpy", "torch") for k in (1, 2)}
     assert points(found) == ways | {("onnx", 3, 2, 2)}
     assert (tmp_path / "latency.json").exists()
 

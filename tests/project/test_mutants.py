@@ -143,7 +143,7 @@ def test_a_tester_that_is_stopped_leaves_no_process(tmp_path: Path):
     wait_for(lambda: not _alive(child), 5.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tests_that_fail_without_a_mutant_are_told_and_prove_nothing(tmp_path: Path):
     code, said = _run(_checkout(tmp_path / "checkout", "def test_always(): assert 0\n"), "--count", "1")
     assert code == 1 and "its tests fail without a mutant" in said and "SURVIVED" not in said

@@ -101,7 +101,7 @@ def test_behaviour_cloning_has_neither_critic_nor_value_and_is_eta_zero_bit_for_
     ("name", "knob", "guided", "cloning", "steps", "least"),
     [
         pytest.param("fql", "alpha", 0.1, 1000.0, 300, 0.7, marks=pytest.mark.long),
-        ("iql", "eta", 10.0, 0.0, 150, 0.4),
+        pytest.param("iql", "eta", 10.0, 0.0, 150, 0.4, marks=pytest.mark.long),
         ("td3bc", "alpha", 10.0, 0.0, 150, 0.7),
     ],
 )

@@ -51,8 +51,8 @@ EVALUATION = (  # and of an evaluation: its policy in a checkpoint while it is p
     *(f"{what} {RESULT}" for what in ("remove", "open", "half", "fsync")),
     *("rename eval/step-N.json", "fsync eval"),
 )
-# Two of them, and at which passage: the second is that of a later evaluation, once the first is finished.
-SOME = ((f"half {RESULT}", 1), ("rename ckpt/best", 2))
+# One of them, at its second passage: that of a later evaluation, once the first is finished.
+SOME = (("rename ckpt/best", 2),)
 # The averaged policy, which is evaluated, moves at every step, so that the members' best are of different steps.
 EVALUATES = {"env": "own_envs:Graded-v0", "eval_every": 30, "save_every": 30}
 EVALUATES |= {"ema_start": 1, "ema_every": 1, "ema_decay": 0.9, "seed": 1}

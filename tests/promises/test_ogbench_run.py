@@ -122,7 +122,7 @@ def test_a_random_policy_is_rewarded_alike_in_the_environment_and_in_a_file(tmp_
     assert data.reward_N.tolist() == paid and set(paid) == {-1.0}  # one of the two cubes begins at its goal
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_where_nothing_can_be_drawn_a_visual_task_says_what_to_set(monkeypatch: pytest.MonkeyPatch):
     code = (
         "from gtp_fast.data.catalog import resolve\nfrom gtp_fast.evaluation.environments import make_env\n"

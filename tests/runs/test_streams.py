@@ -73,7 +73,7 @@ def test_a_run_that_nobody_can_read_ends_with_its_own_code(tmp_path: Path, redir
     assert why in _ended_well(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_environment_that_prints_is_scored_where_nobody_reads(tmp_path: Path):
     write(tmp_path / "data.hdf5", columns(sizes=(4, 3)))
     done = _in_a_shell(tmp_path, "2>&1 | head -1", env="eval_cases:gtp_fast_tests/Talking-v0", eval_every=10)

@@ -125,6 +125,7 @@ def test_two_signals_at_the_same_moment_are_one():
         assert _said(process) == "saved\n" and process.wait(10) == 0
 
 
+@pytest.mark.long
 def test_the_limit_on_cpu_time_whose_signal_the_kernel_repeats_lets_the_run_save():
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (1, 60))
