@@ -50,7 +50,7 @@ TESTS = {
     "runs/checkpoint.py": ("runs/test_checkpoint.py", "runs/test_disk.py"),
     "runs/resume.py": ("runs/test_resume.py", "runs/test_extend.py"),
     "evaluation/worker.py": ("evaluation/test_worker.py", "training/test_evaluations.py"),
-    "training/evaluations.py": ("training/test_lost_work.py", "training/test_evaluations.py"),
+    "training/evaluations.py": ("training/test_train.py", "training/test_lost_work.py", "training/test_evaluations.py"),
     "training/signals.py": ("training/test_signals.py",),
     "training/train.py": ("training/test_train.py", "training/test_evaluations.py", "runs/test_resume.py"),
 }

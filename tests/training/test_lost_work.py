@@ -232,9 +232,22 @@ def test_the_best_policies_do_not_change_with_the_tensors_that_were_evaluated(tm
     assert not best["tensors"]["actor"].any()
 
 
-def _scored(step: int) -> records.EvalResult:
-    one = np.ones((2, 1))
-    return records.EvalResult(step, one, one, None, one > 1, None, "x", (0, 1), 1, 1, "none", 0.0)
+def test_of_equal_scores_the_policy_of_the_earlier_step_is_kept_in_whatever_order_they_come(tmp_path: Path):
+    run, best = RunDir(tmp_path), {}
+    run.checkpoints.mkdir()
+    for step, scores in ((20, (1.0, 2.0)), (30, (1.0, 3.0)), (10, (1.0, 2.5)), (40, (0.5, 3.0))):
+        policy = {"actor": torch.full((2, 3), float(step)), "critic": torch.full((4, 3), float(step))}
+        replace_best(run, best, _scored(step, scores), policy, {})
+    assert (best["steps"], best["figures"]) == ([10, 30], [1.0, 3.0])
+    saved, meta = checkpoint.load_policy(run.checkpoints / checkpoint.BEST)
+    assert (meta["step"], meta["steps"]) == (30, [10, 30])
+    rows = {name: tensor[:, 0].tolist() for name, tensor in saved.items()}
+    assert rows == {"actor": [10.0, 30.0], "critic": [10.0, 10.0, 30.0, 30.0]}
+
+
+def _scored(step: int, scores: tuple[float, float] = (1.0, 1.0)) -> records.EvalResult:
+    returns, one = np.array(scores)[:, None], np.ones((2, 1))
+    return records.EvalResult(step, returns, one, None, one > 1, None, "x", (0, 1), 1, 1, "none", 0.0)
 
 
 def test_steps_made_at_once_take_no_more_than_half_a_second_however_fast_they_are(tmp_path: Path, monkeypatch):
