@@ -117,6 +117,18 @@ def test_an_evaluation_whose_worker_dies_twice_has_failed_and_the_next_has_a_new
 
 
 @pytest.mark.slow
+def test_a_policy_that_waits_does_not_change_with_the_one_that_trains(started):
+    evaluator, trains = started(spec("Small")), tensors(config())
+    before = {name: tensor.clone() for name, tensor in trains.items()}
+    evaluator.submit(10, trains)
+    for tensor in trains.values():
+        tensor.add_(1.0)
+    waits = evaluator.pending()[10]
+    assert before and all(torch.equal(waits[name], tensor) for name, tensor in before.items())
+    assert [result.step for result, _ in _all(evaluator)] == [10]
+
+
+@pytest.mark.slow
 def test_a_worker_that_died_between_evaluations_costs_none_of_them(started):
     evaluator = started(spec("Small"))
     evaluator.submit(10, tensors(config()))
