@@ -21,13 +21,14 @@ import torch
 from eval_cases import config, group, runs, spec, tensors
 from run_cases import wait_for
 
+from gtp_fast.config import TrainConfig
 from gtp_fast.data import catalog
 from gtp_fast.data.spec import DataSpec, EvalEnv
 from gtp_fast.errors import DataError, UsageError
 from gtp_fast.evaluation import silence
 from gtp_fast.evaluation.environments import with_limit
 from gtp_fast.evaluation.evaluate import evaluate_policy
-from gtp_fast.evaluation.worker import Evaluator, Failed, Worker
+from gtp_fast.evaluation.worker import Evaluator, Failed, Worker, workers_beside
 from gtp_fast.policy.policy import Policy
 
 _long = partial(pytest.param, marks=pytest.mark.long)
@@ -114,6 +115,17 @@ def test_an_evaluation_whose_worker_dies_twice_has_failed_and_the_next_has_a_new
     evaluator.submit(20, tensors(config()))
     [(result, _)] = _all(evaluator)
     assert result.step == 20 and result.returns_SE.shape == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "there", "expected"),
+    [("cpu", 0, 8, 1), ("cuda", 0, 8, 7), ("cuda", 0, 1, 1), ("cuda", 3, 8, 3), ("cpu", 3, 8, 3)],
+)
+def test_beside_a_cpu_one_process_steps_environments_and_beside_a_gpu_all_cores_but_one(
+    monkeypatch, device, asked, there, expected
+):
+    monkeypatch.setattr("gtp_fast.evaluation.worker.cores", lambda: there)
+    assert workers_beside(TrainConfig(env="x", device=device, eval_workers=asked)) == expected
 
 
 @pytest.mark.slow
