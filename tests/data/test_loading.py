@@ -45,9 +45,7 @@ def file(tmp_path_factory) -> Path:
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the largest memory of a process")
-@pytest.mark.parametrize(
-    ("successors", "load", "all_in_all"), [(True, 2.0, 3.0), pytest.param(False, 3.0, 3.0, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize(("successors", "load", "all_in_all"), [(True, 2.0, 3.0), (False, 3.0, 3.0)])
 def test_a_file_is_loaded_and_packed_within_a_few_times_its_arrays(file: Path, successors, load, all_in_all):
     with h5py.File(file, "a") as held:
         if not successors:

@@ -76,7 +76,7 @@ def test_the_goals_are_the_packages(stem: str):
 @pytest.mark.parametrize(
     ("name", "qpos", "buttons"),
     [
-        pytest.param("puzzle-3x3-play", 30, 9, marks=pytest.mark.long),
+        ("puzzle-3x3-play", 30, 9),
         ("scene-play", 25, 2),
         ("pointmaze-medium-navigate", 2, 0),
     ],

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import family
 from frame_cases import ACTION_DIM, SEEK, SIDE, seek_file
 from run_cases import back_to
 
@@ -161,7 +160,7 @@ def test_pictures_are_no_work_for_the_fused_step(settings, monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("format", family(["onnx", "pt2"], quick=["pt2"]))
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
 def test_an_exported_policy_of_pictures_acts_as_the_policy(learned, tmp_path, format):
     found = export.export_run(learned, export.ExportConfig(format=format, out=tmp_path / f"p.{format}"))
     assert found["largest_difference"] <= export.TOLERANCE and found["inputs"]["obs"] == [SIDE, SIDE, 6]
